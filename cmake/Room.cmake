@@ -1,0 +1,42 @@
+# A room is a folder of src/ and a build target of the same name, millrace_<room>. Its dependencies are declared here and
+# nowhere else, so the layering of docs/architecture.md shows in the build; tools/check_layers checks the includes.
+#
+#   millrace_room(kv SOURCES page_pool.cc DEPS core)
+
+function(millrace_compile_options target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+                                           -fno-math-errno -ffp-contract=off)
+  if(MILLRACE_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${MILLRACE_SANITIZE} -fno-omit-frame-pointer
+                                             -fno-sanitize-recover=all)
+    target_link_options(${target} PUBLIC -fsanitize=${MILLRACE_SANITIZE})
+  endif()
+endfunction()
+
+function(millrace_room name)
+  cmake_parse_arguments(ROOM "" "" "SOURCES;DEPS;LIBS" ${ARGN})
+  set(target millrace_${name})
+  add_library(${target} STATIC ${ROOM_SOURCES})
+  target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  foreach(dep IN LISTS ROOM_DEPS)
+    target_link_libraries(${target} PUBLIC millrace_${dep})
+  endforeach()
+  target_link_libraries(${target} PUBLIC ${ROOM_LIBS})
+  millrace_compile_options(${target})
+endfunction()
+
+# millrace_test(kv SOURCES page_pool_test.cc DEPS kv): one GoogleTest binary a room, named test_<room>.
+function(millrace_test name)
+  cmake_parse_arguments(TEST "" "" "SOURCES;DEPS;LIBS" ${ARGN})
+  set(target test_${name})
+  add_executable(${target} ${TEST_SOURCES})
+  foreach(dep IN LISTS TEST_DEPS)
+    target_link_libraries(${target} PRIVATE millrace_${dep})
+  endforeach()
+  target_link_libraries(${target} PRIVATE GTest::gtest GTest::gtest_main ${TEST_LIBS})
+  target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(${target} PRIVATE MILLRACE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  millrace_compile_options(${target})
+  add_test(NAME ${name} COMMAND ${target})
+  set_tests_properties(${name} PROPERTIES WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} TIMEOUT 600)
+endfunction()

@@ -1,0 +1,188 @@
+// Backend: a kind of device. It holds memory, packs weights once, and offers about a dozen coarse fused operations that
+// the decoder calls in order. Activations are f32 and row-major; every pointer in an argument struct points to device
+// memory.
+//
+// Every operation is batch invariant: what it computes for a row depends on that row's inputs (and, in attend, on the
+// keys and values of its sequence at lower positions) and never on the other rows, on how many there are, or on the
+// number of threads. Identity to the bit is promised and tested (docs/architecture.md, "Rules").
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/forward_batch.h"
+#include "backend/matrix_source.h"
+#include "core/dtype.h"
+#include "core/result.h"
+
+namespace millrace {
+
+/// Device memory; freed with the last copy of the handle. Aligned to 64 bytes at least, zeroed.
+struct Buffer {
+  std::shared_ptr<void> memory;
+  std::size_t bytes = 0;
+
+  [[nodiscard]] float* floats() const { return static_cast<float*>(memory.get()); }
+  [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(memory.get()); }
+};
+
+/// A weight in the backend's own layout: rows() outputs, cols() inputs.
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  [[nodiscard]] virtual std::int64_t rows() const = 0;
+  [[nodiscard]] virtual std::int64_t cols() const = 0;
+  [[nodiscard]] virtual std::size_t bytes() const = 0;
+};
+
+enum class Activation : std::uint8_t {
+  silu,         // x * sigmoid(x)
+  gelu_tanh,    // the tanh approximation, 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  gelu_erf,     // 0.5 x (1 + erf(x / sqrt(2)))
+  swiglu_clamp  // gpt-oss: gate = min(g, limit), up = clamp(u, -limit, limit); gate * sigmoid(1.702 gate) * (up + 1)
+};
+
+/// A matrix and its optional bias [rows].
+struct Linear {
+  const PackedMatrix* weight = nullptr;
+  const float* bias = nullptr;
+};
+
+/// One layer's keys and values inside the pages of its cache group. In a page the layer has keys
+/// [kv_heads, page_tokens, head_dim] at key_offset and values of the same shape at value_offset, elements of `dtype`.
+struct KvLayer {
+  std::byte* pages = nullptr;  // page p starts at pages + p * page_bytes
+  std::size_t page_bytes = 0;
+  std::size_t key_offset = 0;
+  std::size_t value_offset = 0;
+  std::int32_t page_tokens = 0;
+  std::int32_t group = 0;  // which page table of a SequenceRows
+  DType dtype = DType::f32;
+};
+
+/// h += delta_scale * norm(delta); h *= h_scale; out = norm(h). Root mean square norms (Zhang & Sennrich 2019):
+/// norm(x) = x / sqrt(mean(x^2) + eps) * weight, statistics in f32. Absent parts are null and skipped.
+struct ResidualNormArgs {
+  std::int64_t rows = 0, width = 0;
+  float* h = nullptr;                 // [rows, width], updated when delta or h_scale say so
+  const float* delta = nullptr;       // [rows, width]
+  const float* delta_norm = nullptr;  // [width]: norm of delta before it is added
+  float delta_scale = 1.0f;
+  float h_scale = 1.0f;
+  const float* norm = nullptr;  // [width]
+  float eps = 0.0f;
+  float* out = nullptr;    // [rows, width], may be h; needs `norm`, or `unit_norm`
+  bool unit_norm = false;  // normalise with weight 1
+};
+
+enum class NormScope : std::uint8_t { none, per_head, all_heads };
+
+/// Per row: norms of q and k, rotary embedding (Su et al. 2021; half-split pairs i, i + rotary_dim / 2), k and v into
+/// their page slots, q in place. A row of qkv is q [heads, head_dim], then k and v [kv_heads, head_dim] as far as
+/// present.
+struct RopeStoreArgs {
+  float* qkv = nullptr;  // [rows, qkv_width]
+  std::int64_t qkv_width = 0;
+  std::int32_t heads = 0, kv_heads = 0, head_dim = 0, rotary_dim = 0;
+  bool store = true;          // false: the layer reads another layer's keys and values; a row of qkv is q alone
+  bool value_is_key = false;  // v is the projected k, before norm and rotation; a row of qkv is q and k
+  bool value_norm = false;    // v is normalised per head, weight 1
+  NormScope norm = NormScope::none;
+  const float* q_norm = nullptr;  // [head_dim], or [heads * head_dim] for all_heads
+  const float* k_norm = nullptr;  // [head_dim], or [kv_heads * head_dim] for all_heads
+  float eps = 0.0f;
+  const float* cos = nullptr;  // [rows, rotary_dim / 2]; null: no rotation
+  const float* sin = nullptr;
+  const float* q_scale = nullptr;  // [rows], multiplies q after rotation; null: 1
+  KvLayer kv;
+};
+
+/// Causal softmax(scale * q k^T) v per head over the pages of each sequence, grouped queries (head h reads kv head
+/// h / (heads / kv_heads)). KV is folded in fixed absolute chunks of kAttentionChunk positions, in order, with a
+/// running maximum and sum (Milakov & Gimelshein 2018), so a row's result does not depend on how the step was cut.
+struct AttendArgs {
+  const float* q = nullptr;  // [rows, q_stride], q first
+  std::int64_t q_stride = 0;
+  float* out = nullptr;  // [rows, heads * head_dim]
+  std::int32_t heads = 0, kv_heads = 0, head_dim = 0;
+  std::int64_t window = 0;  // a row at t sees positions in (t - window, t]; 0: all up to t
+  float scale = 1.0f;
+  float softcap = 0.0f;          // cap * tanh(score / cap) where not 0 (Gemma 2)
+  const float* sinks = nullptr;  // [heads]: one more logit in each softmax, without a value (gpt-oss)
+  KvLayer kv;
+};
+inline constexpr std::int64_t kAttentionChunk = 64;
+
+/// out = down(act(gate(x)) * up(x)). gate_up has the gate's rows, then the up's.
+struct GatedFfn {
+  Linear gate_up, down;
+  Activation activation = Activation::silu;
+  float clamp_limit = 0.0f;  // swiglu_clamp only
+
+  [[nodiscard]] std::int64_t intermediate() const { return gate_up.weight->rows() / 2; }
+};
+
+enum class ExpertWeighting : std::uint8_t {
+  softmax_then_top_k,             // weights are the probabilities as they are
+  softmax_then_top_k_normalized,  // ... divided by their sum (Mixtral, Qwen3-MoE)
+  top_k_then_softmax              // softmax over the chosen logits (gpt-oss); equal to the former but for rounding
+};
+
+/// out[row] = sum over its top_k experts, in ascending expert index, of weight * expert(x[row]).
+struct MoeArgs {
+  std::int64_t rows = 0;
+  const float* router_x = nullptr;      // [rows, router.cols]
+  const float* x = nullptr;             // [rows, width]
+  float* out = nullptr;                 // [rows, width]
+  Linear router;                        // [experts, width]
+  const float* expert_scale = nullptr;  // [experts], multiplies the weight of an expert after normalisation
+  std::int32_t top_k = 0;
+  ExpertWeighting weighting = ExpertWeighting::softmax_then_top_k_normalized;
+  std::span<const GatedFfn> experts;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  /// Backend, ISA level and kernel revision: the backend's part of the numeric class, e.g. "cpu/avx2/1".
+  [[nodiscard]] virtual std::string numeric_class() const = 0;
+
+  /// Error: no memory; the message has the figure.
+  virtual Result<Buffer> allocate(std::size_t bytes) = 0;
+  virtual void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) = 0;
+  virtual void read(const Buffer& source, std::size_t offset, std::span<std::byte> target) = 0;
+
+  /// Relayouts a weight once. Error: no memory. `source` is read during the call only.
+  virtual Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) = 0;
+
+  /// Called once before the operations of a step: uploads what they need of it.
+  virtual void begin(const ForwardBatch& batch) = 0;
+
+  /// out[r] = scale * table[token_ids[r]]; out [rows, table.cols]. Ids must be below table.rows (the runtime checks
+  /// them).
+  virtual void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) = 0;
+  virtual void residual_norm(const ResidualNormArgs& args) = 0;
+  /// out = x weight^T + bias; x [rows, cols], out [rows, out_stride] with out_stride >= weight rows.
+  virtual void linear(const Linear& linear, const float* x, std::int64_t rows, float* out, std::int64_t out_stride) = 0;
+  virtual void rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) = 0;
+  virtual void attend(const ForwardBatch& batch, const AttendArgs& args) = 0;
+  /// x, out [rows, width]; scratch [rows, 2 * intermediate].
+  virtual void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) = 0;
+  virtual void moe(const MoeArgs& args) = 0;
+  /// gate[r, i] = act(gate[r, i]) * other[r * other_stride + i]; gate [rows, width].
+  virtual void activate_multiply(Activation activation, float* gate, const float* other, std::int64_t other_stride,
+                                 std::int64_t rows, std::int64_t width) = 0;
+  /// out[i] = a * x[i] + b * y[i], `count` elements; y may be null (b unused); out may be x or y.
+  virtual void combine(float a, const float* x, float b, const float* y, float* out, std::int64_t count) = 0;
+  /// out[i] = x[indices[i]]; rows of `width`.
+  virtual void gather_rows(const float* x, std::span<const std::int32_t> indices, std::int64_t width, float* out) = 0;
+  /// x[i] = softcap * tanh(scale * x[i] / softcap), or scale * x[i] where softcap is 0.
+  virtual void scale_softcap(float* x, std::int64_t count, float scale, float softcap) = 0;
+};
+
+}  // namespace millrace

@@ -1,0 +1,34 @@
+// The device inputs of one step: a ragged batch of token rows, prefill and decode mixed. The decoder and the backends
+// see nothing else of a request.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace millrace {
+
+/// Consecutive rows of a ForwardBatch that belong to one sequence.
+struct SequenceRows {
+  std::int32_t first_row = 0;
+  std::int32_t rows = 0;
+  std::int64_t first_position = 0;    // position of the first row in its sequence; the rows follow without gaps
+  std::int64_t admission_length = 0;  // prompt length: fixes the rope regime (dynamic, longrope) for the whole sequence
+  // One page table a cache group. Entry p holds the page of positions [p * page_tokens, (p + 1) * page_tokens), or -1
+  // where the group's window has moved on and the page was given back. Valid for the duration of the step.
+  std::vector<std::span<const std::int32_t>> page_tables = {};
+};
+
+/// Row r of the batch is the token token_ids[r] at position positions[r]. Rows of a sequence are consecutive and in
+/// order; their keys and values are stored before any row of the batch attends, so a row sees itself and what precedes
+/// it.
+struct ForwardBatch {
+  std::vector<std::int32_t> token_ids;   // [rows]
+  std::vector<std::int64_t> positions;   // [rows]
+  std::vector<SequenceRows> sequences;   // cover the rows exactly, in order
+  std::vector<std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
+
+  [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(token_ids.size()); }
+};
+
+}  // namespace millrace

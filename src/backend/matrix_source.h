@@ -1,0 +1,47 @@
+// Where the values of a linear layer's weight come from, before a backend packs them: a view of stored tensors. A
+// weight can be put together from pieces (q, k and v; gate and up), each with its own format, row order and strides, so
+// that the quirks of checkpoints end here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/dtype.h"
+#include "quant/format.h"
+
+namespace millrace {
+
+/// `rows` outputs of `cols` inputs. Does not own the data.
+struct MatrixPiece {
+  QuantFormat format = QuantFormat::f32;
+  const std::byte* data = nullptr;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t row_stride = 0;          // bytes from a row to the next; 0: rows lie densely one after the other
+  std::int64_t column_stride = 0;       // bytes from an element to the next, plain formats only; 0: densely
+  std::vector<std::int32_t> row_order;  // output r reads stored row row_order[r]; empty: the identity
+};
+
+/// The pieces' rows one below the other; all have the same number of columns.
+struct MatrixSource {
+  std::vector<MatrixPiece> pieces;
+
+  [[nodiscard]] std::int64_t rows() const {
+    std::int64_t total = 0;
+    for (const MatrixPiece& piece : pieces) total += piece.rows;
+    return total;
+  }
+  [[nodiscard]] std::int64_t cols() const { return pieces.empty() ? 0 : pieces.front().cols; }
+};
+
+/// Decodes row `row` of the source into `target` [cols] floats, exactly as stored.
+void read_row(const MatrixSource& source, std::int64_t row, float* target);
+
+/// What a linear layer computes with. input f32: weights as stored, products and sums in f32. input bf16: the inputs
+/// are rounded to bfloat16, plain weights too; sums in f32.
+struct LinearFormat {
+  DType input = DType::f32;
+};
+
+}  // namespace millrace

@@ -1,0 +1,389 @@
+#include "backend/reference/reference_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <numeric>
+
+#include "core/check.h"
+#include "core/float16.h"
+
+namespace millrace {
+
+namespace {
+
+/// Every weight decoded to floats, row-major.
+class ReferenceMatrix final : public PackedMatrix {
+ public:
+  ReferenceMatrix(std::int64_t rows, std::int64_t cols, DType input)
+      : rows_(rows), cols_(cols), input_(input), values_(static_cast<std::size_t>(rows * cols)) {}
+
+  [[nodiscard]] std::int64_t rows() const override { return rows_; }
+  [[nodiscard]] std::int64_t cols() const override { return cols_; }
+  [[nodiscard]] std::size_t bytes() const override { return values_.size() * sizeof(float); }
+  [[nodiscard]] DType input() const { return input_; }
+  [[nodiscard]] const float* row(std::int64_t r) const { return values_.data() + r * cols_; }
+  [[nodiscard]] float* row(std::int64_t r) { return values_.data() + r * cols_; }
+
+ private:
+  std::int64_t rows_, cols_;
+  DType input_;
+  std::vector<float> values_;
+};
+
+const ReferenceMatrix& as_reference(const PackedMatrix& matrix) {
+  return static_cast<const ReferenceMatrix&>(matrix);
+}
+
+bool has_plain_weights(const MatrixSource& source) {
+  return std::all_of(source.pieces.begin(), source.pieces.end(),
+                     [](const MatrixPiece& p) { return is_plain(p.format); });
+}
+
+float sigmoid(float x) {
+  return 1.0f / (1.0f + std::exp(-x));
+}
+
+float activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::silu:
+      return x * sigmoid(x);
+    case Activation::gelu_tanh: {
+      constexpr float kSqrt2OverPi = 0.7978845608028654f;
+      return 0.5f * x * (1.0f + std::tanh(kSqrt2OverPi * (x + 0.044715f * x * x * x)));
+    }
+    case Activation::gelu_erf:
+      return 0.5f * x * (1.0f + std::erf(x * 0.7071067811865476f));
+    case Activation::swiglu_clamp:
+      break;
+  }
+  MILLRACE_CHECK(false, "swiglu_clamp needs both of its inputs");
+  return 0.0f;
+}
+
+float gated(const GatedFfn& ffn, float gate, float up) {
+  if (ffn.activation != Activation::swiglu_clamp) return activate(ffn.activation, gate) * up;
+  const float clamped_gate = std::min(gate, ffn.clamp_limit);
+  const float clamped_up = std::clamp(up, -ffn.clamp_limit, ffn.clamp_limit);
+  return clamped_gate * sigmoid(1.702f * clamped_gate) * (clamped_up + 1.0f);
+}
+
+/// target = x / rms(x) * weight; weight null: 1. target may be x.
+void rms_norm(const float* x, const float* weight, float eps, std::int64_t width, float* target) {
+  float sum = 0.0f;
+  for (std::int64_t i = 0; i < width; ++i) sum += x[i] * x[i];
+  const float scale = 1.0f / std::sqrt(sum / static_cast<float>(width) + eps);
+  for (std::int64_t i = 0; i < width; ++i) target[i] = x[i] * scale * (weight != nullptr ? weight[i] : 1.0f);
+}
+
+void store_element(std::byte* slot, DType type, std::int64_t index, float value) {
+  if (type == DType::f32) {
+    std::memcpy(slot + index * 4, &value, 4);
+  } else {
+    const std::uint16_t bits = float_to_bf16(value);
+    std::memcpy(slot + index * 2, &bits, 2);
+  }
+}
+
+float load_element(const std::byte* slot, DType type, std::int64_t index) {
+  if (type == DType::f32) {
+    float value = 0.0f;
+    std::memcpy(&value, slot + index * 4, 4);
+    return value;
+  }
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, slot + index * 2, 2);
+  return bf16_to_float(bits);
+}
+
+/// First byte of the head_dim elements of kv head `head` at `position`, keys or values by `offset`.
+std::byte* kv_slot(const KvLayer& kv, std::span<const std::int32_t> table, std::size_t offset, std::int64_t position,
+                   std::int32_t head, std::int32_t head_dim) {
+  const auto page_index = static_cast<std::size_t>(position / kv.page_tokens);
+  MILLRACE_CHECK(page_index < table.size() && table[page_index] >= 0, "position {} has no page", position);
+  const std::size_t element = (static_cast<std::size_t>(head) * static_cast<std::size_t>(kv.page_tokens) +
+                               static_cast<std::size_t>(position % kv.page_tokens)) *
+                              static_cast<std::size_t>(head_dim);
+  return kv.pages + static_cast<std::size_t>(table[page_index]) * kv.page_bytes + offset +
+         element * dtype_bytes(kv.dtype);
+}
+
+class ReferenceBackend final : public Backend {
+ public:
+  [[nodiscard]] std::string numeric_class() const override { return "reference/scalar/1"; }
+
+  Result<Buffer> allocate(std::size_t bytes) override {
+    const std::size_t rounded = (bytes + 63) / 64 * 64;
+    void* memory = std::aligned_alloc(64, std::max<std::size_t>(rounded, 64));
+    if (memory == nullptr) return fail("cannot allocate {} bytes of memory", bytes);
+    std::memset(memory, 0, rounded);
+    return Buffer{std::shared_ptr<void>(memory, [](void* p) { std::free(p); }), bytes};
+  }
+
+  void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) override {
+    MILLRACE_CHECK(offset + source.size() <= target.bytes, "{} + {} bytes into {}", offset, source.size(),
+                   target.bytes);
+    if (!source.empty()) std::memcpy(target.data() + offset, source.data(), source.size());
+  }
+
+  void read(const Buffer& source, std::size_t offset, std::span<std::byte> target) override {
+    MILLRACE_CHECK(offset + target.size() <= source.bytes, "{} + {} bytes of {}", offset, target.size(), source.bytes);
+    if (!target.empty()) std::memcpy(target.data(), source.data() + offset, target.size());
+  }
+
+  Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
+    try {
+      auto matrix = std::make_unique<ReferenceMatrix>(source.rows(), source.cols(), format.input);
+      const bool round_weights = format.input == DType::bf16 && has_plain_weights(source);
+      for (std::int64_t r = 0; r < source.rows(); ++r) {
+        read_row(source, r, matrix->row(r));
+        if (!round_weights) continue;
+        for (std::int64_t c = 0; c < source.cols(); ++c) matrix->row(r)[c] = round_to_bf16(matrix->row(r)[c]);
+      }
+      return std::unique_ptr<PackedMatrix>(std::move(matrix));
+    } catch (const std::bad_alloc&) {
+      return fail("cannot allocate {} bytes for a weight", source.rows() * source.cols() * 4);
+    }
+  }
+
+  void begin(const ForwardBatch&) override {}
+
+  void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
+    const std::int64_t width = table.cols();
+    for (std::int64_t r = 0; r < batch.rows(); ++r) {
+      const float* row = as_reference(table).row(batch.token_ids[static_cast<std::size_t>(r)]);
+      for (std::int64_t i = 0; i < width; ++i) out[r * width + i] = row[i] * scale;
+    }
+  }
+
+  void residual_norm(const ResidualNormArgs& args) override {
+    std::vector<float> normed(static_cast<std::size_t>(args.width));
+    for (std::int64_t r = 0; r < args.rows; ++r) {
+      float* h = args.h + r * args.width;
+      if (args.delta != nullptr) {
+        const float* delta = args.delta + r * args.width;
+        if (args.delta_norm != nullptr) {
+          rms_norm(delta, args.delta_norm, args.eps, args.width, normed.data());
+          delta = normed.data();
+        }
+        for (std::int64_t i = 0; i < args.width; ++i) h[i] += args.delta_scale * delta[i];
+      }
+      if (args.h_scale != 1.0f) {
+        for (std::int64_t i = 0; i < args.width; ++i) h[i] *= args.h_scale;
+      }
+      if (args.norm != nullptr || args.unit_norm) {
+        rms_norm(h, args.norm, args.eps, args.width, args.out + r * args.width);
+      }
+    }
+  }
+
+  void linear(const Linear& linear, const float* x, std::int64_t rows, float* out, std::int64_t out_stride) override {
+    const ReferenceMatrix& weight = as_reference(*linear.weight);
+    const std::int64_t cols = weight.cols();
+    std::vector<float> input(static_cast<std::size_t>(cols));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        const float value = x[r * cols + c];
+        input[static_cast<std::size_t>(c)] = weight.input() == DType::bf16 ? round_to_bf16(value) : value;
+      }
+      for (std::int64_t o = 0; o < weight.rows(); ++o) {
+        const float* w = weight.row(o);
+        float sum = 0.0f;
+        for (std::int64_t c = 0; c < cols; ++c) sum += input[static_cast<std::size_t>(c)] * w[c];
+        out[r * out_stride + o] = sum + (linear.bias != nullptr ? linear.bias[o] : 0.0f);
+      }
+    }
+  }
+
+  void rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) override {
+    for (const SequenceRows& sequence : batch.sequences) {
+      for (std::int32_t i = 0; i < sequence.rows; ++i) rope_store_row(sequence, i, args);
+    }
+  }
+
+  void attend(const ForwardBatch& batch, const AttendArgs& args) override {
+    for (const SequenceRows& sequence : batch.sequences) {
+      for (std::int32_t i = 0; i < sequence.rows; ++i) {
+        for (std::int32_t head = 0; head < args.heads; ++head) attend_row(sequence, i, head, args);
+      }
+    }
+  }
+
+  void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
+    const std::int64_t width = ffn.intermediate();
+    linear(ffn.gate_up, x, rows, scratch, 2 * width);
+    std::vector<float> hidden(static_cast<std::size_t>(rows * width));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* gate = scratch + r * 2 * width;
+      for (std::int64_t i = 0; i < width; ++i) {
+        hidden[static_cast<std::size_t>(r * width + i)] = gated(ffn, gate[i], gate[width + i]);
+      }
+    }
+    linear(ffn.down, hidden.data(), rows, out, ffn.down.weight->rows());
+  }
+
+  void moe(const MoeArgs& args) override {
+    const auto experts = static_cast<std::size_t>(args.router.weight->rows());
+    const std::int64_t width = args.router.weight->cols();
+    std::vector<float> logits(experts), scratch, expert_out(static_cast<std::size_t>(width));
+    for (std::int64_t r = 0; r < args.rows; ++r) {
+      linear(args.router, args.router_x + r * width, 1, logits.data(), static_cast<std::int64_t>(experts));
+      const std::vector<float> weights = expert_weights(args, logits);
+      float* out = args.out + r * width;
+      std::fill(out, out + width, 0.0f);
+      for (std::size_t e = 0; e < experts; ++e) {
+        if (weights[e] == 0.0f) continue;
+        const GatedFfn& ffn = args.experts[e];
+        scratch.resize(static_cast<std::size_t>(2 * ffn.intermediate()));
+        gated_ffn(ffn, args.x + r * width, 1, scratch.data(), expert_out.data());
+        for (std::int64_t i = 0; i < width; ++i) out[i] += weights[e] * expert_out[static_cast<std::size_t>(i)];
+      }
+    }
+  }
+
+  void activate_multiply(Activation activation, float* gate, const float* other, std::int64_t other_stride,
+                         std::int64_t rows, std::int64_t width) override {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t i = 0; i < width; ++i) {
+        float& value = gate[r * width + i];
+        value = activate(activation, value) * other[r * other_stride + i];
+      }
+    }
+  }
+
+  void combine(float a, const float* x, float b, const float* y, float* out, std::int64_t count) override {
+    for (std::int64_t i = 0; i < count; ++i) out[i] = y != nullptr ? a * x[i] + b * y[i] : a * x[i];
+  }
+
+  void gather_rows(const float* x, std::span<const std::int32_t> indices, std::int64_t width, float* out) override {
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      std::memcpy(out + static_cast<std::int64_t>(i) * width, x + indices[i] * width,
+                  static_cast<std::size_t>(width) * sizeof(float));
+    }
+  }
+
+  void scale_softcap(float* x, std::int64_t count, float scale, float softcap) override {
+    for (std::int64_t i = 0; i < count; ++i) {
+      x[i] = softcap != 0.0f ? softcap * std::tanh(scale * x[i] / softcap) : scale * x[i];
+    }
+  }
+
+ private:
+  static void normalize_heads(float* x, const float* weight, const RopeStoreArgs& args, std::int32_t heads) {
+    if (args.norm == NormScope::all_heads) {
+      rms_norm(x, weight, args.eps, std::int64_t{heads} * args.head_dim, x);
+    } else if (args.norm == NormScope::per_head) {
+      for (std::int32_t h = 0; h < heads; ++h) {
+        rms_norm(x + h * args.head_dim, weight, args.eps, args.head_dim, x + h * args.head_dim);
+      }
+    }
+  }
+
+  static void rotate_heads(float* x, std::int64_t row, const RopeStoreArgs& args, std::int32_t heads) {
+    if (args.cos == nullptr) return;
+    const std::int32_t half = args.rotary_dim / 2;
+    const float* cos = args.cos + row * half;
+    const float* sin = args.sin + row * half;
+    for (std::int32_t h = 0; h < heads; ++h) {
+      float* head = x + h * args.head_dim;
+      for (std::int32_t i = 0; i < half; ++i) {
+        const float a = head[i];
+        const float b = head[i + half];
+        head[i] = a * cos[i] - b * sin[i];
+        head[i + half] = b * cos[i] + a * sin[i];
+      }
+    }
+  }
+
+  static void rope_store_row(const SequenceRows& sequence, std::int32_t index, const RopeStoreArgs& args) {
+    const std::int64_t row = sequence.first_row + index;
+    const std::int64_t position = sequence.first_position + index;
+    float* q = args.qkv + row * args.qkv_width;
+    const std::int32_t q_width = args.heads * args.head_dim;
+    const std::int32_t kv_width = args.kv_heads * args.head_dim;
+    normalize_heads(q, args.q_norm, args, args.heads);
+    rotate_heads(q, row, args, args.heads);
+    if (args.q_scale != nullptr) {
+      for (std::int32_t i = 0; i < q_width; ++i) q[i] *= args.q_scale[row];
+    }
+    if (!args.store) return;
+    float* k = q + q_width;
+    std::vector<float> v(args.value_is_key ? k : k + kv_width, (args.value_is_key ? k : k + kv_width) + kv_width);
+    normalize_heads(k, args.k_norm, args, args.kv_heads);
+    rotate_heads(k, row, args, args.kv_heads);
+    const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
+    for (std::int32_t h = 0; h < args.kv_heads; ++h) {
+      float* value = v.data() + h * args.head_dim;
+      if (args.value_norm) rms_norm(value, nullptr, args.eps, args.head_dim, value);
+      std::byte* key_slot = kv_slot(args.kv, table, args.kv.key_offset, position, h, args.head_dim);
+      std::byte* value_slot = kv_slot(args.kv, table, args.kv.value_offset, position, h, args.head_dim);
+      for (std::int32_t i = 0; i < args.head_dim; ++i) {
+        store_element(key_slot, args.kv.dtype, i, k[h * args.head_dim + i]);
+        store_element(value_slot, args.kv.dtype, i, value[i]);
+      }
+    }
+  }
+
+  static void attend_row(const SequenceRows& sequence, std::int32_t index, std::int32_t head, const AttendArgs& args) {
+    const std::int64_t row = sequence.first_row + index;
+    const std::int64_t position = sequence.first_position + index;
+    const std::int64_t begin = args.window != 0 ? std::max<std::int64_t>(0, position - args.window + 1) : 0;
+    const std::int32_t kv_head = head / (args.heads / args.kv_heads);
+    const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
+    const float* q = args.q + row * args.q_stride + head * args.head_dim;
+
+    std::vector<float> scores(static_cast<std::size_t>(position - begin + 1));
+    float largest = args.sinks != nullptr ? args.sinks[head] : -std::numeric_limits<float>::infinity();
+    for (std::int64_t t = begin; t <= position; ++t) {
+      const std::byte* key = kv_slot(args.kv, table, args.kv.key_offset, t, kv_head, args.head_dim);
+      float dot = 0.0f;
+      for (std::int32_t i = 0; i < args.head_dim; ++i) dot += q[i] * load_element(key, args.kv.dtype, i);
+      float score = dot * args.scale;
+      if (args.softcap != 0.0f) score = args.softcap * std::tanh(score / args.softcap);
+      scores[static_cast<std::size_t>(t - begin)] = score;
+      largest = std::max(largest, score);
+    }
+    float sum = args.sinks != nullptr ? std::exp(args.sinks[head] - largest) : 0.0f;
+    for (float& score : scores) {
+      score = std::exp(score - largest);
+      sum += score;
+    }
+    float* out = args.out + row * args.heads * args.head_dim + head * args.head_dim;
+    std::fill(out, out + args.head_dim, 0.0f);
+    for (std::int64_t t = begin; t <= position; ++t) {
+      const float weight = scores[static_cast<std::size_t>(t - begin)] / sum;
+      const std::byte* value = kv_slot(args.kv, table, args.kv.value_offset, t, kv_head, args.head_dim);
+      for (std::int32_t i = 0; i < args.head_dim; ++i) out[i] += weight * load_element(value, args.kv.dtype, i);
+    }
+  }
+
+  /// The weight of every expert, 0 for those not chosen. Equal logits: the lower index is chosen.
+  static std::vector<float> expert_weights(const MoeArgs& args, const std::vector<float>& logits) {
+    std::vector<std::size_t> order(logits.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
+    order.resize(static_cast<std::size_t>(args.top_k));
+    const float largest = logits[order.front()];
+    float all = 0.0f, chosen = 0.0f;
+    for (const float logit : logits) all += std::exp(logit - largest);
+    for (const std::size_t e : order) chosen += std::exp(logits[e] - largest);
+    const float divisor = args.weighting == ExpertWeighting::softmax_then_top_k ? all : chosen;
+    std::vector<float> weights(logits.size(), 0.0f);
+    for (const std::size_t e : order) {
+      weights[e] =
+          std::exp(logits[e] - largest) / divisor * (args.expert_scale != nullptr ? args.expert_scale[e] : 1.0f);
+    }
+    return weights;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_reference_backend() {
+  return std::make_unique<ReferenceBackend>();
+}
+
+}  // namespace millrace

@@ -1,0 +1,121 @@
+// `millrace inspect`: architecture, tensors, formats, memory needed, path.
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/options.h"
+#include "core/memory.h"
+#include "kv/page_layout.h"
+#include "model/decoder.h"
+#include "model/families/family.h"
+
+namespace millrace::cli {
+
+namespace {
+
+struct InspectFlags {
+  ModelFlags model;
+  bool tensors = false;
+};
+
+/// What is worth knowing of a checkpoint, as the JSON document of the contract.
+Result<nlohmann::ordered_json> describe(const ModelFlags& flags) {
+  MILLRACE_TRY(const std::string path, model_path(flags));
+  MILLRACE_TRY(const Checkpoint checkpoint, flags.dummy ? Checkpoint::open_config_only(path) : Checkpoint::open(path));
+  MILLRACE_TRY(const ModelConfig config, parse_model_config(checkpoint.config(), checkpoint.text().generation_config));
+
+  std::map<std::string, std::pair<std::int64_t, std::uint64_t>> formats;  // name -> tensors, bytes
+  nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
+  std::int64_t parameters = 0;
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    const std::string format(format_info(tensor.format).name);
+    formats[format].first += 1;
+    formats[format].second += tensor.data.size();
+    parameters += tensor.elements();
+    tensors.push_back({{"name", name}, {"format", format}, {"shape", tensor.shape}, {"bytes", tensor.data.size()}});
+  }
+  nlohmann::ordered_json format_list = nlohmann::ordered_json::object();
+  for (const auto& [name, entry] : formats) format_list[name] = {{"tensors", entry.first}, {"bytes", entry.second}};
+
+  const DType kv_type = flags.compute_dtype == "bf16" ? DType::bf16 : DType::f32;
+  const PageLayout layout = make_page_layout(kv_shapes(config), 16, kv_type);
+  nlohmann::ordered_json groups = nlohmann::ordered_json::array();
+  for (const CacheGroup& group : layout.groups) {
+    groups.push_back({{"window", group.window},
+                      {"bytes_per_token", group.page_bytes / static_cast<std::size_t>(layout.page_tokens)}});
+  }
+  const AttentionSpec& attention = config.layers.front().attention;
+  const LayerSpec& layer = config.layers.back();
+  return nlohmann::ordered_json{
+      {"path", path},
+      {"architecture", config.architecture},
+      {"family", config.family},
+      {"parameters", parameters},
+      {"layers", config.layers.size()},
+      {"hidden_size", config.hidden},
+      {"vocab_size", config.vocab},
+      {"context", config.max_position},
+      {"heads", attention.heads},
+      {"kv_heads", attention.kv_heads},
+      {"head_dim", attention.head_dim},
+      {"intermediate_size", layer.intermediate},
+      {"experts", layer.moe.experts},
+      {"experts_per_token", layer.moe.top_k},
+      {"tied_head", config.tied_head},
+      {"formats", format_list},
+      {"memory",
+       {{"weights_bytes", checkpoint.weight_bytes()},
+        {"workspace_bytes",
+         Decoder::workspace_bytes(config, {.max_rows = flags.max_batch_tokens, .max_logit_rows = 1})},
+        {"kv_bytes_per_token", layout.bytes_per_page_row() / static_cast<std::size_t>(layout.page_tokens)},
+        {"kv_groups", groups},
+        {"available_bytes", available_memory()}}},
+      {"tokenizer", !checkpoint.text().tokenizer_json.empty()},
+      {"chat_template", !checkpoint.text().chat_template.empty()},
+      {"tensors", tensors}};
+}
+
+std::string scalar_text(const nlohmann::ordered_json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+Status run(const InspectFlags& flags) {
+  MILLRACE_TRY(const nlohmann::ordered_json document, describe(flags.model));
+  if (flags.model.json) {
+    std::printf("%s\n", document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    return Ok{};
+  }
+  for (const auto& [key, value] : document.items()) {
+    if (value.is_primitive()) std::printf("%-20s %s\n", key.c_str(), scalar_text(value).c_str());
+  }
+  for (const auto& [name, entry] : document["formats"].items()) {
+    std::printf("%-20s %d tensors, %s\n", ("format " + name).c_str(), entry["tensors"].get<int>(),
+                format_size(entry["bytes"].get<std::uint64_t>()).c_str());
+  }
+  const auto& memory = document["memory"];
+  for (const char* key : {"weights_bytes", "workspace_bytes", "kv_bytes_per_token", "available_bytes"}) {
+    std::printf("%-20s %s\n", key, format_size(memory[key].get<std::uint64_t>()).c_str());
+  }
+  if (flags.tensors) {
+    for (const auto& tensor : document["tensors"]) {
+      std::printf("%-60s %-7s %s\n", tensor["name"].get<std::string>().c_str(),
+                  tensor["format"].get<std::string>().c_str(), tensor["shape"].dump().c_str());
+    }
+  }
+  return Ok{};
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, Command& chosen) {
+  auto flags = std::make_shared<InspectFlags>();
+  CLI::App* command = app.add_subcommand("inspect", "Show architecture, tensors, formats and memory needed");
+  add_model_flags(*command, flags->model);
+  command->add_flag("--tensors", flags->tensors, "List every tensor");
+  command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
+}
+
+}  // namespace millrace::cli

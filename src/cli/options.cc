@@ -1,0 +1,133 @@
+#include "cli/options.h"
+
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/mapped_file.h"
+#include "core/memory.h"
+
+namespace millrace::cli {
+
+namespace {
+
+/// A bar on standard error, redrawn only when a percent is full; silent where standard error is no terminal.
+class ProgressBar {
+ public:
+  void operator()(std::uint64_t done, std::uint64_t total) {
+    if (::isatty(STDERR_FILENO) == 0 || total == 0) return;
+    const auto percent = static_cast<int>(done * 100 / total);
+    if (percent == shown_) return;
+    shown_ = percent;
+    constexpr int kWidth = 40;
+    const int filled = percent * kWidth / 100;
+    std::fprintf(stderr, "\rloading [%s%s] %3d%% of %s", std::string(static_cast<std::size_t>(filled), '#').c_str(),
+                 std::string(static_cast<std::size_t>(kWidth - filled), ' ').c_str(), percent,
+                 format_size(total).c_str());
+    if (done == total) std::fputs("\r\033[K", stderr);
+    std::fflush(stderr);
+  }
+
+ private:
+  int shown_ = -1;
+};
+
+Result<std::optional<std::uint64_t>> optional_size(const std::string& text, const char* flag) {
+  if (text.empty()) return std::optional<std::uint64_t>();
+  auto size = parse_size(text);
+  if (!size.ok()) return fail("{}: {}", flag, size.error().message);
+  return std::optional<std::uint64_t>(*size);
+}
+
+/// A recipe is a promise about how a model runs, so one that asks for what this build does not do is refused.
+Status check_recipe(const std::string& path) {
+  if (path.empty()) return Ok{};
+  MILLRACE_TRY(const std::string text, read_text_file(path, std::size_t{1} << 20));
+  const nlohmann::json recipe = nlohmann::json::parse(text, nullptr, false);
+  if (!recipe.is_object()) return fail("{}: not a JSON object", path);
+  const auto version = recipe.find("millrace_recipe");
+  if (version == recipe.end() || *version != 1) return fail("{}: \"millrace_recipe\" is not 1", path);
+  for (const auto& [key, value] : recipe.items()) {
+    if (key != "millrace_recipe") return fail("{}: \"{}\" is not supported by this version (dense only)", path, key);
+  }
+  return Ok{};
+}
+
+Result<std::string> backend_name(const ModelFlags& flags) {
+  if (flags.device == "cuda") return fail("--device cuda: this build has no CUDA backend; use cpu");
+  if (flags.device == "reference") return std::string("reference");
+  return flags.isa.empty() ? std::string("cpu") : "cpu:" + flags.isa;
+}
+
+}  // namespace
+
+void add_model_flags(CLI::App& command, ModelFlags& flags) {
+  command.add_option("model", flags.model, "Hugging Face directory or .gguf file; absent: the built-in model");
+  command.add_option("--recipe", flags.recipe, "Recipe file");
+  command.add_option("--threads", flags.threads, "Threads; 0: one a core")->check(CLI::Range(0, 1024));
+  command.add_option("--device", flags.device, "auto, cpu, cuda, or reference (scalar and slow: the oracle)")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}));
+  command.add_option("--isa", flags.isa, "Force an instruction set of the cpu backend")
+      ->check(CLI::IsMember({"scalar", "avx2", "avx512"}));
+  command.add_option("--kv-memory", flags.kv_memory, "KV memory, such as 512M or 2G");
+  command.add_option("--weight-memory", flags.weight_memory, "The most that weights may take");
+  command.add_option("--max-model-len", flags.max_model_len, "The most tokens of a sequence, answer included")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--max-batch-tokens", flags.max_batch_tokens, "Rows of a step: the chunk of a prefill")
+      ->check(CLI::Range(1, 65536));
+  command.add_option("--compute-dtype", flags.compute_dtype, "What matrix products read and the KV memory holds")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  command.add_flag("--dummy", flags.dummy, "Random weights from the config alone");
+  command.add_flag("--json", flags.json, "Print one JSON document");
+}
+
+Result<std::string> model_path(const ModelFlags& flags) {
+  if (!flags.model.empty()) return flags.model;
+  std::error_code error;
+  const std::filesystem::path binary = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::filesystem::path installed = binary.parent_path().parent_path() / "share/millrace/models/millrace-tiny";
+  for (const std::filesystem::path& candidate : {installed, std::filesystem::path(MILLRACE_BUILTIN_MODEL)}) {
+    if (std::filesystem::exists(candidate / "config.json", error)) return candidate.string();
+  }
+  return fail("no built-in model at {} or {}; name a model", installed.string(), MILLRACE_BUILTIN_MODEL);
+}
+
+Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows) {
+  MILLRACE_CHECK_OK(check_recipe(flags.recipe));
+  LoadOptions options;
+  MILLRACE_TRY(options.path, model_path(flags));
+  MILLRACE_TRY(options.backend, backend_name(flags));
+  MILLRACE_TRY(options.kv_memory, optional_size(flags.kv_memory, "--kv-memory"));
+  MILLRACE_TRY(options.weight_memory, optional_size(flags.weight_memory, "--weight-memory"));
+  if (flags.max_model_len > 0) options.max_model_len = flags.max_model_len;
+  options.dummy = flags.dummy;
+  options.threads = flags.threads;
+  options.compute = flags.compute_dtype == "bf16" ? DType::bf16 : DType::f32;
+  options.limits = {.max_rows = flags.max_batch_tokens, .max_logit_rows = max_logit_rows};
+  ProgressBar bar;
+  options.progress = [&bar](std::uint64_t done, std::uint64_t total) { bar(done, total); };
+  return load_model(options);
+}
+
+Result<std::vector<std::int32_t>> parse_ids(const std::string& text) {
+  std::vector<std::int32_t> ids;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (at != end) {
+    while (at != end && (*at == ' ' || *at == ',')) ++at;
+    if (at == end) break;
+    std::int32_t id = 0;
+    const auto [after, code] = std::from_chars(at, end, id);
+    if (code != std::errc() || id < 0 || (after != end && *after != ',' && *after != ' ')) {
+      return fail("--ids: \"{}\" is not a list of token ids such as 1,2,3", text);
+    }
+    ids.push_back(id);
+    at = after;
+  }
+  return ids;
+}
+
+}  // namespace millrace::cli

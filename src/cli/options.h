@@ -1,0 +1,51 @@
+// Flags that several subcommands share, and how a subcommand ends.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/result.h"
+#include "runtime/load_model.h"
+
+namespace millrace::cli {
+
+/// Flags of every command that loads a model (the contract of the command line, docs/architecture.md).
+struct ModelFlags {
+  std::string model;  // empty: the built-in model
+  std::string recipe;
+  int threads = 0;
+  std::string device = "auto";
+  std::string isa;
+  std::string kv_memory, weight_memory;
+  std::int64_t max_model_len = 0;
+  int max_batch_tokens = 512;
+  std::string compute_dtype = "f32";
+  bool dummy = false;
+  bool json = false;
+};
+
+void add_model_flags(CLI::App& command, ModelFlags& flags);
+
+/// Path of the model that the flags name; the built-in one where they name none. Error: no built-in model was found.
+Result<std::string> model_path(const ModelFlags& flags);
+
+/// Loads the model with a progress bar on standard error where that is a terminal. `max_logit_rows`: rows of a step
+/// that may want logits.
+Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows);
+
+/// "1,2,3" as token ids.
+Result<std::vector<std::int32_t>> parse_ids(const std::string& text);
+
+/// A subcommand: registers its flags on `app`; `run` is set to what main() calls when it was chosen.
+using Command = std::function<Status()>;
+void add_run(CLI::App& app, Command& chosen);
+void add_logits(CLI::App& app, Command& chosen);
+void add_tokenize(CLI::App& app, Command& chosen);
+void add_inspect(CLI::App& app, Command& chosen);
+void add_bench(CLI::App& app, Command& chosen);
+
+}  // namespace millrace::cli

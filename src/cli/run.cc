@@ -1,0 +1,94 @@
+// `millrace run`: generates text and streams it to the terminal; with --chat a conversation.
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "cli/chat.h"
+#include "cli/generate.h"
+#include "cli/interrupt.h"
+#include "cli/options.h"
+
+namespace millrace::cli {
+
+namespace {
+
+struct RunFlags {
+  ModelFlags model;
+  GenerationFlags generation;
+  std::string prompt;
+  std::string ids;
+  std::string system;
+  bool chat = false;
+};
+
+Result<std::vector<std::int32_t>> prompt_ids(const RunFlags& flags, const LoadedModel& model) {
+  if (!flags.ids.empty()) return parse_ids(flags.ids);
+  if (!model.tokenizer) return fail("{} has no tokenizer: give the prompt as --ids", model.path);
+  return model.tokenizer->encode(flags.prompt, true);
+}
+
+void print_json(const LoadedModel& model, std::size_t prompt_tokens, const Generated& answer, std::uint64_t seed) {
+  const nlohmann::ordered_json document{{"model", model.path},
+                                        {"prompt_tokens", prompt_tokens},
+                                        {"token_ids", answer.token_ids},
+                                        {"text", answer.text},
+                                        {"finish_reason", finish_reason_name(answer.finish)},
+                                        {"ttft_s", answer.times.ttft},
+                                        {"tpot_s", answer.times.tpot},
+                                        {"seed", seed}};
+  std::printf("%s\n", document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+}
+
+Status run(const RunFlags& flags) {
+  if (!flags.chat && flags.prompt.empty() && flags.ids.empty()) return fail("give a prompt (-p), --ids, or --chat");
+  if (flags.chat && flags.model.json && flags.prompt.empty())
+    return fail("--chat with --json answers one prompt: give -p");
+  MILLRACE_TRY(LoadedModel model, load(flags.model, 1));
+  const Interrupts interrupts;
+  MILLRACE_TRY(const Request base, make_request(flags.generation, model));
+  Engine engine(*model.runner, model.tokenizer ? &*model.tokenizer : nullptr);
+
+  if (flags.chat) {
+    MILLRACE_TRY(Conversation conversation, Conversation::open(model, engine, base, flags.system));
+    if (!flags.model.json) return conversation.talk(flags.prompt);
+    MILLRACE_TRY(const Generated answer, conversation.ask(flags.prompt, [](const std::string&) {}));
+    print_json(model, conversation.prompt_tokens(), answer, base.sampling.seed);
+    return Ok{};
+  }
+
+  Request request = base;
+  MILLRACE_TRY(request.prompt, prompt_ids(flags, model));
+  const std::size_t prompt_tokens = request.prompt.size();
+  const bool stream = !flags.model.json;
+  const bool texts = model.tokenizer.has_value();
+  if (stream && texts) print_now(flags.prompt);
+  MILLRACE_TRY(const Generated answer, generate(engine, std::move(request), [&](const TokenEvent& event) {
+                 if (stream) print_now(texts || event.token < 0 ? event.text : std::to_string(event.token) + " ");
+               }));
+  if (stream) {
+    print_now("\n");
+    print_closing_line(prompt_tokens, answer);
+  } else {
+    print_json(model, prompt_tokens, answer, base.sampling.seed);
+  }
+  return Ok{};
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Command& chosen) {
+  auto flags = std::make_shared<RunFlags>();
+  CLI::App* command = app.add_subcommand("run", "Generate text, streaming");
+  add_model_flags(*command, flags->model);
+  add_generation_flags(*command, flags->generation);
+  command->add_option("-p,--prompt", flags->prompt, "Prompt; with --chat the first message");
+  command->add_option("--ids", flags->ids, "Prompt as token ids, separated by commas");
+  command->add_flag("--chat", flags->chat, "Open a conversation; Ctrl-C stops an answer, Ctrl-D ends it");
+  command->add_option("--system", flags->system, "System message of a conversation");
+  command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
+}
+
+}  // namespace millrace::cli

@@ -1,0 +1,52 @@
+#include "kv/page_layout.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace millrace {
+
+namespace {
+
+// Every key and value block starts on a cache line, so that no two layers or heads' groups share one.
+constexpr std::size_t kBlockAlignment = 64;
+
+std::int32_t group_of_window(PageLayout& layout, std::int64_t window) {
+  for (std::size_t g = 0; g < layout.groups.size(); ++g) {
+    if (layout.groups[g].window == window) return static_cast<std::int32_t>(g);
+  }
+  layout.groups.push_back({window, 0});
+  return static_cast<std::int32_t>(layout.groups.size() - 1);
+}
+
+}  // namespace
+
+std::size_t PageLayout::bytes_per_page_row() const {
+  std::size_t total = 0;
+  for (const CacheGroup& group : groups) total += group.page_bytes;
+  return total;
+}
+
+PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_tokens, DType dtype) {
+  PageLayout layout;
+  layout.page_tokens = page_tokens;
+  layout.dtype = dtype;
+  for (const KvShape& shape : shapes) {
+    if (shape.source_layer >= 0) {
+      MILLRACE_CHECK(static_cast<std::size_t>(shape.source_layer) < layout.layers.size(), "KV source {} of layer {}",
+                     shape.source_layer, layout.layers.size());
+      layout.layers.push_back(layout.layers[static_cast<std::size_t>(shape.source_layer)]);
+      continue;
+    }
+    const std::int32_t group = group_of_window(layout, shape.window);
+    std::size_t& end = layout.groups[static_cast<std::size_t>(group)].page_bytes;
+    const std::size_t block = static_cast<std::size_t>(shape.kv_heads) * static_cast<std::size_t>(page_tokens) *
+                              static_cast<std::size_t>(shape.head_dim) * dtype_bytes(dtype);
+    const std::size_t padded = (block + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+    layout.layers.push_back({group, end, end + padded});
+    end += 2 * padded;
+  }
+  return layout;
+}
+
+}  // namespace millrace

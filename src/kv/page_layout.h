@@ -1,0 +1,52 @@
+// What a page of KV memory holds. Pure: shapes in, offsets and bytes out.
+//
+// Layers that see the same range of the past share one page table: a cache group (all full-attention layers; all layers
+// of one window size). A page of a group holds `page_tokens` consecutive positions of one sequence for every layer of
+// the group, keys then values, each [kv_heads, page_tokens, head_dim].
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace millrace {
+
+/// What the layout needs to know of a layer.
+struct KvShape {
+  std::int32_t kv_heads = 0;
+  std::int32_t head_dim = 0;
+  std::int64_t window = 0;         // 0: full attention
+  std::int32_t source_layer = -1;  // the layer stores nothing and reads that one's pages; -1: its own
+};
+
+struct CacheGroup {
+  std::int64_t window = 0;
+  std::size_t page_bytes = 0;
+};
+
+/// Where a layer's keys and values lie in a page of its group.
+struct KvPlace {
+  std::int32_t group = 0;
+  std::size_t key_offset = 0;
+  std::size_t value_offset = 0;
+};
+
+struct PageLayout {
+  std::int32_t page_tokens = 16;
+  DType dtype = DType::f32;
+  std::vector<CacheGroup> groups;
+  std::vector<KvPlace> layers;  // one a model layer; a layer with a source has its source's place
+
+  /// Bytes of one page in every group: the memory of `page_tokens` tokens before any window moves on.
+  [[nodiscard]] std::size_t bytes_per_page_row() const;
+  /// Pages that `tokens` positions take.
+  [[nodiscard]] std::int64_t pages_for(std::int64_t tokens) const { return (tokens + page_tokens - 1) / page_tokens; }
+};
+
+/// A source layer must come before the layers that read it and have a source of its own nowhere.
+PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_tokens, DType dtype);
+
+}  // namespace millrace

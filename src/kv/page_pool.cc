@@ -1,0 +1,75 @@
+#include "kv/page_pool.h"
+
+#include <numeric>
+#include <utility>
+
+#include "core/check.h"
+
+namespace millrace {
+
+PagePool::PagePool(std::int32_t count) : references_(static_cast<std::size_t>(count), 0) {
+  free_.resize(static_cast<std::size_t>(count));
+  std::iota(free_.rbegin(), free_.rend(), 0);  // page 0 on top
+}
+
+std::optional<std::int32_t> PagePool::acquire() {
+  if (free_.empty()) return std::nullopt;
+  const std::int32_t page = free_.back();
+  free_.pop_back();
+  references_[static_cast<std::size_t>(page)] = 1;
+  return page;
+}
+
+void PagePool::retain(std::int32_t page) {
+  MILLRACE_CHECK(references_.at(static_cast<std::size_t>(page)) > 0, "page {} is free", page);
+  ++references_[static_cast<std::size_t>(page)];
+}
+
+void PagePool::release(std::int32_t page) {
+  std::int32_t& references = references_.at(static_cast<std::size_t>(page));
+  MILLRACE_CHECK(references > 0, "page {} is free already", page);
+  if (--references == 0) free_.push_back(page);
+}
+
+PageTable::PageTable(PageTable&& other) noexcept
+    : pool_(other.pool_),
+      page_tokens_(other.page_tokens_),
+      first_held_(std::exchange(other.first_held_, 0)),
+      entries_(std::exchange(other.entries_, {})) {}
+
+PageTable& PageTable::operator=(PageTable&& other) noexcept {
+  if (this == &other) return *this;
+  release_all();
+  pool_ = other.pool_;
+  page_tokens_ = other.page_tokens_;
+  first_held_ = std::exchange(other.first_held_, 0);
+  entries_ = std::exchange(other.entries_, {});
+  return *this;
+}
+
+PageTable::~PageTable() {
+  release_all();
+}
+
+void PageTable::release_all() {
+  for (std::size_t i = first_held_; i < entries_.size(); ++i) pool_->release(entries_[i]);
+  entries_.clear();
+  first_held_ = 0;
+}
+
+bool PageTable::grow(std::int64_t tokens) {
+  const auto wanted = static_cast<std::size_t>((tokens + page_tokens_ - 1) / page_tokens_);
+  if (wanted <= entries_.size()) return true;
+  if (wanted - entries_.size() > static_cast<std::size_t>(pool_->free_count())) return false;
+  while (entries_.size() < wanted) entries_.push_back(*pool_->acquire());
+  return true;
+}
+
+void PageTable::trim_below(std::int64_t position) {
+  const auto end = static_cast<std::size_t>(position / page_tokens_);
+  for (; first_held_ < end && first_held_ < entries_.size(); ++first_held_) {
+    pool_->release(std::exchange(entries_[first_held_], -1));
+  }
+}
+
+}  // namespace millrace

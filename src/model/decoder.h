@@ -1,0 +1,70 @@
+// The only forward pass there is. It reads a ModelConfig layer by layer and calls the backend's fused operations; a
+// part that a layer's spec lacks is skipped. It sees nothing of requests but the ForwardBatch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "core/result.h"
+#include "kv/page_layout.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace millrace {
+
+/// The KV shapes of a model's layers, for make_page_layout.
+std::vector<KvShape> kv_shapes(const ModelConfig& config);
+
+class Decoder {
+ public:
+  struct Limits {
+    std::int64_t max_rows = 512;       // rows of a ForwardBatch
+    std::int64_t max_logit_rows = 64;  // rows that want logits
+  };
+
+  /// Bytes of activation memory that create() will allocate.
+  static std::size_t workspace_bytes(const ModelConfig& config, const Limits& limits);
+
+  /// `backend` must outlive the decoder. Error: no memory for the activations.
+  static Result<std::unique_ptr<Decoder>> create(ModelConfig config, ModelWeights weights, Backend& backend,
+                                                 Limits limits);
+
+  /// Runs one step: stores keys and values of every row, returns the logits of batch.logit_rows, [logit_rows, vocab]
+  /// f32, device memory that stays valid until the next call. `kv` has one entry a layer. Batch sizes must be within
+  /// the limits.
+  const Buffer& forward(const ForwardBatch& batch, std::span<const KvLayer> kv);
+
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] const Limits& limits() const { return limits_; }
+
+ private:
+  Decoder(ModelConfig config, ModelWeights weights, Backend& backend, Limits limits);
+
+  Status allocate();
+  void prepare_rotations(const ForwardBatch& batch);
+  void prepare_per_layer_inputs(const ForwardBatch& batch);
+  void attention_block(const ForwardBatch& batch, std::size_t layer, const KvLayer& kv, const float* x);
+  const float* feed_forward_block(std::int64_t rows, std::size_t layer, const float* x);
+  void per_layer_block(std::int64_t rows, std::size_t layer);
+  void head(const ForwardBatch& batch);
+
+  ModelConfig config_;
+  ModelWeights weights_;
+  Backend* backend_;
+  Limits limits_;
+
+  // Host side of what prepare_rotations uploads.
+  std::vector<float> host_cos_, host_sin_, host_q_scale_;
+
+  // Activations, allocated once. h_ is the residual stream; x_ what a block reads; delta_ what it adds.
+  Buffer h_, x_, delta_, qkv_, attended_, scratch_, gathered_, logits_;
+  std::vector<Buffer> cos_, sin_;  // one a rope spec: [max_rows, rotary_dim / 2]
+  std::vector<Buffer> q_scale_;    // one a layer with attention temperature: [max_rows]
+  Buffer router_x_, moe_out_;      // Gemma 4: dense part and experts side by side
+  Buffer per_layer_, per_layer_scratch_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,39 @@
+// The KV memory of a model on its device: one buffer of pages and one PagePool a cache group.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "core/result.h"
+#include "kv/page_layout.h"
+#include "kv/page_pool.h"
+
+namespace millrace {
+
+class KvCache {
+ public:
+  /// `pages` pages in every cache group. Error: no memory.
+  static Result<std::unique_ptr<KvCache>> create(const PageLayout& layout, std::int32_t pages, Backend& backend);
+
+  [[nodiscard]] const PageLayout& layout() const { return layout_; }
+  [[nodiscard]] std::span<const KvLayer> layers() const { return layers_; }
+  [[nodiscard]] std::int32_t pages() const { return pages_; }
+  [[nodiscard]] std::int64_t token_capacity() const { return std::int64_t{pages_} * layout_.page_tokens; }
+
+  /// Empty page tables for a new sequence, one a cache group. They must not outlive the cache.
+  std::vector<PageTable> make_tables();
+
+ private:
+  KvCache() = default;
+
+  PageLayout layout_;
+  std::int32_t pages_ = 0;
+  std::vector<Buffer> memory_;
+  std::vector<std::unique_ptr<PagePool>> pools_;
+  std::vector<KvLayer> layers_;
+};
+
+}  // namespace millrace

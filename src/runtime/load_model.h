@@ -1,0 +1,52 @@
+// From a path to a model that runs: opens the checkpoint, budgets memory, packs the weights, makes the tokenizer.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "core/dtype.h"
+#include "core/result.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/config.h"
+#include "runtime/memory_plan.h"
+#include "runtime/model_runner.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace millrace {
+
+struct LoadOptions {
+  std::filesystem::path path;   // a Hugging Face directory, a .gguf file; with `dummy` a config.json will do
+  bool dummy = false;           // random weights from the config alone (model/tensor_source.h)
+  std::string backend = "cpu";  // "cpu", "cpu:scalar", "cpu:avx2", "cpu:avx512" or "reference"
+  int threads = 0;              // 0: one a core
+  DType compute = DType::f32;   // what matrix products read and the KV memory holds (backend/matrix_source.h)
+  std::optional<std::uint64_t> kv_memory;      // bytes
+  std::optional<std::uint64_t> weight_memory;  // bytes that weights may take
+  std::optional<std::int64_t> max_model_len;   // tokens of a sequence
+  Decoder::Limits limits;
+  std::function<void(std::uint64_t done, std::uint64_t total)> progress;  // bytes of weights packed; may be empty
+};
+
+struct LoadedModel {
+  std::string path;
+  std::unique_ptr<ModelRunner> runner;
+  std::optional<Tokenizer> tokenizer;  // none where the checkpoint has none
+  std::optional<ChatTemplate> chat_template;
+  nlohmann::json generation_config;
+  MemoryPlan memory;
+};
+
+/// Errors: whatever is wrong with the files, an unsupported architecture, too little memory (with the figures).
+Result<LoadedModel> load_model(const LoadOptions& options);
+
+/// The tokenizer and chat template of a checkpoint, without its weights. A checkpoint without a tokenizer is no error.
+Result<std::optional<Tokenizer>> load_tokenizer(const Checkpoint& checkpoint);
+Result<std::optional<ChatTemplate>> load_chat_template(const Checkpoint& checkpoint);
+
+}  // namespace millrace

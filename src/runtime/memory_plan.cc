@@ -1,0 +1,58 @@
+#include "runtime/memory_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/memory.h"
+
+namespace millrace {
+
+namespace {
+
+std::uint64_t pages_for(std::int64_t tokens, std::int32_t page_tokens) {
+  return static_cast<std::uint64_t>((tokens + page_tokens - 1) / page_tokens);
+}
+
+}  // namespace
+
+Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
+  if (needs.weight_memory && needs.weights > *needs.weight_memory) {
+    return fail("the weights take {}, more than the {} of --weight-memory", format_size(needs.weights),
+                format_size(*needs.weight_memory));
+  }
+  const std::uint64_t fixed = needs.weights + needs.workspace;
+  if (fixed > needs.available) {
+    return fail("the model needs {} ({} of weights, {} of activations), but only {} of memory is available",
+                format_size(fixed), format_size(needs.weights), format_size(needs.workspace),
+                format_size(needs.available));
+  }
+  if (needs.max_model_len && *needs.max_model_len < 1) {
+    return fail("--max-model-len is {}, expected 1 or more", *needs.max_model_len);
+  }
+  const std::int64_t wanted_tokens = std::min(needs.max_model_len.value_or(needs.max_position), needs.max_position);
+  const std::uint64_t wanted = pages_for(wanted_tokens, needs.page_tokens) * needs.kv_page_row;
+  const std::uint64_t left = needs.available - fixed;
+  std::uint64_t budget = needs.kv_memory.value_or(needs.max_model_len ? wanted : std::min(wanted, left / 2));
+  if (budget > left) {
+    return fail("{} of KV memory do not fit: {} of memory is available, weights and activations take {}",
+                format_size(budget), format_size(needs.available), format_size(fixed));
+  }
+  const std::uint64_t pages =
+      std::min<std::uint64_t>(budget / needs.kv_page_row, std::numeric_limits<std::int32_t>::max());
+  if (pages == 0) {
+    return fail("{} of KV memory hold no page: a page of {} tokens takes {}", format_size(budget), needs.page_tokens,
+                format_size(needs.kv_page_row));
+  }
+  const std::int64_t capacity = static_cast<std::int64_t>(pages) * needs.page_tokens;
+  if (needs.max_model_len && capacity < wanted_tokens) {
+    return fail("--max-model-len {} needs {} of KV memory, --kv-memory gives {} ({} tokens)", wanted_tokens,
+                format_size(wanted), format_size(budget), capacity);
+  }
+  return MemoryPlan{.weights = needs.weights,
+                    .workspace = needs.workspace,
+                    .kv = pages * needs.kv_page_row,
+                    .kv_pages = static_cast<std::int32_t>(pages),
+                    .max_sequence_tokens = std::min(wanted_tokens, capacity)};
+}
+
+}  // namespace millrace

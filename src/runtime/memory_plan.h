@@ -1,0 +1,33 @@
+// How the memory of a node is shared out before anything is loaded. What does not fit is refused here, with the
+// figures.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "core/result.h"
+
+namespace millrace {
+
+struct MemoryNeeds {
+  std::uint64_t weights = 0;      // bytes of the packed weights
+  std::uint64_t workspace = 0;    // bytes of activations
+  std::uint64_t kv_page_row = 0;  // bytes of one page in every cache group
+  std::int32_t page_tokens = 16;
+  std::int64_t max_position = 0;                          // the model's context
+  std::uint64_t available = 0;                            // bytes that the machine has left
+  std::optional<std::uint64_t> kv_memory, weight_memory;  // what the operator set
+  std::optional<std::int64_t> max_model_len;
+};
+
+struct MemoryPlan {
+  std::uint64_t weights = 0, workspace = 0, kv = 0;
+  std::int32_t kv_pages = 0;  // of each cache group
+  std::int64_t max_sequence_tokens = 0;
+};
+
+/// KV memory: what the operator set; else enough for one sequence of the longest length allowed, but at most half of
+/// what weights and activations leave. Errors name every figure that matters.
+Result<MemoryPlan> plan_memory(const MemoryNeeds& needs);
+
+}  // namespace millrace

@@ -1,0 +1,18 @@
+#include "runtime/model_runner.h"
+
+#include "core/check.h"
+
+namespace millrace {
+
+std::span<float> ModelRunner::run(const ForwardBatch& batch) {
+  for (const std::int32_t token : batch.token_ids) {
+    MILLRACE_CHECK(token >= 0 && token < config().vocab, "token {} of {}", token, config().vocab);
+  }
+  const Buffer& logits = decoder_->forward(batch, cache_->layers());
+  const std::size_t count = batch.logit_rows.size() * static_cast<std::size_t>(config().vocab);
+  logits_.resize(count);
+  backend_->read(logits, 0, std::as_writable_bytes(std::span(logits_)));
+  return logits_;
+}
+
+}  // namespace millrace

@@ -1,0 +1,43 @@
+// ModelRunner: a model on a device, ready to run steps: decoder, KV memory, and the logits brought to the host.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "core/result.h"
+#include "model/decoder.h"
+#include "runtime/kv_cache.h"
+
+namespace millrace {
+
+class ModelRunner {
+ public:
+  /// `max_sequence_tokens`: the most tokens a sequence may have, answer included; within the cache's capacity.
+  ModelRunner(std::unique_ptr<Backend> backend, std::unique_ptr<Decoder> decoder, std::unique_ptr<KvCache> cache,
+              std::int64_t max_sequence_tokens)
+      : backend_(std::move(backend)),
+        decoder_(std::move(decoder)),
+        cache_(std::move(cache)),
+        max_sequence_tokens_(max_sequence_tokens) {}
+
+  /// Runs one step; row i of the result, [vocab] floats, belongs to batch.logit_rows[i]. Valid until the next call.
+  std::span<float> run(const ForwardBatch& batch);
+
+  [[nodiscard]] const ModelConfig& config() const { return decoder_->config(); }
+  [[nodiscard]] const Decoder::Limits& limits() const { return decoder_->limits(); }
+  [[nodiscard]] std::int64_t max_sequence_tokens() const { return max_sequence_tokens_; }
+  [[nodiscard]] KvCache& cache() { return *cache_; }
+  [[nodiscard]] const Backend& backend() const { return *backend_; }
+
+ private:
+  // In this order: the decoder and the cache hold memory of the backend.
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<KvCache> cache_;
+  std::int64_t max_sequence_tokens_;
+  std::vector<float> logits_;
+};
+
+}  // namespace millrace

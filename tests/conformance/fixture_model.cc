@@ -1,0 +1,106 @@
+#include "conformance/fixture_model.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "core/check.h"
+#include "runtime/sequence.h"
+
+namespace millrace {
+
+namespace {
+
+std::filesystem::path fixture_root() {
+  return std::filesystem::path(MILLRACE_SOURCE_DIR) / "tests/fixtures/logits";
+}
+
+}  // namespace
+
+std::vector<std::string> fixture_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(fixture_root())) {
+    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  MILLRACE_CHECK(!names.empty(), "no fixtures in {}", fixture_root().string());
+  return names;
+}
+
+Fixture read_fixture(const std::string& name) {
+  Fixture fixture;
+  fixture.directory = fixture_root() / name;
+  std::ifstream json_file(fixture.directory / "expected.json");
+  const nlohmann::json expected = nlohmann::json::parse(json_file);
+  fixture.prompt = expected.at("prompt").get<std::vector<std::int32_t>>();
+  fixture.greedy = expected.at("greedy").get<std::vector<std::int32_t>>();
+  fixture.vocab = expected.at("vocab").get<std::int64_t>();
+  fixture.max_abs_logit = expected.at("max_abs_logit").get<float>();
+  fixture.bf16_max_error = expected.at("bf16_max_error").get<float>();
+  std::ifstream binary(fixture.directory / "expected.bin", std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(binary), {}};
+  fixture.logits.resize(fixture.prompt.size() * static_cast<std::size_t>(fixture.vocab));
+  MILLRACE_CHECK(bytes.size() == fixture.logits.size() * sizeof(float), "{}: {} bytes", name, bytes.size());
+  std::memcpy(fixture.logits.data(), bytes.data(), bytes.size());
+  return fixture;
+}
+
+LoadedModel load_fixture(const Fixture& fixture, const std::string& backend, DType compute, int threads,
+                         std::int64_t max_rows) {
+  LoadOptions options;
+  options.path = fixture.directory;
+  options.dummy = true;
+  options.backend = backend;
+  options.compute = compute;
+  options.threads = threads;
+  options.kv_memory = std::uint64_t{32} << 20;
+  options.limits = {.max_rows = max_rows, .max_logit_rows = max_rows};
+  auto model = load_model(options);
+  if (!model.ok()) {
+    ADD_FAILURE() << fixture.directory << ": " << model.error().message;
+    std::abort();
+  }
+  return std::move(*model);
+}
+
+std::vector<float> prompt_logits(ModelRunner& runner, std::span<const std::int32_t> prompt, std::int64_t chunk,
+                                 int others) {
+  const auto vocab = static_cast<std::size_t>(runner.config().vocab);
+  const auto total = static_cast<std::int64_t>(prompt.size());
+  std::vector<std::int64_t> windows;
+  for (const CacheGroup& group : runner.cache().layout().groups) windows.push_back(group.window);
+  std::vector<Sequence> sequences;
+  for (int s = 0; s <= others; ++s) {
+    Sequence sequence{static_cast<SequenceId>(s), {prompt.begin(), prompt.end()}, total, runner.cache().make_tables()};
+    // The others say something else: same length regime, other tokens.
+    for (std::size_t i = 0; s > 0 && i < sequence.tokens.size(); ++i) {
+      sequence.tokens[i] =
+          static_cast<std::int32_t>((prompt[i] + 17 * s + 3 * static_cast<int>(i)) % static_cast<int>(vocab));
+    }
+    sequences.push_back(std::move(sequence));
+  }
+  std::vector<float> result;
+  for (std::int64_t start = 0; start < total; start += chunk) {
+    const auto rows = static_cast<std::int32_t>(std::min(chunk, total - start));
+    StepPlan plan;
+    // Others run before and after the sequence that is looked at, which has id 0.
+    for (int s = 1; s <= others / 2; ++s) plan.entries.push_back({static_cast<SequenceId>(s), start, rows, true});
+    const std::size_t first_row = plan.entries.size() * static_cast<std::size_t>(rows);
+    plan.entries.push_back({0, start, rows, true});
+    for (int s = others / 2 + 1; s <= others; ++s)
+      plan.entries.push_back({static_cast<SequenceId>(s), start, rows, true});
+    const ForwardBatch batch =
+        make_forward_batch(plan, windows, true, [&](SequenceId id) -> Sequence& { return sequences[id]; });
+    const std::span<const float> logits = runner.run(batch);
+    const auto wanted = logits.subspan(first_row * vocab, static_cast<std::size_t>(rows) * vocab);
+    result.insert(result.end(), wanted.begin(), wanted.end());
+  }
+  return result;
+}
+
+}  // namespace millrace

@@ -1,0 +1,104 @@
+// Every model family against transformers' answers, on every backend that runs here.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/cpu_backend.h"
+#include "conformance/fixture_model.h"
+#include "engine/engine.h"
+
+namespace millrace {
+namespace {
+
+std::vector<std::string> backends() {
+  std::vector<std::string> names{"reference", "cpu:scalar"};
+  if (isa_available(IsaLevel::avx2)) names.emplace_back("cpu:avx2");
+  if (isa_available(IsaLevel::avx512)) names.emplace_back("cpu:avx512");
+  return names;
+}
+
+float largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  float largest = 0.0f;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const float difference = std::fabs(a[i] - b[i]);
+    if (!(difference <= largest)) largest = difference;  // a NaN counts as the largest
+  }
+  return largest;
+}
+
+std::vector<std::int32_t> greedy(LoadedModel& model, const Fixture& fixture) {
+  Engine engine(*model.runner, nullptr);
+  Request request;
+  request.prompt = fixture.prompt;
+  request.max_new_tokens = static_cast<std::int64_t>(fixture.greedy.size());
+  std::vector<std::int32_t> tokens;
+  const auto id = engine.submit(request, [&](const TokenEvent& event) { tokens.push_back(event.token); });
+  if (!id.ok()) ADD_FAILURE() << id.error().message;
+  while (engine.step()) {
+  }
+  return tokens;
+}
+
+class Family : public testing::TestWithParam<std::string> {};
+
+TEST_P(Family, LogitsAndGreedyTokensAgreeWithTransformers) {
+  const Fixture fixture = read_fixture(GetParam());
+  for (const std::string& backend : backends()) {
+    SCOPED_TRACE(backend);
+    LoadedModel model = load_fixture(fixture, backend);
+    ASSERT_EQ(model.runner->config().vocab, fixture.vocab);
+    const std::vector<float> logits = prompt_logits(*model.runner, fixture.prompt, 512);
+    ASSERT_EQ(logits.size(), fixture.logits.size());
+    EXPECT_LE(largest_difference(logits, fixture.logits), 1e-4f * fixture.max_abs_logit);
+    EXPECT_EQ(greedy(model, fixture), fixture.greedy);
+  }
+}
+
+// BF16 rounds every input of a matrix product to 8 bits of significand. How that grows through a network of random
+// weights has no sharp bound, so the yardstick is the error that transformers itself makes when it computes in
+// bfloat16, where activations are rounded between the products too.
+TEST_P(Family, Bf16ComputeStaysWithinTransformersOwnError) {
+  const Fixture fixture = read_fixture(GetParam());
+  for (const std::string& backend : backends()) {
+    SCOPED_TRACE(backend);
+    LoadedModel model = load_fixture(fixture, backend, DType::bf16);
+    const std::vector<float> logits = prompt_logits(*model.runner, fixture.prompt, 512);
+    const float error = largest_difference(logits, fixture.logits);
+    EXPECT_LE(error, 2.0f * fixture.bf16_max_error);
+    EXPECT_GT(error, 1e-4f * fixture.max_abs_logit) << "nothing was rounded";
+  }
+}
+
+// The rule of the house: how a step was cut, what shares it and how many threads run it change no bit.
+TEST_P(Family, BatchingChangesNoBit) {
+  const Fixture fixture = read_fixture(GetParam());
+  for (const std::string& backend : backends()) {
+    if (backend == "reference") continue;
+    for (const DType compute : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(backend + (compute == DType::bf16 ? " bf16" : " f32"));
+      LoadedModel model = load_fixture(fixture, backend, compute, 1, 16 * 64);
+      const std::vector<float> expected = prompt_logits(*model.runner, fixture.prompt, 64);
+      const auto expect_same = [&](const std::vector<float>& logits, const std::string& how) {
+        ASSERT_EQ(logits.size(), expected.size());
+        EXPECT_EQ(std::memcmp(logits.data(), expected.data(), expected.size() * sizeof(float)), 0) << how;
+      };
+      for (const std::int64_t chunk : {1, 7, 64, 1024}) {
+        expect_same(prompt_logits(*model.runner, fixture.prompt, chunk), "chunk " + std::to_string(chunk));
+      }
+      expect_same(prompt_logits(*model.runner, fixture.prompt, 7, 15), "beside 15 others, chunk 7");
+      expect_same(prompt_logits(*model.runner, fixture.prompt, 1, 15), "beside 15 others, chunk 1");
+      LoadedModel threaded = load_fixture(fixture, backend, compute, 2, 16 * 64);
+      expect_same(prompt_logits(*threaded.runner, fixture.prompt, 64), "two threads");
+      expect_same(prompt_logits(*threaded.runner, fixture.prompt, 7, 15), "two threads beside 15 others");
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, Family, testing::ValuesIn(fixture_names()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,55 @@
+#include "kv/page_layout.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace millrace {
+namespace {
+
+TEST(PageLayout, OneGroupForAllFullLayers) {
+  const std::vector<KvShape> shapes(3, KvShape{.kv_heads = 2, .head_dim = 32});
+  const PageLayout layout = make_page_layout(shapes, 16, DType::bf16);
+  ASSERT_EQ(layout.groups.size(), 1u);
+  const std::size_t block = 2 * 16 * 32 * 2;
+  EXPECT_EQ(layout.groups[0].page_bytes, 6 * block);
+  EXPECT_EQ(layout.layers[1].key_offset, 2 * block);
+  EXPECT_EQ(layout.layers[1].value_offset, 3 * block);
+}
+
+TEST(PageLayout, WindowsHaveTheirOwnGroupAndShapesMayDiffer) {
+  const std::vector<KvShape> shapes{{.kv_heads = 4, .head_dim = 8, .window = 64},
+                                    {.kv_heads = 1, .head_dim = 128},
+                                    {.kv_heads = 4, .head_dim = 8, .window = 64}};
+  const PageLayout layout = make_page_layout(shapes, 16, DType::f32);
+  ASSERT_EQ(layout.groups.size(), 2u);
+  EXPECT_EQ(layout.groups[0].window, 64);
+  EXPECT_EQ(layout.groups[1].window, 0);
+  EXPECT_EQ(layout.layers[2].group, 0);
+  EXPECT_EQ(layout.groups[0].page_bytes, 4u * 4 * 16 * 8 * 4);
+  EXPECT_EQ(layout.groups[1].page_bytes, 2u * 16 * 128 * 4);
+}
+
+TEST(PageLayout, ALayerWithASourceHasItsPlaceAndNoBytes) {
+  const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 16},
+                                    {.kv_heads = 1, .head_dim = 16, .source_layer = 0}};
+  const PageLayout layout = make_page_layout(shapes, 16, DType::f32);
+  EXPECT_EQ(layout.groups[0].page_bytes, 2u * 16 * 16 * 4);
+  EXPECT_EQ(layout.layers[1].key_offset, layout.layers[0].key_offset);
+  EXPECT_EQ(layout.layers[1].value_offset, layout.layers[0].value_offset);
+}
+
+TEST(PageLayout, BlocksDoNotOverlapAndStartOnCacheLines) {
+  const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 3}, {.kv_heads = 5, .head_dim = 7}};
+  const PageLayout layout = make_page_layout(shapes, 16, DType::bf16);
+  for (const KvPlace& place : layout.layers) {
+    EXPECT_EQ(place.key_offset % 64, 0u);
+    EXPECT_EQ(place.value_offset % 64, 0u);
+  }
+  EXPECT_GE(layout.layers[0].value_offset, 3u * 16 * 2);
+  EXPECT_GE(layout.layers[1].key_offset, layout.layers[0].value_offset + 3u * 16 * 2);
+  EXPECT_GE(layout.groups[0].page_bytes, layout.layers[1].value_offset + 5u * 7 * 16 * 2);
+}
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,67 @@
+#include "runtime/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+namespace millrace {
+namespace {
+
+constexpr std::uint64_t kMiB = 1u << 20;
+
+MemoryNeeds small_model() {
+  return {.weights = 100 * kMiB,
+          .workspace = 10 * kMiB,
+          .kv_page_row = 1 * kMiB,
+          .max_position = 1600,
+          .available = 1000 * kMiB};
+}
+
+std::string refusal(const MemoryNeeds& needs) {
+  const auto plan = plan_memory(needs);
+  return plan.ok() ? "" : plan.error().message;
+}
+
+TEST(MemoryPlan, OneLongestSequenceByDefault) {
+  const auto plan = plan_memory(small_model());
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->kv_pages, 100);
+  EXPECT_EQ(plan->max_sequence_tokens, 1600);
+}
+
+TEST(MemoryPlan, AtMostHalfOfWhatIsLeft) {
+  MemoryNeeds needs = small_model();
+  needs.max_position = 1 << 20;
+  const auto plan = plan_memory(needs);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->kv_pages, 445);
+  EXPECT_EQ(plan->max_sequence_tokens, 445 * 16);
+}
+
+TEST(MemoryPlan, WhatTheOperatorSets) {
+  MemoryNeeds needs = small_model();
+  needs.kv_memory = 7 * kMiB + 5;
+  EXPECT_EQ(plan_memory(needs)->kv_pages, 7);
+  EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 112);
+  needs.max_model_len = 50;
+  EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 50);
+}
+
+TEST(MemoryPlan, RefusalsHaveTheFigures) {
+  MemoryNeeds needs = small_model();
+  needs.available = 50 * kMiB;
+  EXPECT_NE(refusal(needs).find("100.0 MiB of weights"), std::string::npos) << refusal(needs);
+  EXPECT_NE(refusal(needs).find("only 50.0 MiB"), std::string::npos) << refusal(needs);
+  needs = small_model();
+  needs.weight_memory = 10 * kMiB;
+  EXPECT_NE(refusal(needs).find("--weight-memory"), std::string::npos) << refusal(needs);
+  needs = small_model();
+  needs.kv_memory = 2000 * kMiB;
+  EXPECT_NE(refusal(needs).find("1.95 GiB of KV memory"), std::string::npos) << refusal(needs);
+  needs.kv_memory = 100;
+  EXPECT_NE(refusal(needs).find("100 bytes of KV memory hold no page"), std::string::npos) << refusal(needs);
+  needs.kv_memory = 2 * kMiB;
+  needs.max_model_len = 100;
+  EXPECT_NE(refusal(needs).find("--max-model-len 100"), std::string::npos) << refusal(needs);
+}
+
+}  // namespace
+}  // namespace millrace
