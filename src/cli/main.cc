@@ -22,6 +22,7 @@ int run_command(int argc, char** argv) {
   millrace::cli::add_tokenize(app, chosen);
   millrace::cli::add_inspect(app, chosen);
   millrace::cli::add_bench(app, chosen);
+  millrace::cli::add_eval(app, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

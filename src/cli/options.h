@@ -47,5 +47,6 @@ void add_logits(CLI::App& app, Command& chosen);
 void add_tokenize(CLI::App& app, Command& chosen);
 void add_inspect(CLI::App& app, Command& chosen);
 void add_bench(CLI::App& app, Command& chosen);
+void add_eval(CLI::App& app, Command& chosen);
 
 }  // namespace millrace::cli

@@ -1,0 +1,194 @@
+"""The command line as a user meets it: the binary itself, its output, its errors and exit codes."""
+
+import json
+import os
+import pathlib
+import pty
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+BINARY = os.environ["MILLRACE"]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FIXTURE = str(ROOT / "tests/fixtures/logits/llama2")
+
+
+def millrace(*arguments, **options):
+    return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=120, **options)
+
+
+def document(*arguments):
+    result = millrace(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+class Usage(unittest.TestCase):
+    def test_help_and_version_are_no_errors(self):
+        for flag in ("--help", "--version"):
+            self.assertEqual(millrace(flag).returncode, 0)
+        self.assertIn("run", millrace("--help").stdout)
+
+    def test_wrong_usage_is_exit_code_2(self):
+        for arguments in ([], ["frobnicate"], ["run", "--nope"], ["run", "-n", "0"], ["logits"],
+                          ["run", "--threads", "-3"], ["run", "--compute-dtype", "int3"]):
+            result = millrace(*arguments)
+            self.assertEqual(result.returncode, 2, arguments)
+            self.assertTrue(result.stderr or result.stdout, arguments)
+
+    def failure(self, *arguments):
+        """A failed command says why in one line on standard error, and nothing on standard output."""
+        result = millrace(*arguments)
+        self.assertEqual(result.returncode, 1, (arguments, result.stdout, result.stderr))
+        self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+        self.assertTrue(result.stderr.startswith("millrace: "), result.stderr)
+        self.assertEqual(result.stdout, "")
+        return result.stderr
+
+    def test_failures_are_one_line_and_exit_code_1(self):
+        self.assertIn("/no/such/model", self.failure("run", "/no/such/model", "-p", "x"))
+        self.assertIn("1,2,x", self.failure("logits", FIXTURE, "--dummy", "--ids", "1,2,x"))
+        self.assertIn("999999", self.failure("logits", FIXTURE, "--dummy", "--ids", "999999"))
+        self.assertIn("top_p", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--top-p", "7"))
+        self.assertIn("tokenizer", self.failure("run", FIXTURE, "--dummy", "-p", "text"))
+        self.assertIn("CUDA", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--device", "cuda"))
+        self.assertIn("size", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--kv-memory", "lots"))
+
+    def test_an_unknown_architecture_is_named_with_what_is_supported(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "config.json")
+            path.write_text('{"architectures": ["ZebraForCausalLM"], "model_type": "zebra"}')
+            message = self.failure("inspect", folder, "--dummy")
+        self.assertIn("ZebraForCausalLM", message)
+        self.assertIn("LlamaForCausalLM", message)
+
+    def test_what_does_not_fit_is_refused_with_the_figures(self):
+        ids = ",".join(["1"] * 200)
+        message = self.failure("run", FIXTURE, "--dummy", "--ids", ids, "--kv-memory", "64K")
+        self.assertIn("200", message)
+        message = self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--weight-memory", "1K")
+        self.assertIn("--weight-memory", message)
+
+    def test_a_recipe_never_half_applies(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "recipe.json")
+            path.write_text('{"millrace_recipe": 1}')
+            self.assertEqual(millrace("run", FIXTURE, "--dummy", "--ids", "1", "-n", "1", "--recipe", path).returncode, 0)
+            path.write_text('{"millrace_recipe": 1, "weights": {"default": "int8"}}')
+            self.assertIn("weights", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--recipe", path))
+
+
+class Contract(unittest.TestCase):
+    def test_run(self):
+        answer = document("run", "-p", "Once upon a time", "-n", "12", "--seed", "5", "--ignore-eos")
+        self.assertEqual(len(answer["token_ids"]), 12)
+        self.assertEqual(answer["finish_reason"], "length")
+        self.assertGreater(answer["prompt_tokens"], 1)
+        self.assertGreater(answer["ttft_s"], 0)
+        self.assertGreater(answer["tpot_s"], 0)
+        self.assertTrue(answer["text"])
+
+    def test_a_seed_makes_sampling_repeatable_and_seeds_differ(self):
+        def text(seed):
+            return document("run", "-p", "The", "-n", "24", "--temperature", "1", "--seed", str(seed))["text"]
+
+        self.assertEqual(text(1), text(1))
+        self.assertGreater(len({text(seed) for seed in range(4)}), 1)
+
+    def test_stop_strings_end_the_text_before_them(self):
+        whole = document("run", "-p", "Once upon a time", "-n", "60", "--temperature", "0", "--ignore-eos")["text"]
+        stop = whole[20:25]
+        answer = document("run", "-p", "Once upon a time", "-n", "60", "--temperature", "0", "--ignore-eos",
+                          "--stop", stop)
+        self.assertEqual(answer["text"], whole[: whole.index(stop)])
+        self.assertEqual(answer["finish_reason"], "stop")
+
+    def test_the_stream_and_the_document_hold_the_same_text(self):
+        arguments = ("run", "-p", "The king", "-n", "50", "--seed", "9")
+        streamed = millrace(*arguments)
+        self.assertEqual(streamed.returncode, 0)
+        self.assertEqual(streamed.stdout, "The king" + document(*arguments)["text"] + "\n")
+        self.assertIn("TTFT", streamed.stderr)
+        self.assertIn("tokens/s", streamed.stderr)
+
+    def test_logits_and_threads(self):
+        one = document("logits", FIXTURE, "--dummy", "--ids", "1,2,3", "--threads", "1")["logits"]
+        two = document("logits", FIXTURE, "--dummy", "--ids", "1,2,3", "--threads", "2")["logits"]
+        self.assertEqual(len(one), 3)
+        self.assertEqual(one, two)
+
+    def test_tokenize(self):
+        ids = document("tokenize", "-p", "Once upon a time")["ids"]
+        self.assertTrue(ids and all(isinstance(i, int) for i in ids))
+
+    def test_inspect(self):
+        model = document("inspect")
+        self.assertEqual(model["architecture"], "LlamaForCausalLM")
+        self.assertGreater(model["parameters"], 1_000_000)
+        self.assertGreater(model["memory"]["kv_bytes_per_token"], 0)
+        self.assertIn("model.embed_tokens.weight", [tensor["name"] for tensor in model["tensors"]])
+
+    def test_bench(self):
+        tests = document("bench", "--prompt", "32", "--gen", "8", "--batch", "1,2", "--repeat", "1")["tests"]
+        self.assertEqual([(t["test"], t["batch"]) for t in tests], [("pp32", 1), ("tg8", 1), ("tg8", 2)])
+        self.assertTrue(all(t["tokens_per_second"] > 0 for t in tests))
+
+    def test_eval(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            text.write("The old man went down to the sea. " * 40)
+            text.flush()
+            result = document("eval", "--text", text.name, "--window", "64")
+        self.assertGreater(result["perplexity"], 1)
+        low, high = result["ci95"]["perplexity"]
+        self.assertLessEqual(low, result["perplexity"])
+        self.assertGreaterEqual(high, result["perplexity"])
+
+
+class Chat(unittest.TestCase):
+    def test_answers_one_prompt_as_json(self):
+        answer = document("run", "--chat", "-p", "Hello", "-n", "8")
+        self.assertLessEqual(len(answer["token_ids"]), 8)
+
+    def test_a_conversation_keeps_its_history(self):
+        result = millrace("run", "--chat", "-n", "8", "--ignore-eos", input="Hello there\nAnd then?\n")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        prompts = [int(line.split()[0][1:]) for line in result.stderr.splitlines() if "prompt tokens" in line]
+        self.assertEqual(len(prompts), 2)
+        self.assertGreater(prompts[1], prompts[0] + 8)
+
+    def test_interrupt_stops_the_answer_and_not_the_program(self):
+        parent, child = pty.openpty()
+        process = subprocess.Popen([BINARY, "run", "--chat", "-n", "1900", "--ignore-eos"], stdin=child, stdout=child,
+                                   stderr=child, start_new_session=True, close_fds=True)
+        os.close(child)
+        try:
+            self.read_until(parent, b"> ")
+            os.write(parent, b"Tell me a long story\n")
+            self.read_until(parent, b"Tell me a long story")
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            self.assertIn(b"cancelled", self.read_until(parent, b"> "))
+            self.assertIsNone(process.poll(), "the program goes on")
+            os.write(parent, b"\x04")  # Ctrl-D ends it
+            self.assertEqual(process.wait(timeout=20), 0)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            os.close(parent)
+
+    def read_until(self, terminal, wanted, limit_s=60):
+        seen, end = b"", time.monotonic() + limit_s
+        while wanted not in seen:
+            self.assertLess(time.monotonic(), end, seen)
+            try:
+                seen += os.read(terminal, 4096)
+            except OSError:
+                self.fail(f"the program ended: {seen!r}")
+        return seen
+
+
+if __name__ == "__main__":
+    unittest.main()
