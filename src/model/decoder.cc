@@ -185,7 +185,8 @@ void Decoder::prepare_rotations(const ForwardBatch& batch) {
     if (spec.temperature_beta == 0.0f) continue;
     host_q_scale_.resize(static_cast<std::size_t>(batch.rows()));
     for (std::size_t r = 0; r < host_q_scale_.size(); ++r) {
-      const auto steps = static_cast<float>(batch.positions[r] / spec.temperature_length);
+      const std::int64_t whole = batch.positions[r] / spec.temperature_length;
+      const auto steps = static_cast<float>(whole);
       host_q_scale_[r] = 1.0f + spec.temperature_beta * std::log(1.0f + steps);
     }
     backend_->write(q_scale_[l], 0, std::as_bytes(std::span(host_q_scale_)));
