@@ -36,7 +36,7 @@ class PackedMatrix {
   virtual ~PackedMatrix() = default;
   [[nodiscard]] virtual std::int64_t rows() const = 0;
   [[nodiscard]] virtual std::int64_t cols() const = 0;
-  [[nodiscard]] virtual std::size_t bytes() const = 0;
+  [[nodiscard]] virtual std::size_t bytes() const = 0;  // of memory that it holds
 };
 
 enum class Activation : std::uint8_t {
@@ -159,6 +159,10 @@ class Backend {
 
   /// Relayouts a weight once. Error: no memory. `source` is read during the call only.
   virtual Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) = 0;
+
+  /// What bytes() of the packed matrix will be, before anything is allocated. Reads formats and shapes only: the
+  /// source's data pointers may be null.
+  [[nodiscard]] virtual std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const = 0;
 
   /// Called once before the operations of a step: uploads what they need of it.
   virtual void begin(const ForwardBatch& batch) = 0;

@@ -145,8 +145,12 @@ class ReferenceBackend final : public Backend {
       }
       return std::unique_ptr<PackedMatrix>(std::move(matrix));
     } catch (const std::bad_alloc&) {
-      return fail("cannot allocate {} bytes for a weight", source.rows() * source.cols() * 4);
+      return fail("cannot allocate {} bytes for a weight", packed_bytes(source, format));
     }
+  }
+
+  [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat) const override {
+    return static_cast<std::size_t>(source.rows() * source.cols()) * sizeof(float);
   }
 
   void begin(const ForwardBatch&) override {}

@@ -1,0 +1,385 @@
+#include "backend/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "backend/cpu/device_memory.h"
+#include "backend/cpu/kernel_table.h"
+#include "backend/cpu/packed_matrix.h"
+#include "core/check.h"
+#include "core/cpu_info.h"
+#include "core/memory.h"
+#include "core/thread_pool.h"
+
+namespace millrace {
+
+namespace {
+
+// Work below which waking other threads costs more than it saves, in multiply-adds or elements. Where the border lies
+// has no influence on results.
+constexpr std::int64_t kParallelProducts = 1 << 17;
+constexpr std::int64_t kParallelElements = 1 << 15;
+constexpr std::int64_t kAttendQueries = 64;         // of a task, about; more share the work of arranging keys
+constexpr std::int64_t kMoeRows = 4 * kMatmulRows;  // rows of one expert at a time: bounds the workspace
+
+const CpuMatrix& as_cpu(const PackedMatrix& matrix) {
+  return static_cast<const CpuMatrix&>(matrix);
+}
+
+/// Rows [first, first + rows) of a sequence.
+struct RowBlock {
+  const SequenceRows* sequence;
+  std::int32_t first, rows;
+};
+
+/// One of its tasks takes rows [first, first + rows) of x and writes to `out`.
+struct MatmulRun {
+  const CpuMatrix* weight = nullptr;
+  const float* bias = nullptr;
+  const float* x = nullptr;
+  std::int64_t x_stride = 0;
+  std::int64_t rows = 0;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(std::unique_ptr<ThreadPool> pool, IsaLevel level)
+      : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)) {}
+
+  [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/1", isa_level_name(level_)); }
+
+  Result<Buffer> allocate(std::size_t bytes) override {
+    MILLRACE_TRY(std::shared_ptr<void> memory, allocate_device_memory(bytes, "a buffer"));
+    return Buffer{std::move(memory), bytes};
+  }
+
+  void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) override {
+    MILLRACE_CHECK(offset <= target.bytes && source.size() <= target.bytes - offset, "{} bytes at {} into {}",
+                   source.size(), offset, target.bytes);
+    if (!source.empty()) std::memcpy(target.data() + offset, source.data(), source.size());
+  }
+
+  void read(const Buffer& source, std::size_t offset, std::span<std::byte> target) override {
+    MILLRACE_CHECK(offset <= source.bytes && target.size() <= source.bytes - offset, "{} bytes at {} of {}",
+                   target.size(), offset, source.bytes);
+    if (!target.empty()) std::memcpy(target.data(), source.data() + offset, target.size());
+  }
+
+  Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
+    MILLRACE_TRY(std::unique_ptr<CpuMatrix> matrix, CpuMatrix::pack(source, format, *pool_));
+    return std::unique_ptr<PackedMatrix>(std::move(matrix));
+  }
+
+  [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
+    return CpuMatrix::packed_bytes(source, format);
+  }
+
+  void begin(const ForwardBatch& /*batch*/) override {}
+
+  void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
+    const std::int64_t width = table.cols();
+    for_each(batch.rows(), width, kParallelElements, [&](std::int64_t row, int) {
+      float* target = out + row * width;
+      as_cpu(table).decode_row(batch.token_ids[static_cast<std::size_t>(row)], target);
+      if (scale != 1.0f) kernels_.combine(scale, target, 0.0f, nullptr, target, width);
+    });
+  }
+
+  void residual_norm(const ResidualNormArgs& args) override {
+    for_each(args.rows, 4 * args.width, kParallelElements,
+             [&](std::int64_t row, int) { kernels_.residual_norm(args, row, row + 1); });
+  }
+
+  void linear(const Linear& linear, const float* x, std::int64_t rows, float* out, std::int64_t out_stride) override {
+    const CpuMatrix& weight = as_cpu(*linear.weight);
+    matmul({&weight, linear.bias, x, weight.cols(), rows, out, out_stride});
+  }
+
+  void rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) override {
+    const std::int64_t kv_width = std::int64_t{args.kv_heads} * args.head_dim;
+    reserve_scratch(kv_width);
+    sequence_of_row_.resize(static_cast<std::size_t>(batch.rows()));
+    for (const SequenceRows& sequence : batch.sequences) {
+      std::fill_n(sequence_of_row_.begin() + sequence.first_row, sequence.rows, &sequence);
+    }
+    for_each(batch.rows(), 4 * args.qkv_width, kParallelElements, [&](std::int64_t row, int thread) {
+      const SequenceRows& sequence = *sequence_of_row_[static_cast<std::size_t>(row)];
+      RopeStoreTask task{.args = &args, .row = row, .scratch = scratch(thread)};
+      if (args.store) {
+        const KvLayer& kv = args.kv;
+        const std::int64_t position = sequence.first_position + row - sequence.first_row;
+        const auto table = sequence.page_tables[static_cast<std::size_t>(kv.group)];
+        const auto index = static_cast<std::size_t>(position / kv.page_tokens);
+        MILLRACE_CHECK(index < table.size() && table[index] >= 0, "position {} has no page", position);
+        const std::size_t row_bytes = static_cast<std::size_t>(args.head_dim) * dtype_bytes(kv.dtype);
+        std::byte* slot = kv.pages + static_cast<std::size_t>(table[index]) * kv.page_bytes +
+                          static_cast<std::size_t>(position % kv.page_tokens) * row_bytes;
+        task.key = slot + kv.key_offset;
+        task.value = slot + kv.value_offset;
+        task.head_stride = row_bytes * static_cast<std::size_t>(kv.page_tokens);
+      }
+      kernels_.rope_store(task);
+    });
+  }
+
+  void attend(const ForwardBatch& batch, const AttendArgs& args) override {
+    const std::int64_t group = args.heads / args.kv_heads;
+    const auto block_rows = static_cast<std::int32_t>(std::max<std::int64_t>(1, kAttendQueries / group));
+    blocks_.clear();
+    std::int64_t pairs = 0;  // of a query and a key
+    for (const SequenceRows& sequence : batch.sequences) {
+      if (sequence.rows == 0) continue;
+      check_pages(sequence, args);
+      for (std::int32_t first = 0; first < sequence.rows; first += block_rows) {
+        blocks_.push_back({&sequence, first, std::min(block_rows, sequence.rows - first)});
+      }
+      const std::int64_t last = sequence.first_position + sequence.rows;
+      pairs += sequence.rows * (args.window > 0 ? std::min(args.window, last) : last);
+    }
+    reserve_scratch(attend_scratch(block_rows * group, args.head_dim));
+    const auto tasks = static_cast<std::int64_t>(blocks_.size()) * args.kv_heads;
+    const std::int64_t products = 2 * pairs * args.heads * args.head_dim / std::max<std::int64_t>(tasks, 1);
+    for_each(tasks, products, kParallelProducts, [&](std::int64_t task, int thread) {
+      // The last rows of a prompt have the most to read: they go first, so that no thread is left alone with them.
+      const RowBlock& block = blocks_[blocks_.size() - 1 - static_cast<std::size_t>(task / args.kv_heads)];
+      const SequenceRows& sequence = *block.sequence;
+      kernels_.attend({.args = &args,
+                       .page_table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)].data(),
+                       .batch_row = sequence.first_row + block.first,
+                       .position = sequence.first_position + block.first,
+                       .rows = block.rows,
+                       .kv_head = static_cast<std::int32_t>(task % args.kv_heads),
+                       .scratch = scratch(thread)});
+    });
+  }
+
+  void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
+    const CpuMatrix& gate_up = as_cpu(*ffn.gate_up.weight);
+    const std::int64_t width = ffn.intermediate();
+    const MatmulRun up_run{&gate_up, ffn.gate_up.bias, x, gate_up.cols(), rows, scratch, 2 * width};
+    if (const std::int64_t up_panel = gate_up.twin_panel(); up_panel > 0) {
+      // Gate and up of the same columns are computed by one task, which activates them while they are in its cache.
+      matmul_tasks(up_run, up_panel, 2,
+                   [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
+                     multiply_panels(up_run, first, end, row, count, space);
+                     multiply_panels(up_run, up_panel + first, up_panel + end, row, count, space);
+                     const std::int64_t column = first * kPanelRows,
+                                        columns = std::min(end * kPanelRows, width) - column;
+                     for (std::int64_t r = row; r < row + count; ++r)
+                       activate(ffn, scratch + r * 2 * width, column, columns);
+                   });
+    } else {
+      matmul(up_run);
+      for_each(rows, 8 * width, kParallelElements,
+               [&](std::int64_t row, int) { activate(ffn, scratch + row * 2 * width, 0, width); });
+    }
+    const CpuMatrix& down = as_cpu(*ffn.down.weight);
+    matmul({&down, ffn.down.bias, scratch, 2 * width, rows, out, down.rows()});
+  }
+
+  void moe(const MoeArgs& args) override;
+
+  void activate_multiply(Activation activation, float* gate, const float* other, std::int64_t other_stride,
+                         std::int64_t rows, std::int64_t width) override {
+    MILLRACE_CHECK(activation != Activation::swiglu_clamp, "swiglu_clamp needs a limit");
+    for_each(rows, 8 * width, kParallelElements, [&](std::int64_t row, int) {
+      float* target = gate + row * width;
+      kernels_.activate(activation, 0.0f, target, other + row * other_stride, target, width);
+    });
+  }
+
+  void combine(float a, const float* x, float b, const float* y, float* out, std::int64_t count) override {
+    for_pieces(count, 1, [&](std::int64_t first, std::int64_t size) {
+      kernels_.combine(a, x + first, b, y != nullptr ? y + first : nullptr, out + first, size);
+    });
+  }
+
+  void gather_rows(const float* x, std::span<const std::int32_t> indices, std::int64_t width, float* out) override {
+    for_each(static_cast<std::int64_t>(indices.size()), width, kParallelElements, [&](std::int64_t i, int) {
+      std::memcpy(out + i * width, x + indices[static_cast<std::size_t>(i)] * width,
+                  static_cast<std::size_t>(width) * sizeof(float));
+    });
+  }
+
+  void scale_softcap(float* x, std::int64_t count, float scale, float softcap) override {
+    for_pieces(count, softcap != 0.0f ? 16 : 1,
+               [&](std::int64_t first, std::int64_t size) { kernels_.scale_softcap(x + first, size, scale, softcap); });
+  }
+
+ private:
+  /// Runs fn(task, thread) for each task, on the caller alone where the whole work is below `threshold`.
+  template <typename Function>
+  void for_each(std::int64_t tasks, std::int64_t work, std::int64_t threshold, Function&& fn) {
+    if (tasks * work >= threshold) {
+      pool_->run(tasks, fn);
+    } else {
+      for (std::int64_t task = 0; task < tasks; ++task) fn(task, 0);
+    }
+  }
+
+  /// fn(first, size) over pieces of an array of `count` elements.
+  template <typename Function>
+  void for_pieces(std::int64_t count, std::int64_t work, Function&& fn) {
+    constexpr std::int64_t kPiece = 1 << 13;
+    for_each((count + kPiece - 1) / kPiece, kPiece * work, kParallelElements,
+             [&](std::int64_t piece, int) { fn(piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
+  }
+
+  /// Scratch memory of at least `floats` for each thread. Runs out only where the machine does: the amounts are small.
+  void reserve_scratch(std::int64_t floats) {
+    if (floats <= scratch_floats_) return;
+    scratch_floats_ = round_up(floats, 1024);
+    auto memory = allocate_device_memory(static_cast<std::size_t>(scratch_floats_ * pool_->threads()) * sizeof(float),
+                                         "scratch memory");
+    MILLRACE_CHECK(memory.ok(), "{}", memory.error().message);
+    scratch_ = std::move(*memory);
+  }
+
+  [[nodiscard]] float* scratch(int thread) const {
+    return static_cast<float*>(scratch_.get()) + thread * scratch_floats_;
+  }
+
+  /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows.
+  void multiply_panels(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count,
+                       float* space) const {
+    for (const CpuMatrix::Segment& segment : run.weight->segments()) {
+      const std::int64_t from = std::max(first, segment.first_panel);
+      const std::int64_t to = std::min(end, segment.first_panel + segment.panels());
+      if (from >= to) continue;
+      kernels_.matmul({.weight = segment.stored,
+                       .first_panel = from - segment.first_panel,
+                       .end_panel = to - segment.first_panel,
+                       .x = run.x + row * run.x_stride,
+                       .x_stride = run.x_stride,
+                       .rows = count,
+                       .round_inputs = run.weight->round_inputs(),
+                       .out = run.out + row * run.out_stride + segment.first_row,
+                       .out_stride = run.out_stride,
+                       .bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr,
+                       .scratch = space});
+    }
+  }
+
+  /// Cuts `panels` panels times the rows into tasks fn(first panel, end panel, first row, rows, scratch). `parts`: how
+  /// many matrices of that size a task multiplies.
+  template <typename Function>
+  void matmul_tasks(const MatmulRun& run, std::int64_t panels, std::int64_t parts, Function&& fn) {
+    if (run.rows == 0) return;
+    const std::int64_t row_blocks = (run.rows + kMatmulRows - 1) / kMatmulRows;
+    const std::int64_t block_rows = (run.rows + row_blocks - 1) / row_blocks;
+    // Several tasks a thread, so that a slow one does not keep all waiting; whole groups of panels, so that the tiles
+    // of a few rows are full.
+    constexpr std::int64_t kGroup = 8, kMost = 16;
+    std::int64_t step = round_up((panels + 4 * pool_->threads() - 1) / (4 * pool_->threads()), kGroup);
+    if (run.rows > 1) step = std::min(step, kMost);
+    const std::int64_t steps = (panels + step - 1) / step;
+    reserve_scratch(kMatmulScratch);
+    const std::int64_t products = step * kPanelRows * run.weight->cols() * block_rows * parts;
+    for_each(steps * row_blocks, products, kParallelProducts, [&](std::int64_t task, int thread) {
+      const std::int64_t first = task / row_blocks * step, row = task % row_blocks * block_rows;
+      fn(first, std::min(first + step, panels), row, std::min(block_rows, run.rows - row), scratch(thread));
+    });
+  }
+
+  void matmul(const MatmulRun& run) {
+    matmul_tasks(run, run.weight->panels(), 1,
+                 [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
+                   multiply_panels(run, first, end, row, count, space);
+                 });
+  }
+
+  /// A row [gate, up] of a gated FFN: gate becomes the input of the down projection.
+  void activate(const GatedFfn& ffn, float* row, std::int64_t column, std::int64_t count) const {
+    float* gate = row + column;
+    kernels_.activate(ffn.activation, ffn.clamp_limit, gate, gate + ffn.intermediate(), gate, count);
+  }
+
+  /// Every position that a row of the sequence sees must have a page: kernels trust the table.
+  static void check_pages(const SequenceRows& sequence, const AttendArgs& args) {
+    const std::int64_t first =
+        args.window > 0 ? std::max<std::int64_t>(0, sequence.first_position - args.window + 1) : 0;
+    const std::int64_t last = sequence.first_position + sequence.rows - 1;
+    const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
+    for (std::int64_t page = first / args.kv.page_tokens; page <= last / args.kv.page_tokens; ++page) {
+      const auto index = static_cast<std::size_t>(page);
+      MILLRACE_CHECK(index < table.size() && table[index] >= 0, "position {} has no page", page * args.kv.page_tokens);
+    }
+  }
+
+  std::unique_ptr<ThreadPool> pool_;
+  IsaLevel level_;
+  const KernelTable& kernels_;
+  std::shared_ptr<void> scratch_;
+  std::int64_t scratch_floats_ = 0;
+  // Kept between calls so that steps do not allocate.
+  std::vector<RowBlock> blocks_;
+  std::vector<const SequenceRows*> sequence_of_row_;
+  std::vector<float> moe_logits_, moe_weights_, moe_x_, moe_scratch_, moe_out_;
+  std::vector<std::uint8_t> moe_chosen_;
+  std::vector<std::int64_t> moe_rows_;
+};
+
+void CpuBackend::moe(const MoeArgs& args) {
+  const auto experts = static_cast<std::int64_t>(args.experts.size());
+  const std::int64_t width = args.router.weight->cols();
+  MILLRACE_CHECK(args.router.weight->rows() == experts && args.top_k > 0 && args.top_k <= experts,
+                 "{} experts, {} router outputs, top {}", experts, args.router.weight->rows(), args.top_k);
+  const auto table = static_cast<std::size_t>(args.rows * experts);
+  moe_logits_.resize(table);
+  moe_weights_.resize(table);
+  moe_chosen_.resize(table);
+  linear(args.router, args.router_x, args.rows, moe_logits_.data(), experts);
+  for_each(args.rows, experts * args.top_k, kParallelElements, [&](std::int64_t row, int) {
+    kernels_.route({.logits = moe_logits_.data() + row * experts,
+                    .experts = static_cast<std::int32_t>(experts),
+                    .top_k = args.top_k,
+                    .weighting = args.weighting,
+                    .expert_scale = args.expert_scale,
+                    .weights = moe_weights_.data() + row * experts,
+                    .chosen = moe_chosen_.data() + row * experts});
+  });
+
+  std::fill_n(args.out, args.rows * width, 0.0f);
+  for (std::int64_t e = 0; e < experts; ++e) {
+    moe_rows_.clear();
+    for (std::int64_t row = 0; row < args.rows; ++row) {
+      if (moe_chosen_[static_cast<std::size_t>(row * experts + e)] != 0) moe_rows_.push_back(row);
+    }
+    const GatedFfn& ffn = args.experts[static_cast<std::size_t>(e)];
+    const auto total = static_cast<std::int64_t>(moe_rows_.size());
+    for (std::int64_t first = 0; first < total; first += kMoeRows) {
+      const std::int64_t count = std::min(kMoeRows, total - first);
+      const std::int64_t* rows = moe_rows_.data() + first;
+      moe_x_.resize(static_cast<std::size_t>(count * width));
+      moe_out_.resize(static_cast<std::size_t>(count * width));
+      moe_scratch_.resize(static_cast<std::size_t>(count * 2 * ffn.intermediate()));
+      for (std::int64_t i = 0; i < count; ++i) {
+        std::memcpy(moe_x_.data() + i * width, args.x + rows[i] * width,
+                    static_cast<std::size_t>(width) * sizeof(float));
+      }
+      gated_ffn(ffn, moe_x_.data(), count, moe_scratch_.data(), moe_out_.data());
+      for_each(count, width, kParallelElements, [&](std::int64_t i, int) {
+        const float weight = moe_weights_[static_cast<std::size_t>(rows[i] * experts + e)];
+        kernels_.accumulate(weight, moe_out_.data() + i * width, args.out + rows[i] * width, width);
+      });
+    }
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& options) {
+  const IsaLevel level = options.isa.value_or(best_isa_level());
+  if (!isa_available(level)) {
+    const std::string name = read_cpu_info().name;
+    return fail("this processor ({}) does not have the ISA level {}; the best it has is {}",
+                name.empty() ? "unknown" : name, isa_level_name(level), isa_level_name(best_isa_level()));
+  }
+  MILLRACE_TRY(std::unique_ptr<ThreadPool> pool, ThreadPool::create(options.threads));
+  return std::unique_ptr<Backend>(std::make_unique<CpuBackend>(std::move(pool), level));
+}
+
+}  // namespace millrace

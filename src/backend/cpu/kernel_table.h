@@ -1,0 +1,125 @@
+// The boundary between the CPU backend and its kernels: one table of function pointers an ISA level.
+//
+// A kernel does one task on the calling thread: it splits nothing, allocates nothing, and gets its scratch memory from
+// the caller. kernels_<level>.cc is compiled with the flags of its level and includes the shared implementation
+// (kernels/*.h) inside an anonymous namespace. Neither those files nor this one may use an inline function or template
+// with external linkage (std::max, std::vector, float16.h): the linker keeps one copy of such a function for the whole
+// program, and if that is the AVX-512 one, the program dies on an older machine. The test isa_symbols checks the object
+// files for it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/backend.h"
+#include "backend/cpu/isa_level.h"
+
+namespace millrace {
+
+/// Outputs of a panel: the lanes of all kernels.
+inline constexpr std::int64_t kPanelRows = 16;
+
+/// Scratch of a matmul task, in floats: a block of inputs, a tile of weights, rows as they are decoded.
+inline constexpr std::int64_t kMatmulRows = 96;    // rows a task takes at most
+inline constexpr std::int64_t kMatmulBlock = 256;  // inputs in a tile of weights; a multiple of every format's block
+inline constexpr std::int64_t kMatmulInputScratch = std::int64_t{1} << 16;
+inline constexpr std::int64_t kMatmulWeightScratch = 8 * kPanelRows * kMatmulBlock;
+inline constexpr std::int64_t kMatmulScratch = kMatmulInputScratch + kMatmulWeightScratch + kPanelRows * kMatmulBlock;
+static_assert(kMatmulInputScratch >= kMatmulRows * kMatmulBlock);
+
+/// Consecutive outputs that are stored in one format. Plain formats: panels [panel][cols][16] of the format's elements,
+/// the last panel padded with zeros. Others: rows of blocks, one after the other.
+struct PackedSegment {
+  QuantFormat format = QuantFormat::f32;
+  const std::byte* data = nullptr;
+  std::int64_t rows = 0, cols = 0;
+};
+
+/// out[r, o] = sum over k of x[r, k] * w[o, k], k ascending in one accumulator, plus bias[o]; o in panels
+/// [first_panel, end_panel) of the segment. `out` and `bias` point to the segment's output 0.
+struct MatmulTask {
+  PackedSegment weight;
+  std::int64_t first_panel = 0, end_panel = 0;
+  const float* x = nullptr;
+  std::int64_t x_stride = 0;
+  std::int64_t rows = 0;      // at most kMatmulRows
+  bool round_inputs = false;  // to bfloat16
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+  const float* bias = nullptr;  // may be null
+  float* scratch = nullptr;     // kMatmulScratch floats, 64-byte aligned
+};
+
+/// The rows [first_row, first_row + rows) of a sequence, all heads of one kv head.
+struct AttendTask {
+  const AttendArgs* args = nullptr;
+  const std::int32_t* page_table = nullptr;
+  std::int64_t batch_row = 0;  // of the first row
+  std::int64_t position = 0;   // of the first row
+  std::int64_t rows = 0;
+  std::int32_t kv_head = 0;
+  float* scratch = nullptr;  // attend_scratch(rows * group, head_dim) floats, 64-byte aligned
+};
+
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+/// Floats of scratch for `queries` (rows times heads of a kv head).
+constexpr std::int64_t attend_scratch(std::int64_t queries, std::int64_t head_dim) {
+  const std::int64_t width = round_up(head_dim, kPanelRows);
+  const std::int64_t queries_padded = round_up(queries, kPanelRows);
+  // Queries, their results, the chunk's results; scores; chunk's keys transposed, values; 16 keys; state.
+  return 3 * queries_padded * width + queries_padded * kAttentionChunk + 2 * kAttentionChunk * width +
+         kPanelRows * width + 6 * queries_padded;
+}
+
+/// A row of qkv and where its keys and values go.
+struct RopeStoreTask {
+  const RopeStoreArgs* args = nullptr;
+  std::int64_t row = 0;      // of the batch
+  std::byte* key = nullptr;  // kv head 0's slot; the next head's is head_stride bytes further
+  std::byte* value = nullptr;
+  std::size_t head_stride = 0;
+  float* scratch = nullptr;  // kv_heads * head_dim floats, for the values
+};
+
+/// Chooses experts for a row: the top_k largest logits, of equal ones the lower index.
+struct RouteTask {
+  const float* logits = nullptr;  // [experts]
+  std::int32_t experts = 0, top_k = 0;
+  ExpertWeighting weighting = ExpertWeighting::softmax_then_top_k;
+  const float* expert_scale = nullptr;  // [experts] or null
+  float* weights = nullptr;             // [experts]: 0 for those not chosen
+  std::uint8_t* chosen = nullptr;       // [experts]: 1 or 0
+};
+
+/// The elementary functions, one at a time, for tests.
+enum class MathFunction : std::uint8_t { exp, tanh, sigmoid, erf };
+
+struct KernelTable {
+  void (*matmul)(const MatmulTask& task);
+  void (*attend)(const AttendTask& task);
+  void (*rope_store)(const RopeStoreTask& task);
+  void (*residual_norm)(const ResidualNormArgs& args, std::int64_t first_row, std::int64_t end_row);
+  /// out[i] = act(gate[i]) * up[i], swiglu_clamp as its definition says; out may be gate.
+  void (*activate)(Activation activation, float limit, const float* gate, const float* up, float* out,
+                   std::int64_t count);
+  void (*route)(const RouteTask& task);
+  /// out[i] += a * x[i]
+  void (*accumulate)(float a, const float* x, float* out, std::int64_t count);
+  void (*combine)(float a, const float* x, float b, const float* y, float* out, std::int64_t count);
+  void (*scale_softcap)(float* x, std::int64_t count, float scale, float softcap);
+  void (*evaluate)(MathFunction function, const float* x, float* out, std::int64_t count);
+};
+
+extern const KernelTable kScalarKernels;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+#endif
+
+/// The level must be available.
+const KernelTable& kernel_table(IsaLevel level);
+
+}  // namespace millrace

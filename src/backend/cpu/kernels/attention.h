@@ -1,0 +1,299 @@
+// Attention of a block of queries that share their keys and values. Included inside an anonymous namespace (see
+// kernel_table.h).
+//
+// Keys and values are taken in chunks of kAttentionChunk absolute positions. For each query a chunk gives a maximum m,
+// a sum l and a weighted value that depend on the chunk alone; these are folded in ascending order (Milakov &
+// Gimelshein, "Online normalizer calculation for softmax", 2018). So neither the other queries of the block nor where a
+// step began enter a result, and chunks computed by several threads could be folded to the same bits.
+
+/// What one task works on. All arrays are in the scratch memory; `width` is head_dim rounded up to 16.
+struct AttendState {
+  std::int64_t group;  // queries of a row
+  std::int64_t head_dim, width;
+  float* query;          // [queries][width]
+  float* result;         // [queries][width]: sum of weighted values so far
+  float* part;           // [queries][width]: of the chunk
+  float* score;          // [queries][kAttentionChunk]
+  float* key;            // [chunk / 16][width][16]
+  float* value;          // [chunk][width], where the pages do not serve as they are
+  float* rows;           // [16][width]
+  float *largest, *sum;  // [queries], so far
+  float *part_largest, *part_sum, *keep, *take;
+};
+
+/// Positions [low, high] of a chunk that starts at `base`, relative to it.
+struct ChunkRange {
+  std::int64_t low, high;
+};
+
+inline std::int64_t first_visible(const AttendArgs& args, std::int64_t position) {
+  return args.window > 0 && position >= args.window ? position - args.window + 1 : 0;
+}
+
+inline ChunkRange visible_range(const AttendArgs& args, std::int64_t base, std::int64_t position) {
+  const std::int64_t first = first_visible(args, position) - base, last = position - base;
+  return {first > 0 ? first : 0, last < kAttentionChunk - 1 ? last : kAttentionChunk - 1};
+}
+
+inline AttendState make_attend_state(const AttendTask& task) {
+  const AttendArgs& args = *task.args;
+  AttendState s{};
+  s.group = args.heads / args.kv_heads;
+  s.head_dim = args.head_dim;
+  s.width = (s.head_dim + 15) / 16 * 16;
+  const std::int64_t queries = task.rows * s.group;
+  const std::int64_t padded = (queries + 15) / 16 * 16;
+  float* next = task.scratch;
+  const auto take = [&next](std::int64_t count) {
+    float* start = next;
+    next += count;
+    return start;
+  };
+  s.query = take(padded * s.width);
+  s.result = take(padded * s.width);
+  s.part = take(padded * s.width);
+  s.score = take(padded * kAttentionChunk);
+  s.key = take(kAttentionChunk * s.width);
+  s.value = take(kAttentionChunk * s.width);
+  s.rows = take(16 * s.width);
+  float** const arrays[] = {&s.largest, &s.sum, &s.part_largest, &s.part_sum, &s.keep, &s.take};
+  for (float** array : arrays) *array = take(padded);  // an initializer_list would leave its functions behind
+  return s;
+}
+
+/// First byte of kv head `head`'s keys or values (by `offset`) at `position`.
+inline const std::byte* kv_row(const AttendTask& task, std::size_t offset, std::int64_t position) {
+  const KvLayer& kv = task.args->kv;
+  const std::int64_t page = task.page_table[position / kv.page_tokens];
+  const std::int64_t element =
+      (static_cast<std::int64_t>(task.kv_head) * kv.page_tokens + position % kv.page_tokens) * task.args->head_dim;
+  return kv.pages + static_cast<std::size_t>(page) * kv.page_bytes + offset +
+         static_cast<std::size_t>(element) * (kv.dtype == DType::f32 ? 4 : 2);
+}
+
+/// Asks for the keys or values of positions [begin, end) ahead of their use: they lie in short runs all over memory,
+/// which the processor's own prefetchers do not follow.
+inline void prefetch_rows(const AttendTask& task, std::size_t offset, std::int64_t begin, std::int64_t end) {
+  const KvLayer& kv = task.args->kv;
+  const std::int64_t row_bytes = std::int64_t{task.args->head_dim} * (kv.dtype == DType::f32 ? 4 : 2);
+  for (std::int64_t t = begin; t < end;) {
+    const std::int64_t in_page = kv.page_tokens - t % kv.page_tokens;
+    const std::int64_t count = end - t < in_page ? end - t : in_page;
+    const std::byte* start = kv_row(task, offset, t);
+    for (std::int64_t b = 0; b < count * row_bytes; b += 64) __builtin_prefetch(start + b);
+    t += count;
+  }
+}
+
+/// A row of keys or values as floats, padded with zeros to whole Lanes.
+inline void widen_row(const std::byte* source, DType type, std::int64_t count, float* target) {
+  std::int64_t i = 0;
+  if (type == DType::f32) {
+    const float* values = reinterpret_cast<const float*>(source);
+    for (; i < count; i += 16) store(target + i, load_part(values + i, count - i < 16 ? count - i : 16));
+    return;
+  }
+  const Bf16* values = reinterpret_cast<const Bf16*>(source);
+  for (; i + 16 <= count; i += 16) store(target + i, load(values + i));
+  if (i == count) return;
+  Bf16 tail[16] = {};
+  __builtin_memcpy(tail, values + i, static_cast<std::size_t>(count - i) * sizeof(Bf16));
+  store(target + i, load(tail));
+}
+
+/// The part of the next chunk that block `block` of this one's positions corresponds to, as far as the task reads.
+inline ChunkRange ahead(const AttendTask& task, std::int64_t base, std::int64_t block) {
+  const std::int64_t begin = base + kAttentionChunk + block * 16, end = task.position + task.rows;
+  return {begin, begin + 16 < end ? begin + 16 : end};
+}
+
+/// Keys of the chunk with lanes of positions. Positions outside `range` may have no page: they count as zeros.
+inline void transpose_keys(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range) {
+  const KvLayer& kv = task.args->kv;
+  const bool as_stored = kv.dtype == DType::f32 && s.head_dim == s.width;
+  for (std::int64_t block = range.low / 16; block <= range.high / 16; ++block) {
+    const ChunkRange next = ahead(task, base, block);
+    prefetch_rows(task, kv.key_offset, next.low, next.high);
+    const float* rows[16];
+    for (std::int64_t i = 0; i < 16; ++i) {
+      const std::int64_t j = block * 16 + i;
+      float* copy = s.rows + i * s.width;
+      rows[i] = copy;
+      if (j < range.low || j > range.high) {
+        for (std::int64_t d = 0; d < s.width; d += 16) store(copy + d, broadcast(0.0f));
+        continue;
+      }
+      const std::byte* source = kv_row(task, kv.key_offset, base + j);
+      if (as_stored) {
+        rows[i] = reinterpret_cast<const float*>(source);
+      } else {
+        widen_row(source, kv.dtype, s.head_dim, copy);
+      }
+    }
+    for (std::int64_t d = 0; d < s.width; d += 16) transpose(rows, d, s.key + (block * s.width + d) * 16);
+  }
+}
+
+/// Scores of one query to weights exp(score - largest), in place; those outside `visible` become 0. `computed` is the
+/// range that the block of queries had scores for.
+inline void chunk_softmax(const AttendArgs& args, ChunkRange computed, ChunkRange visible, float* score,
+                          float* chunk_largest, float* chunk_sum) {
+  const std::int64_t begin = computed.low / 16 * 16, end = (computed.high / 16 + 1) * 16;
+  for (std::int64_t j = begin; j < end; j += 16) {
+    Lanes v = mul(load(score + j), broadcast(args.scale));
+    if (args.softcap != 0.0f) {
+      v = mul(broadcast(args.softcap), tanh(div(v, broadcast(args.softcap))));
+    }
+    store(score + j, v);
+  }
+  for (std::int64_t j = begin; j < visible.low; ++j) score[j] = -__builtin_inff();
+  for (std::int64_t j = visible.high + 1; j < end; ++j) score[j] = -__builtin_inff();
+
+  Lanes largest = load(score + begin);
+  for (std::int64_t j = begin + 16; j < end; j += 16) largest = max(largest, load(score + j));
+  *chunk_largest = reduce_max(largest);
+  const Lanes origin = broadcast(*chunk_largest == -__builtin_inff() ? 0.0f : *chunk_largest);
+  Lanes sum = broadcast(0.0f);  // hidden positions add an exact zero, so how many were computed does not show
+  for (std::int64_t j = begin; j < end; j += 16) {
+    const Lanes weight = exp(sub(load(score + j), origin));
+    store(score + j, weight);
+    sum = add(sum, weight);
+  }
+  *chunk_sum = reduce_add(sum);
+}
+
+/// part = weights * values over `range` for the queries [first, first + count), positions ascending.
+inline void weigh_values(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range, bool copied,
+                         std::int64_t first, std::int64_t count) {
+  const KvLayer& kv = task.args->kv;
+  Product<float> product{};
+  product.panel_stride = 16;
+  product.step = s.width;
+  product.panels = s.width / 16;
+  product.last_lanes = 16;
+  product.x_stride = kAttentionChunk;
+  product.rows = count;
+  product.out = s.part + first * s.width;
+  product.out_stride = s.width;
+  for (std::int64_t j = range.low; j <= range.high; j += product.count) {
+    // From the pages: as far as this one goes.
+    const std::int64_t in_page = kv.page_tokens - (base + j) % kv.page_tokens;
+    const std::int64_t rest = range.high + 1 - j;
+    product.count = copied || rest < in_page ? rest : in_page;
+    product.w =
+        copied ? s.value + j * s.width : reinterpret_cast<const float*>(kv_row(task, kv.value_offset, base + j));
+    product.x = s.score + first * kAttentionChunk + j;
+    product.first = j == range.low;
+    multiply(product);
+  }
+}
+
+/// Adds the chunk's part to what the queries [first, end) have.
+inline void fold_chunk(const AttendState& s, std::int64_t first, std::int64_t end) {
+  for (std::int64_t i = first; i < end; i += 16) {
+    const std::int64_t lanes = end - i < 16 ? end - i : 16;
+    const Lanes before = load_part(s.largest + i, lanes), now = load_part(s.part_largest + i, lanes);
+    const Lanes largest = max(before, now);
+    const Lanes nothing = broadcast(-__builtin_inff());
+    const Lanes origin = select_less(nothing, largest, largest, broadcast(0.0f));
+    const Lanes keep = exp(sub(before, origin)), take = exp(sub(now, origin));
+    const Lanes sum = fma(load_part(s.part_sum + i, lanes), take, mul(load_part(s.sum + i, lanes), keep));
+    store_part(s.largest + i, largest, lanes);
+    store_part(s.sum + i, sum, lanes);
+    store_part(s.keep + i, keep, lanes);
+    store_part(s.take + i, take, lanes);
+  }
+  for (std::int64_t i = first; i < end; ++i) {
+    const Lanes keep = broadcast(s.keep[i]), take = broadcast(s.take[i]);
+    for (std::int64_t d = 0; d < s.width; d += 16) {
+      float* result = s.result + i * s.width + d;
+      store(result, fma(load(s.part + i * s.width + d), take, mul(load(result), keep)));
+    }
+  }
+}
+
+/// One chunk for the rows [first_row, end_row) of the task, each of which sees some of it.
+inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int64_t base, std::int64_t first_row,
+                         std::int64_t end_row) {
+  const AttendArgs& args = *task.args;
+  const KvLayer& kv = args.kv;
+  const ChunkRange range{visible_range(args, base, task.position + first_row).low,
+                         visible_range(args, base, task.position + end_row - 1).high};
+  transpose_keys(task, s, base, range);
+  const std::int64_t first = first_row * s.group, end = end_row * s.group;
+  Product<float> product{};
+  product.w = s.key + range.low / 16 * s.width * 16;
+  product.panel_stride = s.width * 16;
+  product.step = 16;
+  product.panels = range.high / 16 - range.low / 16 + 1;
+  product.last_lanes = 16;
+  product.count = s.head_dim;
+  product.x = s.query + first * s.width;
+  product.x_stride = s.width;
+  product.rows = end - first;
+  product.out = s.score + first * kAttentionChunk + range.low / 16 * 16;
+  product.out_stride = kAttentionChunk;
+  product.first = true;
+  multiply(product);
+
+  prefetch_rows(task, kv.value_offset, ahead(task, base, 0).low, ahead(task, base, 3).high);
+  const bool copied = kv.dtype != DType::f32 || s.head_dim != s.width;
+  if (copied) {
+    for (std::int64_t j = range.low; j <= range.high; ++j) {
+      widen_row(kv_row(task, kv.value_offset, base + j), kv.dtype, s.head_dim, s.value + j * s.width);
+    }
+  }
+  // Rows that see the same positions are multiplied together. What a row does not see is left out, not multiplied by
+  // zero: it may hold an infinity, and even a finite value could turn -0 into 0.
+  std::int64_t row = first_row;
+  while (row < end_row) {
+    const ChunkRange visible = visible_range(args, base, task.position + row);
+    std::int64_t next = row + 1;
+    for (; next < end_row; ++next) {
+      const ChunkRange other = visible_range(args, base, task.position + next);
+      if (other.low != visible.low || other.high != visible.high) break;
+    }
+    for (std::int64_t i = row * s.group; i < next * s.group; ++i) {
+      chunk_softmax(args, range, visible, s.score + i * kAttentionChunk, s.part_largest + i, s.part_sum + i);
+    }
+    weigh_values(task, s, base, visible, copied, row * s.group, (next - row) * s.group);
+    row = next;
+  }
+  fold_chunk(s, first, end);
+}
+
+void attend(const AttendTask& task) {
+  const AttendArgs& args = *task.args;
+  const AttendState s = make_attend_state(task);
+  const std::int64_t first_head = task.kv_head * s.group;
+  for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
+    const std::int64_t head = first_head + i % s.group;
+    const float* q = args.q + (task.batch_row + i / s.group) * args.q_stride + head * s.head_dim;
+    for (std::int64_t d = 0; d < s.width; d += 16) {
+      const std::int64_t lanes = s.head_dim - d < 16 ? s.head_dim - d : 16;
+      store(s.query + i * s.width + d, load_part(q + d, lanes));
+      store(s.result + i * s.width + d, broadcast(0.0f));
+    }
+    // A sink is a logit without a value: its exp(sink - largest) is the sum before the first chunk.
+    s.largest[i] = args.sinks != nullptr ? args.sinks[head] : -__builtin_inff();
+    s.sum[i] = args.sinks != nullptr ? 1.0f : 0.0f;
+  }
+
+  const std::int64_t end_position = task.position + task.rows;
+  std::int64_t base = first_visible(args, task.position) / kAttentionChunk * kAttentionChunk;
+  for (; base < end_position; base += kAttentionChunk) {
+    std::int64_t first_row = 0, end_row = task.rows;
+    while (task.position + first_row < base) ++first_row;
+    while (first_visible(args, task.position + end_row - 1) >= base + kAttentionChunk) --end_row;
+    attend_chunk(task, s, base, first_row, end_row);
+  }
+
+  for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
+    const Lanes factor = broadcast(1.0f / s.sum[i]);
+    float* out = args.out + ((task.batch_row + i / s.group) * args.heads + first_head + i % s.group) * s.head_dim;
+    for (std::int64_t d = 0; d < s.head_dim; d += 16) {
+      const std::int64_t lanes = s.head_dim - d < 16 ? s.head_dim - d : 16;
+      store_part(out + d, mul(load(s.result + i * s.width + d), factor), lanes);
+    }
+  }
+}

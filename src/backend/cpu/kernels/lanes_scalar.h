@@ -1,0 +1,160 @@
+// Sixteen floats on any processor. Included inside an anonymous namespace (see kernel_table.h).
+//
+// What every level's Lanes offers, with the same meaning: arithmetic lane by lane with one rounding an operation,
+// except that fma() rounds once where the level has the instruction and twice here; reductions over one fixed tree
+// (lane i with i + 8, then + 4, + 2, + 1), so that the result does not depend on the width of the registers behind it.
+
+typedef float Quad __attribute__((vector_size(16)));
+typedef std::int32_t QuadInt __attribute__((vector_size(16)));
+
+struct Lanes {
+  Quad part[4];
+};
+
+// How many Lanes accumulators of a matrix product fit the registers, how many rows share a weight, and how many panels
+// are read side by side at most.
+constexpr int kAccumulators = 3;
+constexpr int kTileRows = 3;
+constexpr int kTilePanels = 2;
+// Whether 16-bit weights become floats so fast that each tile of a product may do it again.
+constexpr bool kWidensCheaply = false;
+
+#define LANES_EACH(expression)                          \
+  Lanes result;                                         \
+  _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) { \
+    result.part[i] = (expression);                      \
+  }                                                     \
+  return result
+
+inline Lanes broadcast(float value) {
+  LANES_EACH((Quad{value, value, value, value}));
+}
+inline Lanes load(const float* p) {
+  Lanes result;
+  __builtin_memcpy(&result, p, sizeof result);
+  return result;
+}
+inline void store(float* p, Lanes v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+inline Lanes add(Lanes a, Lanes b) {
+  LANES_EACH(a.part[i] + b.part[i]);
+}
+inline Lanes sub(Lanes a, Lanes b) {
+  LANES_EACH(a.part[i] - b.part[i]);
+}
+inline Lanes mul(Lanes a, Lanes b) {
+  LANES_EACH(a.part[i] * b.part[i]);
+}
+inline Lanes div(Lanes a, Lanes b) {
+  LANES_EACH(a.part[i] / b.part[i]);
+}
+/// a * b + c
+inline Lanes fma(Lanes a, Lanes b, Lanes c) {
+  LANES_EACH(a.part[i] * b.part[i] + c.part[i]);
+}
+/// The second operand where either is a NaN.
+inline Lanes max(Lanes a, Lanes b) {
+  LANES_EACH(a.part[i] > b.part[i] ? a.part[i] : b.part[i]);
+}
+inline Lanes min(Lanes a, Lanes b) {
+  LANES_EACH(a.part[i] < b.part[i] ? a.part[i] : b.part[i]);
+}
+/// a < b ? x : y
+inline Lanes select_less(Lanes a, Lanes b, Lanes x, Lanes y) {
+  LANES_EACH(a.part[i] < b.part[i] ? x.part[i] : y.part[i]);
+}
+inline Lanes magnitude(Lanes a) {
+  LANES_EACH((Quad)((QuadInt)a.part[i] & 0x7fffffff));
+}
+/// The magnitude of a (not negative) with the sign of b.
+inline Lanes with_sign(Lanes a, Lanes b) {
+  LANES_EACH((Quad)((QuadInt)a.part[i] | ((QuadInt)b.part[i] & static_cast<std::int32_t>(0x80000000u))));
+}
+/// To the nearest integer, halves to even; |a| < 2^22.
+inline Lanes round_nearest(Lanes a) {
+  LANES_EACH((a.part[i] + 12582912.0f) - 12582912.0f);
+}
+/// 2^n for an integer n in [-126, 127]; unspecified for others and NaN.
+inline Lanes power_of_two(Lanes n) {
+  // n + 1.5 * 2^23 holds n in its low bits, and unlike a conversion is defined for every n.
+  LANES_EACH((Quad)((((QuadInt)(n.part[i] + 12582912.0f)) - 0x4b400000 + 127) << 23));
+}
+
+/// The first `count` of 16 floats, zeros for the others; reads nothing beyond.
+inline Lanes load_part(const float* p, std::int64_t count) {
+  if (count == 16) return load(p);
+  Lanes result = broadcast(0.0f);
+  __builtin_memcpy(&result, p, static_cast<std::size_t>(count) * sizeof(float));
+  return result;
+}
+inline void store_part(float* p, Lanes v, std::int64_t count) {
+  if (count == 16) return store(p, v);
+  __builtin_memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+inline float reduce_add(Lanes v) {
+  const Quad four = (v.part[0] + v.part[2]) + (v.part[1] + v.part[3]);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+inline float reduce_max(Lanes v) {
+  const Lanes a{{v.part[0], v.part[1], v.part[0], v.part[1]}};
+  const Lanes b{{v.part[2], v.part[3], v.part[2], v.part[3]}};
+  const Lanes m = max(a, b);
+  float largest = m.part[0][0];
+  for (int i = 1; i < 8; ++i) {
+    const float other = m.part[i / 4][i % 4];
+    largest = largest > other ? largest : other;
+  }
+  return largest;
+}
+
+inline Lanes load(const Bf16* p) {
+  Lanes result;
+  for (int i = 0; i < 16; ++i) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(p[i].bits) << 16;
+    __builtin_memcpy(reinterpret_cast<char*>(&result) + 4 * i, &bits, 4);
+  }
+  return result;
+}
+inline Lanes load(const Half* p) {
+  Lanes result;
+  for (int i = 0; i < 16; ++i) {
+    const std::uint32_t half = p[i].bits;
+    const std::uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 0x1fu, mantissa = half & 0x3ffu;
+    std::uint32_t bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
+    if (exponent == 0x1f) {
+      bits = sign | 0x7f800000u | (mantissa << 13);
+      if (mantissa != 0) bits |= 0x400000u;  // quiet, as the instruction of the other levels makes it
+    } else if (exponent == 0) {
+      const float magnitude_bits = static_cast<float>(mantissa) * 0x1p-24f;  // a subnormal half
+      __builtin_memcpy(&bits, &magnitude_bits, 4);
+      bits |= sign;
+    }
+    __builtin_memcpy(reinterpret_cast<char*>(&result) + 4 * i, &bits, 4);
+  }
+  return result;
+}
+/// To bfloat16, nearest even; a NaN stays one.
+inline void store(Bf16* p, Lanes v) {
+  for (int i = 0; i < 16; ++i) {
+    std::uint32_t bits = 0;
+    __builtin_memcpy(&bits, reinterpret_cast<const char*>(&v) + 4 * i, 4);
+    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    p[i].bits = static_cast<std::uint16_t>(nan ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  }
+}
+inline Lanes round_to_bf16(Lanes v) {
+  Bf16 rounded[16];
+  store(rounded, v);
+  return load(rounded);
+}
+
+/// target[c][r] = rows[r][c]: 16 rows of 16 columns, target dense.
+inline void transpose(const float* const rows[16], std::int64_t column, float* target) {
+  for (int r = 0; r < 16; ++r) {
+    for (int c = 0; c < 16; ++c) target[c * 16 + r] = rows[r][column + c];
+  }
+}
+
+#undef LANES_EACH

@@ -1,0 +1,59 @@
+// What the AVX2 and the AVX-512 level share, on registers of eight floats. Included inside an anonymous namespace.
+
+inline float reduce_add(__m256 v) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+inline float reduce_max(__m256 v) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+inline __m256 widen(const Bf16* p) {
+  const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+}
+/// The bfloat16 nearest to each float in the low half of its lane; a NaN stays one.
+inline __m256i bf16_bits(__m256 v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i top = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i quiet = _mm256_or_si256(top, _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(rounded, quiet, nan);
+}
+
+/// target[c * 16 + r] = rows[r][column + c] for eight rows and columns.
+inline void transpose_eight(const float* const* rows, std::int64_t column, float* target) {
+  __m256 a[8], b[8];
+  // Halves of rows i and i + 4 side by side, so that all later shuffles stay within 128 bits.
+  MILLRACE_UNROLL for (int i = 0; i < 4; ++i) {
+    const __m128 top_left = _mm_loadu_ps(rows[i] + column), top_right = _mm_loadu_ps(rows[i] + column + 4);
+    a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(top_left), _mm_loadu_ps(rows[i + 4] + column), 1);
+    a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(top_right), _mm_loadu_ps(rows[i + 4] + column + 4), 1);
+  }
+  MILLRACE_UNROLL for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    b[i + 2] = _mm256_unpacklo_ps(a[i + 2], a[i + 3]);
+    b[i + 3] = _mm256_unpackhi_ps(a[i + 2], a[i + 3]);
+  }
+  MILLRACE_UNROLL for (int i = 0; i < 8; i += 4) {
+    _mm256_storeu_ps(target + i * 16, _mm256_shuffle_ps(b[i], b[i + 2], 0x44));
+    _mm256_storeu_ps(target + (i + 1) * 16, _mm256_shuffle_ps(b[i], b[i + 2], 0xee));
+    _mm256_storeu_ps(target + (i + 2) * 16, _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44));
+    _mm256_storeu_ps(target + (i + 3) * 16, _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee));
+  }
+}
+
+/// target[c][r] = rows[r][column + c]: 16 rows of 16 columns, target dense.
+inline void transpose(const float* const rows[16], std::int64_t column, float* target) {
+  for (int r = 0; r < 16; r += 8) {
+    transpose_eight(rows + r, column, target + r);
+    transpose_eight(rows + r, column + 8, target + 8 * 16 + r);
+  }
+}

@@ -1,0 +1,12 @@
+// The kernels of a level, gathered. Included inside an anonymous namespace (see kernel_table.h).
+
+constexpr KernelTable kTable{.matmul = matmul,
+                             .attend = attend,
+                             .rope_store = rope_store,
+                             .residual_norm = residual_norm,
+                             .activate = activate,
+                             .route = route,
+                             .accumulate = accumulate,
+                             .combine = combine,
+                             .scale_softcap = scale_softcap,
+                             .evaluate = evaluate};

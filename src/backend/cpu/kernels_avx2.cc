@@ -1,0 +1,27 @@
+// The kernels compiled for AVX2, FMA and F16C. See kernel_table.h for what may not be used here.
+#include <immintrin.h>
+
+#include "backend/cpu/kernel_table.h"
+#include "quant/codec.h"
+
+namespace millrace {
+
+namespace {
+
+// Each builds on those above it.
+// clang-format off
+#include "backend/cpu/kernels/elements.h"
+#include "backend/cpu/kernels/lanes_x86.h"
+#include "backend/cpu/kernels/lanes_avx2.h"
+#include "backend/cpu/kernels/math.h"
+#include "backend/cpu/kernels/multiply.h"
+#include "backend/cpu/kernels/attention.h"
+#include "backend/cpu/kernels/rowwise.h"
+#include "backend/cpu/kernels/table.h"
+// clang-format on
+
+}  // namespace
+
+const KernelTable kAvx2Kernels = kTable;
+
+}  // namespace millrace

@@ -1,0 +1,24 @@
+// The kernels compiled for the baseline of the platform. See kernel_table.h for what may not be used here.
+#include "backend/cpu/kernel_table.h"
+#include "quant/codec.h"
+
+namespace millrace {
+
+namespace {
+
+// Each builds on those above it.
+// clang-format off
+#include "backend/cpu/kernels/elements.h"
+#include "backend/cpu/kernels/lanes_scalar.h"
+#include "backend/cpu/kernels/math.h"
+#include "backend/cpu/kernels/multiply.h"
+#include "backend/cpu/kernels/attention.h"
+#include "backend/cpu/kernels/rowwise.h"
+#include "backend/cpu/kernels/table.h"
+// clang-format on
+
+}  // namespace
+
+const KernelTable kScalarKernels = kTable;
+
+}  // namespace millrace

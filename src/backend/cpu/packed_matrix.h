@@ -1,0 +1,64 @@
+// A weight as the CPU kernels read it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/kernel_table.h"
+#include "core/result.h"
+#include "core/thread_pool.h"
+
+namespace millrace {
+
+/// Outputs in segments of one format each, one below the other. Panels are numbered through all segments; a segment
+/// starts a panel of its own.
+class CpuMatrix final : public PackedMatrix {
+ public:
+  struct Segment {
+    PackedSegment stored;
+    std::int64_t first_row = 0;
+    std::int64_t first_panel = 0;
+
+    [[nodiscard]] std::int64_t panels() const { return (stored.rows + kPanelRows - 1) / kPanelRows; }
+  };
+
+  /// Copies the source into the kernels' layout, the pool's threads each taking some rows: plain elements into panels,
+  /// everything else row by row as stored. Neighbouring pieces of one format become one segment. With a format of
+  /// input bf16, a source of plain pieces alone is rounded to bf16.
+  /// Takes the packed size and no more. Error: no memory.
+  static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, ThreadPool& pool);
+  /// bytes() of what pack() would return; needs no data.
+  static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format);
+
+  [[nodiscard]] std::int64_t rows() const override { return rows_; }
+  [[nodiscard]] std::int64_t cols() const override { return cols_; }
+  [[nodiscard]] std::size_t bytes() const override { return bytes_; }
+
+  [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16; }
+  [[nodiscard]] std::int64_t panels() const;
+  [[nodiscard]] const std::vector<Segment>& segments() const { return segments_; }
+
+  /// Where the first half of the outputs (gate) and the second (up) lie in panels alike, so that panel p and panel
+  /// twin_panel() + p hold output i of each at the same place, p * kPanelRows + lane: the first panel of the second
+  /// half. Otherwise 0.
+  [[nodiscard]] std::int64_t twin_panel() const;
+
+  /// Output `row`'s weights as floats, target [cols].
+  void decode_row(std::int64_t row, float* target) const;
+
+ private:
+  CpuMatrix() = default;
+
+  /// The segments, without data yet, and what follows from them.
+  void lay_out(const MatrixSource& source, LinearFormat format);
+
+  std::int64_t rows_ = 0, cols_ = 0;
+  std::size_t bytes_ = 0;
+  DType input_ = DType::f32;
+  std::vector<Segment> segments_;
+  std::shared_ptr<void> memory_;
+};
+
+}  // namespace millrace

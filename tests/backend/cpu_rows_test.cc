@@ -1,0 +1,417 @@
+// Everything of the CPU backend that is neither attention nor a plain matrix product: against the reference backend,
+// and identical for a row alone and in a batch, with one thread and with several.
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "backend/cpu_test_util.h"
+#include "backend/reference/reference_backend.h"
+#include "core/float16.h"
+
+namespace millrace {
+namespace {
+
+class CpuRows : public CpuLevelTest {
+ protected:
+  const std::unique_ptr<Backend> reference_ = make_reference_backend();
+};
+
+MatrixSource source_of(const std::vector<float>& values, std::int64_t rows, std::int64_t cols) {
+  MatrixSource source;
+  source.pieces.push_back({QuantFormat::f32, reinterpret_cast<const std::byte*>(values.data()), rows, cols, 0, 0, {}});
+  return source;
+}
+
+std::unique_ptr<PackedMatrix> packed(Backend& backend, const std::vector<float>& values, std::int64_t rows,
+                                     std::int64_t cols, LinearFormat format = {}) {
+  auto matrix = backend.pack(source_of(values, rows, cols), format);
+  MILLRACE_CHECK(matrix.ok());
+  return std::move(*matrix);
+}
+
+std::vector<float> part(const std::vector<float>& values, std::int64_t first, std::int64_t count) {
+  return {values.begin() + first, values.begin() + first + count};
+}
+
+TEST_P(CpuRows, ResidualNorm) {
+  Random random(31);
+  for (const std::int64_t width : {1, 15, 16, 17, 64, 100, 576, 1030}) {
+    for (const std::int64_t rows : {1, 2, 9, 33}) {
+      for (int variant = 0; variant < 16; ++variant) {
+        const std::vector<float> h = random.normals(rows * width), delta = random.normals(rows * width),
+                                 norm = random.normals(width), delta_norm = random.normals(width);
+        const auto run = [&](Backend& backend, std::int64_t first, std::int64_t count) {
+          std::vector<float> state = part(h, first * width, count * width), out(state.size());
+          ResidualNormArgs args{.rows = count, .width = width, .h = state.data(), .eps = 1e-5f};
+          const bool in_place = variant == 15;
+          if ((variant & 1) != 0) args.delta = delta.data() + first * width;
+          if ((variant & 3) == 3) args.delta_norm = delta_norm.data();
+          if ((variant & 4) != 0) args.h_scale = 0.7f;
+          args.delta_scale = (variant & 8) != 0 ? 1.3f : 1.0f;
+          args.norm = (variant & 2) != 0 ? norm.data() : nullptr;
+          args.unit_norm = variant == 0 || variant == 12;
+          args.out = in_place ? state.data() : out.data();
+          backend.residual_norm(args);
+          out.insert(out.end(), state.begin(), state.end());
+          return out;
+        };
+        const auto one = cpu_backend(GetParam(), 1);
+        const std::vector<float> together = run(*one, 0, rows);
+        EXPECT_TRUE(close(together, run(*reference_, 0, rows), 2e-6f)) << width << " " << rows << " " << variant;
+        if (rows == 33) {
+          EXPECT_TRUE(identical(run(*cpu_backend(GetParam(), 2), 0, rows), together));
+        }
+        const std::vector<float> last = run(*one, rows - 1, 1);
+        EXPECT_TRUE(identical(part(last, 0, width), part(together, (rows - 1) * width, width)));
+        EXPECT_TRUE(identical(part(last, width, width), part(together, (2 * rows - 1) * width, width)));
+      }
+    }
+  }
+}
+
+/// A rope_store over two sequences into fresh pages; returns the rows of qkv and what the pages then hold.
+struct RopeCase {
+  std::int32_t heads = 4, kv_heads = 2, head_dim = 16, rotary_dim = 16, page_tokens = 4;
+  bool store = true, value_is_key = false, value_norm = false, rotate = true, q_scale = false;
+  NormScope norm = NormScope::none;
+  DType dtype = DType::f32;
+  std::int32_t rows[2] = {5, 3};
+  std::int64_t position[2] = {0, 6};
+};
+
+std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& backend, const RopeCase& c,
+                                                               std::uint32_t seed) {
+  Random random(seed);
+  const std::int64_t kv_width = c.kv_heads * c.head_dim;
+  const std::int64_t width = c.heads * c.head_dim + (c.store ? (c.value_is_key ? 1 : 2) * kv_width : 0);
+  const std::int32_t rows = c.rows[0] + c.rows[1];
+  std::vector<float> qkv = random.normals(rows * width);
+  const std::int64_t half = c.rotary_dim / 2;
+  std::vector<float> cos(static_cast<std::size_t>(rows * half)), sin(cos.size());
+  for (std::size_t i = 0; i < cos.size(); ++i) {
+    const float angle = random.normal(3.0f);
+    cos[i] = std::cos(angle);
+    sin[i] = std::sin(angle);
+  }
+  const std::vector<float> q_norm = random.normals(c.heads * c.head_dim), k_norm = random.normals(kv_width),
+                           q_scale = random.normals(rows);
+  const std::size_t part_bytes = static_cast<std::size_t>(kv_width * c.page_tokens) * dtype_bytes(c.dtype);
+  RopeStoreArgs args{.qkv = qkv.data(),
+                     .qkv_width = width,
+                     .heads = c.heads,
+                     .kv_heads = c.kv_heads,
+                     .head_dim = c.head_dim,
+                     .rotary_dim = c.rotary_dim,
+                     .store = c.store,
+                     .value_is_key = c.value_is_key,
+                     .value_norm = c.value_norm,
+                     .norm = c.norm,
+                     .q_norm = q_norm.data(),
+                     .k_norm = k_norm.data(),
+                     .eps = 1e-6f,
+                     .cos = c.rotate ? cos.data() : nullptr,
+                     .sin = c.rotate ? sin.data() : nullptr,
+                     .q_scale = c.q_scale ? q_scale.data() : nullptr,
+                     .kv = {}};
+  std::vector<std::byte> pages(8 * (2 * part_bytes + 32), std::byte{0x5a});
+  args.kv = {pages.data(), 2 * part_bytes + 32, 32, 32 + part_bytes, c.page_tokens, 1, c.dtype};
+  const std::vector<std::int32_t> unused, first = {6, 2, 4}, second = {7, 1, 3, 0};
+  ForwardBatch batch;
+  batch.token_ids.resize(static_cast<std::size_t>(rows));
+  batch.sequences.push_back({0, c.rows[0], c.position[0], 0, {unused, first}});
+  batch.sequences.push_back({c.rows[0], c.rows[1], c.position[1], 0, {unused, second}});
+  backend.begin(batch);
+  backend.rope_store(batch, args);
+  return {qkv, pages};
+}
+
+std::vector<float> kv_floats(const std::vector<std::byte>& pages, DType type) {
+  std::vector<float> values(pages.size() / dtype_bytes(type));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, pages.data() + i * dtype_bytes(type), dtype_bytes(type));
+    values[i] = std::bit_cast<float>(type == DType::f32 ? bits : bits << 16);
+  }
+  return values;
+}
+
+TEST_P(CpuRows, RopeStore) {
+  std::vector<RopeCase> cases(11);
+  cases[1] = {.head_dim = 64, .rotary_dim = 64, .norm = NormScope::per_head, .dtype = DType::bf16};
+  cases[2] = {.head_dim = 20, .rotary_dim = 20, .page_tokens = 3, .norm = NormScope::all_heads};
+  cases[3] = {.head_dim = 80, .rotary_dim = 32, .value_norm = true, .dtype = DType::bf16};
+  cases[4] = {.value_is_key = true, .norm = NormScope::per_head};
+  cases[5] = {.value_is_key = true, .value_norm = true, .norm = NormScope::per_head};
+  cases[6] = {.store = false, .norm = NormScope::per_head};
+  cases[7] = {.head_dim = 6, .rotary_dim = 2, .q_scale = true, .dtype = DType::bf16};
+  cases[8] = {.rotate = false, .norm = NormScope::all_heads};
+  cases[9] = {.heads = 3, .kv_heads = 1, .head_dim = 128, .rotary_dim = 96};
+  cases[10] = {.heads = 8, .kv_heads = 8, .head_dim = 64, .rotary_dim = 64, .q_scale = true};
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const auto expected = run_rope(*reference_, cases[i], 32);
+    const auto actual = run_rope(*cpu_backend(GetParam(), 1), cases[i], 32);
+    EXPECT_TRUE(close(actual.first, expected.first, 2e-6f)) << i;
+    // A bfloat16 may round to the other neighbour where the float before it is off by one.
+    const float tolerance = cases[i].dtype == DType::f32 ? 2e-6f : 4e-3f;
+    EXPECT_TRUE(close(kv_floats(actual.second, cases[i].dtype), kv_floats(expected.second, cases[i].dtype), tolerance))
+        << i;
+    const auto threaded = run_rope(*cpu_backend(GetParam(), 2), cases[i], 32);
+    EXPECT_TRUE(identical(threaded.first, actual.first)) << i;
+    EXPECT_EQ(threaded.second, actual.second) << i;
+  }
+}
+
+struct Ffn {
+  std::vector<float> gate_up, down, gate_up_bias, down_bias;
+  std::int64_t width, intermediate;
+  std::unique_ptr<PackedMatrix> packed_gate_up, packed_down;
+
+  Ffn(Random& random, std::int64_t w, std::int64_t i)
+      : gate_up(random.normals(2 * i * w, 1.0f / std::sqrt(static_cast<float>(w)))),
+        down(random.normals(w * i, 1.0f / std::sqrt(static_cast<float>(i)))),
+        gate_up_bias(random.normals(2 * i)),
+        down_bias(random.normals(w)),
+        width(w),
+        intermediate(i) {}
+
+  GatedFfn on(Backend& backend, Activation activation, bool bias, LinearFormat format = {}) {
+    packed_gate_up = packed(backend, gate_up, 2 * intermediate, width, format);
+    packed_down = packed(backend, down, width, intermediate, format);
+    return {{packed_gate_up.get(), bias ? gate_up_bias.data() : nullptr},
+            {packed_down.get(), bias ? down_bias.data() : nullptr},
+            activation,
+            1.5f};
+  }
+};
+
+constexpr Activation kActivations[] = {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf,
+                                       Activation::swiglu_clamp};
+
+std::vector<float> run_ffn(Backend& backend, const GatedFfn& ffn, const std::vector<float>& x, std::int64_t rows) {
+  std::vector<float> scratch(static_cast<std::size_t>(rows * 2 * ffn.intermediate()));
+  std::vector<float> out(static_cast<std::size_t>(rows * ffn.down.weight->rows()), -1.0f);
+  backend.gated_ffn(ffn, x.data(), rows, scratch.data(), out.data());
+  return out;
+}
+
+TEST_P(CpuRows, GatedFfn) {
+  Random random(33);
+  // A multiple of the panel (gate and up are activated in the task that computes them) and not.
+  for (const std::int64_t intermediate : {48, 50, 144}) {
+    Ffn weights(random, 40, intermediate);
+    for (const Activation activation : kActivations) {
+      for (const bool bias : {false, true}) {
+        const std::vector<float> x = random.normals(33 * 40);
+        const GatedFfn on_reference = weights.on(*reference_, activation, bias);
+        const std::vector<float> expected = run_ffn(*reference_, on_reference, x, 33);
+        const auto one = cpu_backend(GetParam(), 1), two = cpu_backend(GetParam(), 2);
+        const GatedFfn ffn = weights.on(*one, activation, bias);
+        const std::vector<float> together = run_ffn(*one, ffn, x, 33);
+        EXPECT_TRUE(close(together, expected, 5e-6f)) << intermediate << " " << static_cast<int>(activation);
+        EXPECT_TRUE(identical(run_ffn(*two, ffn, x, 33), together));
+        for (const std::int64_t rows : {1, 2, 7}) {
+          EXPECT_TRUE(
+              identical(run_ffn(*one, ffn, part(x, 3 * 40, rows * 40), rows), part(together, 3 * 40, rows * 40)));
+        }
+      }
+    }
+  }
+}
+
+// Gate and up in pieces of two formats, whose panels fall together or not: the same numbers as in one piece.
+TEST_P(CpuRows, GatedFfnInPieces) {
+  Random random(39);
+  constexpr std::int64_t kWidth = 40;
+  const auto backend = cpu_backend(GetParam(), 2);
+  for (const std::int64_t intermediate : {200, 208}) {
+    const std::vector<float> x = random.normals(9 * kWidth);
+    std::vector<float> values = random.normals(2 * intermediate * kWidth);
+    std::vector<std::uint16_t> rounded;
+    for (float& value : values) {
+      rounded.push_back(float_to_bf16(value));
+      value = bf16_to_float(rounded.back());
+    }
+    Ffn weights(random, kWidth, intermediate);
+    weights.gate_up = values;
+    GatedFfn ffn = weights.on(*backend, Activation::silu, true);
+    const std::vector<float> expected = run_ffn(*backend, ffn, x, 9);
+    for (const std::vector<std::int64_t>& cuts : {std::vector<std::int64_t>{intermediate},
+                                                  {8, intermediate},
+                                                  {8, 192, intermediate},
+                                                  {16, intermediate, intermediate + 16},
+                                                  {8, intermediate, intermediate + 8},
+                                                  {32, intermediate + 8},
+                                                  {40, 360},
+                                                  {intermediate, intermediate + 8},
+                                                  {192, 384}}) {
+      MatrixSource source;
+      std::int64_t begin = 0;
+      for (std::size_t i = 0; begin < 2 * intermediate; ++i) {
+        const std::int64_t end = i < cuts.size() ? cuts[i] : 2 * intermediate;
+        const auto* plain = reinterpret_cast<const std::byte*>(values.data() + begin * kWidth);
+        const auto* half = reinterpret_cast<const std::byte*>(rounded.data() + begin * kWidth);
+        source.pieces.push_back({i % 2 == 0 ? QuantFormat::f32 : QuantFormat::bf16,
+                                 i % 2 == 0 ? plain : half,
+                                 end - begin,
+                                 kWidth,
+                                 0,
+                                 0,
+                                 {}});
+        begin = end;
+      }
+      auto pieces = backend->pack(source, {});
+      ASSERT_TRUE(pieces.ok());
+      ffn.gate_up.weight = pieces->get();
+      SCOPED_TRACE(fmt::format("{} outputs, {} pieces from {}", intermediate, source.pieces.size(), cuts[0]));
+      EXPECT_TRUE(identical(run_ffn(*backend, ffn, x, 9), expected));
+      EXPECT_TRUE(identical(run_ffn(*backend, ffn, part(x, 0, kWidth), 1), part(expected, 0, kWidth)));
+    }
+  }
+}
+
+TEST_P(CpuRows, GatedFfnInBf16) {
+  Random random(34);
+  Ffn weights(random, 64, 96);
+  const std::vector<float> x = random.normals(20 * 64);
+  const GatedFfn on_reference = weights.on(*reference_, Activation::silu, true, {DType::bf16});
+  const std::vector<float> expected = run_ffn(*reference_, on_reference, x, 20);
+  const auto backend = cpu_backend(GetParam(), 2);
+  const GatedFfn ffn = weights.on(*backend, Activation::silu, true, {DType::bf16});
+  // The intermediate is rounded too, and may round to the other neighbour: 2^-9 of one of 96 terms.
+  EXPECT_TRUE(close(run_ffn(*backend, ffn, x, 20), expected, 1e-3f));
+}
+
+std::vector<float> run_moe(Backend& backend, MoeArgs args, const std::vector<float>& router,
+                           const std::vector<float>& router_bias, const std::vector<float>& router_x,
+                           const std::vector<float>& x, std::int64_t width, const std::vector<GatedFfn>& experts) {
+  const auto count = static_cast<std::int64_t>(experts.size());
+  const auto matrix = packed(backend, router, count, width);
+  std::vector<float> out(x.size(), 7.0f);
+  args.router = {matrix.get(), router_bias.data()};
+  args.rows = static_cast<std::int64_t>(x.size()) / width;
+  args.router_x = router_x.data();
+  args.x = x.data();
+  args.out = out.data();
+  args.experts = experts;
+  backend.moe(args);
+  return out;
+}
+
+TEST_P(CpuRows, Moe) {
+  Random random(35);
+  constexpr std::int64_t kWidth = 24;
+  for (const int experts : {1, 5, 20}) {
+    std::vector<Ffn> weights;
+    for (int e = 0; e < experts; ++e) weights.emplace_back(random, kWidth, 32 + 2 * (e % 3));
+    std::vector<float> router = random.normals(experts * kWidth);
+    // Two experts with the same logits always: the lower one must win.
+    if (experts > 2) std::copy_n(router.begin() + kWidth, kWidth, router.begin() + 2 * kWidth);
+    std::vector<float> router_bias = random.normals(experts);
+    if (experts > 2) router_bias[2] = router_bias[1];
+    const std::vector<float> expert_scale = random.normals(experts);
+    const std::vector<float> x = random.normals(40 * kWidth), router_x = random.normals(40 * kWidth);
+    for (const ExpertWeighting weighting :
+         {ExpertWeighting::softmax_then_top_k, ExpertWeighting::softmax_then_top_k_normalized,
+          ExpertWeighting::top_k_then_softmax}) {
+      for (const int top_k : {1, 2, 4}) {
+        if (top_k > experts) continue;
+        MoeArgs args;
+        args.expert_scale = top_k == 2 ? expert_scale.data() : nullptr;
+        args.top_k = top_k;
+        args.weighting = weighting;
+        const auto on = [&](Backend& backend) {
+          std::vector<GatedFfn> all;
+          for (Ffn& ffn : weights) all.push_back(ffn.on(backend, Activation::silu, true));
+          return all;
+        };
+        const std::vector<float> expected =
+            run_moe(*reference_, args, router, router_bias, router_x, x, kWidth, on(*reference_));
+        const auto one = cpu_backend(GetParam(), 1), two = cpu_backend(GetParam(), 2);
+        const std::vector<GatedFfn> all = on(*one);
+        const std::vector<float> together = run_moe(*one, args, router, router_bias, router_x, x, kWidth, all);
+        EXPECT_TRUE(close(together, expected, 5e-6f)) << experts << " experts, top " << top_k;
+        EXPECT_TRUE(identical(run_moe(*two, args, router, router_bias, router_x, x, kWidth, all), together));
+        for (const std::int64_t rows : {1, 2, 17}) {
+          EXPECT_TRUE(identical(run_moe(*one, args, router, router_bias, part(router_x, 4 * kWidth, rows * kWidth),
+                                        part(x, 4 * kWidth, rows * kWidth), kWidth, all),
+                                part(together, 4 * kWidth, rows * kWidth)));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuRows, Elementwise) {
+  Random random(36);
+  const auto one = cpu_backend(GetParam(), 1), two = cpu_backend(GetParam(), 2);
+  for (const std::int64_t count : {1, 16, 31, 1000, 70001}) {
+    const std::vector<float> x = random.normals(count, 3.0f), y = random.normals(count);
+    const std::function<std::vector<float>(Backend&)> operations[] = {
+        [&](Backend& backend) {
+          std::vector<float> out(x.size());
+          backend.combine(0.3f, x.data(), 1.7f, y.data(), out.data(), count);
+          return out;
+        },
+        [&](Backend& backend) {
+          std::vector<float> out = x;
+          backend.combine(0.3f, out.data(), 1.7f, nullptr, out.data(), count);
+          return out;
+        },
+        [&](Backend& backend) {
+          std::vector<float> out = y;
+          backend.combine(1.0f, x.data(), -1.0f, out.data(), out.data(), count);
+          return out;
+        },
+        [&](Backend& backend) {
+          std::vector<float> out = x;
+          backend.scale_softcap(out.data(), count, 0.25f, 0.0f);
+          return out;
+        },
+        [&](Backend& backend) {
+          std::vector<float> out = x;
+          backend.scale_softcap(out.data(), count, 2.5f, 4.0f);
+          return out;
+        }};
+    for (std::size_t i = 0; i < std::size(operations); ++i) {
+      const std::vector<float> alone = operations[i](*one);
+      EXPECT_TRUE(close(alone, operations[i](*reference_), 1e-6f)) << count << " operation " << i;
+      EXPECT_TRUE(identical(operations[i](*two), alone)) << count << " operation " << i;
+    }
+  }
+}
+
+TEST_P(CpuRows, ActivateMultiply) {
+  Random random(37);
+  for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf}) {
+    for (const std::int64_t width : {3, 16, 260}) {
+      const std::int64_t rows = 40, stride = width + 5;
+      const std::vector<float> gate = random.normals(rows * width, 4.0f), other = random.normals(rows * stride);
+      const auto run = [&](Backend& backend) {
+        std::vector<float> out = gate;
+        backend.activate_multiply(activation, out.data(), other.data(), stride, rows, width);
+        return out;
+      };
+      const std::vector<float> alone = run(*cpu_backend(GetParam(), 1));
+      EXPECT_TRUE(close(alone, run(*reference_), 1e-6f)) << width;
+      EXPECT_TRUE(identical(run(*cpu_backend(GetParam(), 2)), alone)) << width;
+    }
+  }
+}
+
+TEST_P(CpuRows, GatherRows) {
+  Random random(38);
+  const std::vector<float> x = random.normals(50 * 700);
+  const std::vector<std::int32_t> indices = {49, 0, 7, 7, 30};
+  std::vector<float> out(indices.size() * 700), expected(out.size());
+  cpu_backend(GetParam(), 2)->gather_rows(x.data(), indices, 700, out.data());
+  reference_->gather_rows(x.data(), indices, 700, expected.data());
+  EXPECT_EQ(out, expected);
+}
+
+MILLRACE_ON_EACH_LEVEL(CpuRows);
+
+}  // namespace
+}  // namespace millrace

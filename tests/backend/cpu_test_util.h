@@ -1,0 +1,94 @@
+// What the tests of the CPU backend share: levels to run on, random numbers, comparisons.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backend/cpu/cpu_backend.h"
+#include "core/check.h"
+
+namespace millrace {
+
+inline std::unique_ptr<Backend> cpu_backend(IsaLevel level, int threads = 1) {
+  auto backend = make_cpu_backend({.threads = threads, .isa = level});
+  MILLRACE_CHECK(backend.ok(), "{}", backend.ok() ? "" : backend.error().message);
+  return std::move(*backend);
+}
+
+/// A test that runs once a level and is skipped where the processor lacks it.
+class CpuLevelTest : public testing::TestWithParam<IsaLevel> {
+ protected:
+  void SetUp() override {
+    if (!isa_available(GetParam())) GTEST_SKIP() << "this processor has no " << isa_level_name(GetParam());
+  }
+};
+
+inline std::string level_name(const testing::TestParamInfo<IsaLevel>& info) {
+  return std::string(isa_level_name(info.param));
+}
+
+#define MILLRACE_ON_EACH_LEVEL(suite)                                                                          \
+  INSTANTIATE_TEST_SUITE_P(Levels, suite, testing::Values(IsaLevel::scalar, IsaLevel::avx2, IsaLevel::avx512), \
+                           level_name)
+
+class Random {
+ public:
+  explicit Random(std::uint32_t seed) : engine_(seed) {}
+
+  float normal(float deviation = 1.0f) { return std::normal_distribution<float>(0.0f, deviation)(engine_); }
+  std::int64_t below(std::int64_t limit) { return std::uniform_int_distribution<std::int64_t>(0, limit - 1)(engine_); }
+  std::byte byte() { return static_cast<std::byte>(below(256)); }
+
+  std::vector<float> normals(std::int64_t count, float deviation = 1.0f) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = normal(deviation);
+    return values;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+/// Equal to the bit, or both NaN.
+inline bool same_bits(float a, float b) {
+  return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b) || (std::isnan(a) && std::isnan(b));
+}
+
+/// Where a and b first differ in a bit; -1 where they do not.
+inline std::int64_t first_difference(const float* a, const float* b, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (!same_bits(a[i], b[i])) return i;
+  }
+  return -1;
+}
+
+inline testing::AssertionResult identical(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return testing::AssertionFailure() << a.size() << " and " << b.size() << " values";
+  const std::int64_t i = first_difference(a.data(), b.data(), static_cast<std::int64_t>(a.size()));
+  if (i < 0) return testing::AssertionSuccess();
+  return testing::AssertionFailure() << "at " << i << ": " << a[static_cast<std::size_t>(i)] << " and "
+                                     << b[static_cast<std::size_t>(i)];
+}
+
+/// |a - b| <= relative * the largest |b|, everywhere.
+inline testing::AssertionResult close(const std::vector<float>& a, const std::vector<float>& b, float relative) {
+  if (a.size() != b.size()) return testing::AssertionFailure() << a.size() << " and " << b.size() << " values";
+  float largest = 0.0f;
+  for (const float value : b) largest = std::fmax(largest, std::fabs(value));
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (!(std::fabs(a[i] - b[i]) <= relative * largest)) {
+      return testing::AssertionFailure() << "at " << i << ": " << a[i] << ", expected " << b[i] << " within "
+                                         << relative * largest;
+    }
+  }
+  return testing::AssertionSuccess();
+}
+
+}  // namespace millrace
