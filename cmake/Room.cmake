@@ -11,6 +11,9 @@ function(millrace_compile_options target)
                                              -fno-sanitize-recover=all)
     target_link_options(${target} PUBLIC -fsanitize=${MILLRACE_SANITIZE})
   endif()
+  if(MILLRACE_FUZZERS)
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)  # counts branches for libFuzzer
+  endif()
 endfunction()
 
 function(millrace_room name)

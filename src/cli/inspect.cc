@@ -9,8 +9,6 @@
 #include "cli/options.h"
 #include "core/memory.h"
 #include "kv/page_layout.h"
-#include "model/decoder.h"
-#include "model/families/family.h"
 
 namespace millrace::cli {
 
@@ -23,9 +21,11 @@ struct InspectFlags {
 
 /// What is worth knowing of a checkpoint, as the JSON document of the contract.
 Result<nlohmann::ordered_json> describe(const ModelFlags& flags) {
-  MILLRACE_TRY(const std::string path, model_path(flags));
-  MILLRACE_TRY(const Checkpoint checkpoint, flags.dummy ? Checkpoint::open_config_only(path) : Checkpoint::open(path));
-  MILLRACE_TRY(const ModelConfig config, parse_model_config(checkpoint.config(), checkpoint.text().generation_config));
+  MILLRACE_TRY(const LoadOptions options, load_options(flags, 1));
+  MILLRACE_TRY(const ModelPlan plan, plan_model(options));
+  const Checkpoint& checkpoint = plan.checkpoint;
+  const ModelConfig& config = plan.config;
+  const PageLayout& layout = plan.layout;
 
   std::map<std::string, std::pair<std::int64_t, std::uint64_t>> formats;  // name -> tensors, bytes
   nlohmann::ordered_json tensors = nlohmann::ordered_json::array();
@@ -40,8 +40,6 @@ Result<nlohmann::ordered_json> describe(const ModelFlags& flags) {
   nlohmann::ordered_json format_list = nlohmann::ordered_json::object();
   for (const auto& [name, entry] : formats) format_list[name] = {{"tensors", entry.first}, {"bytes", entry.second}};
 
-  const DType kv_type = flags.compute_dtype == "bf16" ? DType::bf16 : DType::f32;
-  const PageLayout layout = make_page_layout(kv_shapes(config), 16, kv_type);
   nlohmann::ordered_json groups = nlohmann::ordered_json::array();
   for (const CacheGroup& group : layout.groups) {
     groups.push_back({{"window", group.window},
@@ -50,7 +48,7 @@ Result<nlohmann::ordered_json> describe(const ModelFlags& flags) {
   const AttentionSpec& attention = config.layers.front().attention;
   const LayerSpec& layer = config.layers.back();
   return nlohmann::ordered_json{
-      {"path", path},
+      {"path", options.path.string()},
       {"architecture", config.architecture},
       {"family", config.family},
       {"parameters", parameters},
@@ -67,9 +65,9 @@ Result<nlohmann::ordered_json> describe(const ModelFlags& flags) {
       {"tied_head", config.tied_head},
       {"formats", format_list},
       {"memory",
-       {{"weights_bytes", checkpoint.weight_bytes()},
-        {"workspace_bytes",
-         Decoder::workspace_bytes(config, {.max_rows = flags.max_batch_tokens, .max_logit_rows = 1})},
+       {{"file_bytes", checkpoint.weight_bytes()},
+        {"weights_bytes", plan.weight_bytes},
+        {"workspace_bytes", plan.workspace_bytes},
         {"kv_bytes_per_token", layout.bytes_per_page_row() / static_cast<std::size_t>(layout.page_tokens)},
         {"kv_groups", groups},
         {"available_bytes", available_memory()}}},
@@ -96,7 +94,7 @@ Status run(const InspectFlags& flags) {
                 format_size(entry["bytes"].get<std::uint64_t>()).c_str());
   }
   const auto& memory = document["memory"];
-  for (const char* key : {"weights_bytes", "workspace_bytes", "kv_bytes_per_token", "available_bytes"}) {
+  for (const char* key : {"file_bytes", "weights_bytes", "workspace_bytes", "kv_bytes_per_token", "available_bytes"}) {
     std::printf("%-20s %s\n", key, format_size(memory[key].get<std::uint64_t>()).c_str());
   }
   if (flags.tensors) {

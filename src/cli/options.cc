@@ -95,7 +95,7 @@ Result<std::string> model_path(const ModelFlags& flags) {
   return fail("no built-in model at {} or {}; name a model", installed.string(), MILLRACE_BUILTIN_MODEL);
 }
 
-Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows) {
+Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit_rows) {
   MILLRACE_CHECK_OK(check_recipe(flags.recipe));
   LoadOptions options;
   MILLRACE_TRY(options.path, model_path(flags));
@@ -107,6 +107,11 @@ Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows) {
   options.threads = flags.threads;
   options.compute = flags.compute_dtype == "bf16" ? DType::bf16 : DType::f32;
   options.limits = {.max_rows = flags.max_batch_tokens, .max_logit_rows = max_logit_rows};
+  return options;
+}
+
+Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows) {
+  MILLRACE_TRY(LoadOptions options, load_options(flags, max_logit_rows));
   ProgressBar bar;
   options.progress = [&bar](std::uint64_t done, std::uint64_t total) { bar(done, total); };
   return load_model(options);

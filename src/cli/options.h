@@ -33,6 +33,9 @@ void add_model_flags(CLI::App& command, ModelFlags& flags);
 /// Path of the model that the flags name; the built-in one where they name none. Error: no built-in model was found.
 Result<std::string> model_path(const ModelFlags& flags);
 
+/// The flags as what load_model and plan_model take; without progress.
+Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit_rows);
+
 /// Loads the model with a progress bar on standard error where that is a terminal. `max_logit_rows`: rows of a step
 /// that may want logits.
 Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows);

@@ -49,7 +49,7 @@ struct Request {
 struct TokenEvent {
   SequenceId id = 0;
   std::int32_t token = -1;  // -1: none
-  std::string text;         // newly final text; empty without a tokenizer
+  std::string text = {};    // newly final text; empty without a tokenizer
   FinishReason finish = FinishReason::none;
 };
 using Sink = std::function<void(const TokenEvent&)>;

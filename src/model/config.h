@@ -21,14 +21,16 @@ struct RopeSpec {
   double factor = 1.0;
   std::int64_t original_max_position = 0;  // original_max_position_embeddings, or max_position_embeddings where absent
   std::int64_t max_position = 0;           // max_position_embeddings
-  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
-  double beta_fast = 32.0, beta_slow = 1.0;              // yarn
-  bool truncate = true;                                  // yarn: round the correction range
-  double mscale = 0.0, mscale_all_dim = 0.0;             // yarn; 0: absent
-  double attention_factor = 0.0;                         // yarn, longrope; 0: absent, computed as transformers does
-  double partial_rotary_factor = 1.0;                    // proportional: share of the pairs that rotate at all
-  std::vector<double> short_factor, long_factor;         // longrope, [rotary_dim / 2]
-  std::vector<float> freq_divisors;                      // GGUF rope_freqs: divides each frequency; empty: none
+  double low_freq_factor = 1.0, high_freq_factor = 4.0;     // llama3
+  double beta_fast = 32.0, beta_slow = 1.0;                 // yarn
+  bool truncate = true;                                     // yarn: round the correction range
+  double mscale = 0.0, mscale_all_dim = 0.0;                // yarn; 0: absent
+  double attention_factor = 0.0;                            // yarn, longrope; 0: absent, computed as transformers does
+  double partial_rotary_factor = 1.0;                       // proportional: share of the pairs that rotate at all
+  std::vector<double> short_factor = {}, long_factor = {};  // longrope, [rotary_dim / 2]
+  std::vector<float> freq_divisors = {};                    // GGUF rope_freqs: divides each frequency; empty: none
+
+  bool operator==(const RopeSpec&) const = default;
 };
 
 /// Frequencies for one regime: angle of pair i at position t is t * inv_freq[i]; cos and sin are multiplied by `scale`.
@@ -59,6 +61,8 @@ struct AttentionSpec {
   // Ministral 3: q of position t is multiplied by 1 + beta * ln(1 + floor(t / length)); 0: off
   float temperature_beta = 0.0f;
   std::int64_t temperature_length = 0;
+
+  bool operator==(const AttentionSpec&) const = default;
 };
 
 struct MoeSpec {
@@ -66,6 +70,8 @@ struct MoeSpec {
   std::int32_t top_k = 0;
   std::int64_t intermediate = 0;
   ExpertWeighting weighting = ExpertWeighting::softmax_then_top_k_normalized;
+
+  bool operator==(const MoeSpec&) const = default;
 };
 
 struct LayerSpec {
@@ -74,6 +80,8 @@ struct LayerSpec {
   MoeSpec moe;                    // beside a dense part (Gemma 4) both run and their outputs are added
   Activation activation = Activation::silu;
   float clamp_limit = 0.0f;  // swiglu_clamp
+
+  bool operator==(const LayerSpec&) const = default;
 };
 
 struct ModelConfig {
@@ -93,6 +101,8 @@ struct ModelConfig {
   std::vector<LayerSpec> layers;
   std::vector<std::int32_t> eos_ids;  // from config and generation config
   std::int32_t bos_id = -1;
+
+  bool operator==(const ModelConfig&) const = default;
 };
 
 }  // namespace millrace

@@ -58,7 +58,9 @@ std::vector<KvShape> kv_shapes(const ModelConfig& config) {
 }
 
 Decoder::Decoder(ModelConfig config, ModelWeights weights, Backend& backend, Limits limits)
-    : config_(std::move(config)), weights_(std::move(weights)), backend_(&backend), limits_(limits) {}
+    : config_(std::move(config)), weights_(std::move(weights)), backend_(&backend), limits_(limits) {
+  for (const RopeSpec& rope : config_.ropes) frequencies_.push_back(rope_frequencies(rope, 0));
+}
 
 std::size_t Decoder::workspace_bytes(const ModelConfig& config, const Limits& limits) {
   const Widths widths = widest(config);
@@ -166,7 +168,11 @@ void Decoder::prepare_rotations(const ForwardBatch& batch) {
     host_cos_.resize(static_cast<std::size_t>(batch.rows()) * half);
     host_sin_.resize(host_cos_.size());
     for (const SequenceRows& sequence : batch.sequences) {
-      const RopeFrequencies frequencies = rope_frequencies(config_.ropes[i], sequence.admission_length);
+      RopeFrequencies own;
+      if (rope_depends_on_length(config_.ropes[i])) {
+        own = rope_frequencies(config_.ropes[i], sequence.admission_length);
+      }
+      const RopeFrequencies& frequencies = own.inv_freq.empty() ? frequencies_[i] : own;
       for (std::int32_t r = 0; r < sequence.rows; ++r) {
         const auto position = static_cast<float>(sequence.first_position + r);
         const std::size_t row = static_cast<std::size_t>(sequence.first_row + r) * half;

@@ -56,6 +56,8 @@ class Decoder {
   Backend* backend_;
   Limits limits_;
 
+  std::vector<RopeFrequencies> frequencies_;  // one a rope spec; those that depend on the length are made anew
+
   // Host side of what prepare_rotations uploads.
   std::vector<float> host_cos_, host_sin_, host_q_scale_;
 

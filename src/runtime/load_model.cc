@@ -1,6 +1,5 @@
 #include "runtime/load_model.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "backend/cpu/cpu_backend.h"
@@ -10,7 +9,7 @@
 #include "model/families/family.h"
 #include "model/tensor_source.h"
 #include "model/weight_loader.h"
-#include "text/gguf_vocab.h"
+#include "quant/codec.h"
 
 namespace millrace {
 
@@ -27,40 +26,85 @@ Result<std::unique_ptr<Backend>> make_backend(const LoadOptions& options) {
   return make_cpu_backend(cpu);
 }
 
+Result<TensorSource> tensor_source(const LoadOptions& options, const Checkpoint& checkpoint) {
+  if (options.dummy) return TensorSource::dummy(checkpoint.config());
+  return TensorSource::of_checkpoint(checkpoint);
+}
+
+/// GGUF files hold the factors of Llama 3's rope as a tensor: each frequency is divided by its own.
+Status read_rope_factors(const Checkpoint& checkpoint, ModelConfig& config) {
+  const StoredTensor* factors = checkpoint.find("rope_freqs.weight");
+  if (factors == nullptr) return Ok{};
+  for (RopeSpec& rope : config.ropes) {
+    if (factors->format != QuantFormat::f32 || factors->elements() != rope.rotary_dim / 2) {
+      return fail("{}: tensor rope_freqs.weight is not {} numbers of type f32", checkpoint.path(), rope.rotary_dim / 2);
+    }
+    rope.freq_divisors.resize(static_cast<std::size_t>(factors->elements()));
+    dequantize(factors->format, factors->data.data(), rope.freq_divisors.data(), rope.freq_divisors.size());
+    for (const float divisor : rope.freq_divisors) {
+      if (!(divisor > 0.0f)) return fail("{}: tensor rope_freqs.weight holds {}", checkpoint.path(), divisor);
+    }
+  }
+  return Ok{};
+}
+
 }  // namespace
 
-Result<LoadedModel> load_model(const LoadOptions& options) {
-  MILLRACE_TRY(Checkpoint checkpoint,
-               options.dummy ? Checkpoint::open_config_only(options.path) : Checkpoint::open(options.path));
-  MILLRACE_TRY(ModelConfig config, parse_model_config(checkpoint.config(), checkpoint.text().generation_config));
-  MILLRACE_TRY(const WeightPlan plan, plan_weights(checkpoint.config(), config));
+Result<std::optional<Tokenizer>> load_tokenizer(const Checkpoint& checkpoint) {
+  if (checkpoint.text().tokenizer_json.empty()) return std::optional<Tokenizer>();
+  auto tokenizer = Tokenizer::from_json(checkpoint.text().tokenizer_json);
+  if (!tokenizer.ok()) return fail("{}: {}", checkpoint.path(), tokenizer.error().message);
+  return std::optional<Tokenizer>(std::move(*tokenizer));
+}
 
+Result<std::optional<ChatTemplate>> load_chat_template(const Checkpoint& checkpoint) {
+  if (checkpoint.text().chat_template.empty()) return std::optional<ChatTemplate>();
+  auto chat_template = ChatTemplate::create(checkpoint.text().chat_template, checkpoint.text().tokenizer_config);
+  if (!chat_template.ok()) return fail("{}: chat template: {}", checkpoint.path(), chat_template.error().message);
+  return std::optional<ChatTemplate>(std::move(*chat_template));
+}
+
+Result<ModelPlan> plan_model(const LoadOptions& options) {
+  ModelPlan plan;
+  MILLRACE_TRY(plan.checkpoint,
+               options.dummy ? Checkpoint::open_config_only(options.path) : Checkpoint::open(options.path));
+  const Checkpoint& checkpoint = plan.checkpoint;
+  MILLRACE_TRY(plan.config, parse_model_config(checkpoint.config(), checkpoint.text().generation_config));
+  MILLRACE_TRY(plan.names, parse_tensor_names(checkpoint.config(), plan.config));
+  MILLRACE_CHECK_OK(read_rope_factors(checkpoint, plan.config));
+  MILLRACE_TRY(plan.backend, make_backend(options));
+  MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
+  WeightLoader loader(plan.config, plan.names, source, *plan.backend, LinearFormat{options.compute});
+  MILLRACE_TRY(plan.weight_bytes, loader.measure());
+  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);
+  plan.layout = make_page_layout(kv_shapes(plan.config), kPageTokens, options.compute);
+  return plan;
+}
+
+Result<LoadedModel> load_model(const LoadOptions& options) {
+  MILLRACE_TRY(ModelPlan plan, plan_model(options));
   LoadedModel model;
   model.path = options.path.string();
-  model.generation_config = checkpoint.text().generation_config;
-  const PageLayout layout = make_page_layout(kv_shapes(config), kPageTokens, options.compute);
-  MILLRACE_TRY(model.memory, plan_memory({.weights = options.dummy ? planned_bytes(plan, checkpoint.config())
-                                                                   : checkpoint.weight_bytes(),
-                                          .workspace = Decoder::workspace_bytes(config, options.limits),
-                                          .kv_page_row = layout.bytes_per_page_row(),
+  model.generation_config = plan.checkpoint.text().generation_config;
+  MILLRACE_TRY(model.memory, plan_memory({.weights = plan.weight_bytes,
+                                          .workspace = plan.workspace_bytes,
+                                          .kv_page_row = plan.layout.bytes_per_page_row(),
                                           .page_tokens = kPageTokens,
-                                          .max_position = config.max_position,
+                                          .max_position = plan.config.max_position,
                                           .available = available_memory(),
                                           .kv_memory = options.kv_memory,
                                           .weight_memory = options.weight_memory,
                                           .max_model_len = options.max_model_len}));
-  MILLRACE_TRY(model.tokenizer, load_tokenizer(checkpoint));
-  MILLRACE_TRY(model.chat_template, load_chat_template(checkpoint));
-
-  MILLRACE_TRY(std::unique_ptr<Backend> backend, make_backend(options));
-  const std::unique_ptr<TensorSource> source =
-      options.dummy ? make_dummy_source(checkpoint.config()) : make_checkpoint_source(checkpoint);
-  MILLRACE_TRY(ModelWeights weights,
-               load_weights(config, plan, *source, *backend, LinearFormat{options.compute}, options.progress));
+  MILLRACE_TRY(model.tokenizer, load_tokenizer(plan.checkpoint));
+  MILLRACE_TRY(model.chat_template, load_chat_template(plan.checkpoint));
+  Backend& backend = *plan.backend;
+  MILLRACE_TRY(const TensorSource source, tensor_source(options, plan.checkpoint));
+  WeightLoader loader(plan.config, plan.names, source, backend, LinearFormat{options.compute});
+  MILLRACE_TRY(ModelWeights weights, loader.load(plan.weight_bytes, options.progress));
   MILLRACE_TRY(std::unique_ptr<Decoder> decoder,
-               Decoder::create(std::move(config), std::move(weights), *backend, options.limits));
-  MILLRACE_TRY(std::unique_ptr<KvCache> cache, KvCache::create(layout, model.memory.kv_pages, *backend));
-  model.runner = std::make_unique<ModelRunner>(std::move(backend), std::move(decoder), std::move(cache),
+               Decoder::create(std::move(plan.config), std::move(weights), backend, options.limits));
+  MILLRACE_TRY(std::unique_ptr<KvCache> cache, KvCache::create(plan.layout, model.memory.kv_pages, backend));
+  model.runner = std::make_unique<ModelRunner>(std::move(plan.backend), std::move(decoder), std::move(cache),
                                                model.memory.max_sequence_tokens);
   return model;
 }

@@ -11,8 +11,10 @@
 
 #include "core/dtype.h"
 #include "core/result.h"
+#include "kv/page_layout.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/config.h"
+#include "model/tensor_names.h"
 #include "runtime/memory_plan.h"
 #include "runtime/model_runner.h"
 #include "text/chat_template.h"
@@ -33,6 +35,17 @@ struct LoadOptions {
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;  // bytes of weights packed; may be empty
 };
 
+/// What a model will be, before anything of it is read: its files are open, its weights counted, nothing is packed.
+struct ModelPlan {
+  Checkpoint checkpoint;
+  ModelConfig config;
+  TensorNames names;
+  std::unique_ptr<Backend> backend;
+  PageLayout layout;
+  std::uint64_t weight_bytes = 0;     // as the backend will pack them
+  std::uint64_t workspace_bytes = 0;  // activations
+};
+
 struct LoadedModel {
   std::string path;
   std::unique_ptr<ModelRunner> runner;
@@ -42,7 +55,10 @@ struct LoadedModel {
   MemoryPlan memory;
 };
 
-/// Errors: whatever is wrong with the files, an unsupported architecture, too little memory (with the figures).
+/// Errors: whatever is wrong with the files, an unsupported architecture, a tensor that is missing or misshapen.
+Result<ModelPlan> plan_model(const LoadOptions& options);
+
+/// plan_model, then everything else. Errors: those, and too little memory (with the figures).
 Result<LoadedModel> load_model(const LoadOptions& options);
 
 /// The tokenizer and chat template of a checkpoint, without its weights. A checkpoint without a tokenizer is no error.

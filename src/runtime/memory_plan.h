@@ -14,10 +14,10 @@ struct MemoryNeeds {
   std::uint64_t workspace = 0;    // bytes of activations
   std::uint64_t kv_page_row = 0;  // bytes of one page in every cache group
   std::int32_t page_tokens = 16;
-  std::int64_t max_position = 0;                          // the model's context
-  std::uint64_t available = 0;                            // bytes that the machine has left
-  std::optional<std::uint64_t> kv_memory, weight_memory;  // what the operator set
-  std::optional<std::int64_t> max_model_len;
+  std::int64_t max_position = 0;                                    // the model's context
+  std::uint64_t available = 0;                                      // bytes that the machine has left
+  std::optional<std::uint64_t> kv_memory = {}, weight_memory = {};  // what the operator set
+  std::optional<std::int64_t> max_model_len = {};
 };
 
 struct MemoryPlan {

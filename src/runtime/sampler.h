@@ -21,7 +21,7 @@ struct SamplingParams {
       1.0f;                        // on tokens of prompt and answer (Keskar et al. 2019): logit / p, or * p if negative
   float presence_penalty = 0.0f;   // subtracted once for each token that the answer has
   float frequency_penalty = 0.0f;  // subtracted for each time that the answer has the token
-  std::map<std::int32_t, float> logit_bias;  // added to the logits of these tokens
+  std::map<std::int32_t, float> logit_bias = {};  // added to the logits of these tokens
   std::uint64_t seed = 0;
   std::uint32_t choice = 0;  // index of a choice among several of one request (`n`)
 };

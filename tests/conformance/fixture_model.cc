@@ -42,6 +42,7 @@ Fixture read_fixture(const std::string& name) {
   fixture.vocab = expected.at("vocab").get<std::int64_t>();
   fixture.max_abs_logit = expected.at("max_abs_logit").get<float>();
   fixture.bf16_max_error = expected.at("bf16_max_error").get<float>();
+  fixture.bf16_median_error = expected.at("bf16_median_error").get<float>();
   std::ifstream binary(fixture.directory / "expected.bin", std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(binary), {}};
   fixture.logits.resize(fixture.prompt.size() * static_cast<std::size_t>(fixture.vocab));

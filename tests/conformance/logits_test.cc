@@ -57,18 +57,38 @@ TEST_P(Family, LogitsAndGreedyTokensAgreeWithTransformers) {
   }
 }
 
+/// The largest difference at each position, sorted.
+std::vector<float> differences_by_position(const std::vector<float>& a, const std::vector<float>& b,
+                                           std::size_t vocab) {
+  std::vector<float> largest;
+  for (std::size_t row = 0; row < a.size(); row += vocab) {
+    const auto at = static_cast<std::ptrdiff_t>(row), end = static_cast<std::ptrdiff_t>(row + vocab);
+    largest.push_back(largest_difference({a.begin() + at, a.begin() + end}, {b.begin() + at, b.begin() + end}));
+  }
+  std::sort(largest.begin(), largest.end());
+  return largest;
+}
+
 // BF16 rounds every input of a matrix product to 8 bits of significand. How that grows through a network of random
 // weights has no sharp bound, so the yardstick is the error that transformers itself makes when it computes in
-// bfloat16, where activations are rounded between the products too.
+// bfloat16, where activations are rounded between the products too: twice its largest error over all positions, and
+// twice the median of the positions' largest. In a mixture of experts rounding may tip the choice of an expert, in one
+// program and not in the other, which changes a whole row; there only the median is demanded.
 TEST_P(Family, Bf16ComputeStaysWithinTransformersOwnError) {
   const Fixture fixture = read_fixture(GetParam());
   for (const std::string& backend : backends()) {
     SCOPED_TRACE(backend);
     LoadedModel model = load_fixture(fixture, backend, DType::bf16);
     const std::vector<float> logits = prompt_logits(*model.runner, fixture.prompt, 512);
-    const float error = largest_difference(logits, fixture.logits);
-    EXPECT_LE(error, 2.0f * fixture.bf16_max_error);
-    EXPECT_GT(error, 1e-4f * fixture.max_abs_logit) << "nothing was rounded";
+    const std::vector<float> errors =
+        differences_by_position(logits, fixture.logits, static_cast<std::size_t>(fixture.vocab));
+    const std::vector<LayerSpec>& layers = model.runner->config().layers;
+    const bool experts = std::any_of(layers.begin(), layers.end(), [](const auto& l) { return l.moe.experts > 0; });
+    EXPECT_LE(errors[errors.size() / 2], 2.0f * fixture.bf16_median_error);
+    if (!experts) {
+      EXPECT_LE(errors.back(), 2.0f * fixture.bf16_max_error);
+    }
+    EXPECT_GT(errors.back(), 1e-4f * fixture.max_abs_logit) << "nothing was rounded";
   }
 }
 
@@ -98,7 +118,7 @@ TEST_P(Family, BatchingChangesNoBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, Family, testing::ValuesIn(fixture_names()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& fixture) { return fixture.param; });
 
 }  // namespace
 }  // namespace millrace

@@ -4,11 +4,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -50,7 +50,9 @@ class Checkpoint {
   /// file when this returns. Errors: one line that names the file, what is wrong and what was expected.
   static Result<Checkpoint> open(const std::filesystem::path& path);
 
-  /// Only a config (config.json, or a directory that has one): no tensors. For random weights (--dummy).
+  /// Only config and texts, no tensors: for random weights (--dummy). `path`: a directory with config.json, a .gguf
+  /// file, or the path of a config itself, whose directory gives the texts if it is called config.json. Of a .gguf with
+  /// an unsupported architecture the config has only its name.
   static Result<Checkpoint> open_config_only(const std::filesystem::path& path);
 
   /// config.json, or its equivalent built from GGUF metadata. `architectures` and `model_type` are always there.
@@ -61,6 +63,9 @@ class Checkpoint {
 
   [[nodiscard]] const StoredTensor* find(std::string_view name) const;
   [[nodiscard]] const std::map<std::string, StoredTensor, std::less<>>& tensors() const { return tensors_; }
+  /// Tensors that the files have but that find() does not know, because their dtype is none of ours or they are empty:
+  /// name -> dtype ("I64", "F8_E4M3", ...) or "no elements". For the message when one of them is wanted.
+  [[nodiscard]] const std::map<std::string, std::string, std::less<>>& unreadable() const { return unreadable_; }
   [[nodiscard]] std::uint64_t weight_bytes() const;  // bytes of all tensors
   [[nodiscard]] const std::string& path() const { return path_; }
 
@@ -68,8 +73,8 @@ class Checkpoint {
   void release(const StoredTensor& tensor) const;
 
  private:
-  friend Result<Checkpoint> open_huggingface(const std::filesystem::path& directory, bool with_tensors);
-  friend Result<Checkpoint> open_gguf(const std::filesystem::path& file);
+  friend class HuggingFaceReader;
+  friend class GgufReader;
 
   std::string path_;
   nlohmann::json config_;
@@ -77,6 +82,7 @@ class Checkpoint {
   TextAssets text_;
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::map<std::string, StoredTensor, std::less<>> tensors_;
+  std::map<std::string, std::string, std::less<>> unreadable_;
 };
 
 }  // namespace millrace

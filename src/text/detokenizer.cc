@@ -1,0 +1,29 @@
+#include "text/detokenizer.h"
+
+#include "core/check.h"
+#include "text/ffi.h"
+
+namespace millrace {
+
+void Detokenizer::Free::operator()(ffi::Detokenizer* handle) const {
+  ffi::millrace_detokenizer_free(handle);
+}
+
+Detokenizer::Detokenizer(const Tokenizer& tokenizer) : handle_(ffi::millrace_detokenizer_new(tokenizer.handle_.get())) {
+  MILLRACE_CHECK(handle_ != nullptr, "no detokenizer could be made");
+}
+
+// A decoder that fails on a token (a file's own contradiction, such as a Strip that cuts more than there is) has no
+// text for it; generation goes on.
+
+std::string Detokenizer::push(std::int32_t token) {
+  ffi::Bytes out;
+  return ffi::millrace_detokenizer_push(handle_.get(), token, out.out()) == 0 ? out.string() : std::string();
+}
+
+std::string Detokenizer::finish() {
+  ffi::Bytes out;
+  return ffi::millrace_detokenizer_finish(handle_.get(), out.out()) == 0 ? out.string() : std::string();
+}
+
+}  // namespace millrace
