@@ -91,6 +91,10 @@ bench: build
 
 conformance: build .venv/installed
 	PATH="$(CURDIR)/.venv/bin:$$PATH" tools/conformance/run $(ARGS)
+ifeq ($(ARGS),)
+	.venv/bin/python tools/conformance/gguf_twin.py
+	.venv/bin/python tools/conformance/text_fixtures.py --check
+endif
 
 clean:
 	rm -rf build

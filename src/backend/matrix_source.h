@@ -18,8 +18,8 @@ struct MatrixPiece {
   const std::byte* data = nullptr;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
-  std::int64_t row_stride = 0;          // bytes from a row to the next; 0: rows lie densely one after the other
-  std::int64_t column_stride = 0;       // bytes from an element to the next, plain formats only; 0: densely
+  std::int64_t row_stride = 0;               // bytes from a row to the next; 0: rows lie densely one after the other
+  std::int64_t column_stride = 0;            // bytes from an element to the next, plain formats only; 0: densely
   std::vector<std::int32_t> row_order = {};  // output r reads stored row row_order[r]; empty: the identity
 };
 

@@ -40,9 +40,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 /// Drives the model runner directly: no scheduler, no sampler, ids that cost nothing to make.
 class Bench {
  public:
-  explicit Bench(ModelRunner& runner) : runner_(&runner) {
-    for (const CacheGroup& group : runner.cache().layout().groups) windows_.push_back(group.window);
-  }
+  explicit Bench(ModelRunner& runner) : runner_(&runner), windows_(runner.cache().windows()) {}
 
   /// Tokens/s of computing a prompt of `tokens` tokens.
   double prefill(std::int32_t tokens) {
@@ -130,7 +128,9 @@ void print_row(const Measurement& m) {
 
 Status run(const BenchFlags& flags) {
   const std::int32_t widest = *std::max_element(flags.batches.begin(), flags.batches.end());
-  MILLRACE_TRY(LoadedModel model, load(flags.model, std::max(1, widest)));
+  ModelFlags model_flags = flags.model;
+  model_flags.max_batch_tokens = std::max(model_flags.max_batch_tokens, widest);
+  MILLRACE_TRY(LoadedModel model, load(model_flags, std::max(1, widest)));
   MILLRACE_CHECK_OK(check_room(flags, *model.runner));
   Bench bench(*model.runner);
   std::vector<Measurement> measurements;
@@ -163,6 +163,7 @@ void add_bench(CLI::App& app, Command& chosen) {
   command->add_option("--gen", flags->gen, "Decode steps; 0: none")->check(CLI::Range(0, 1 << 20));
   command->add_option("--batch", flags->batches, "Batch sizes of the decode")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::Range(1, 1024));
   command->add_option("--repeat", flags->repeat, "Counted runs of each test")->check(CLI::Range(1, 1000));
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });

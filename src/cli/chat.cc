@@ -44,7 +44,10 @@ Result<Generated> Conversation::ask(const std::string& message,
                                     const std::function<void(const std::string&)>& on_text) {
   nlohmann::ordered_json messages = messages_;
   messages.push_back({{"role", "user"}, {"content", message}});
-  MILLRACE_TRY(const std::string prompt, model_->chat_template->render_messages(messages.dump()));
+  // What was typed need not be UTF-8; a replacement character is better than the end of the conversation.
+  constexpr auto kReplace = nlohmann::ordered_json::error_handler_t::replace;
+  MILLRACE_TRY(const std::string prompt,
+               model_->chat_template->render_messages(messages.dump(-1, ' ', false, kReplace)));
   Request request = base_;
   MILLRACE_TRY(request.prompt, model_->tokenizer->encode(prompt, false));
   prompt_tokens_ = request.prompt.size();

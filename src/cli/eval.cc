@@ -1,5 +1,6 @@
 // `millrace eval`: perplexity of a model on a text, with its uncertainty.
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,6 +13,8 @@ namespace millrace::cli {
 
 namespace {
 
+constexpr int kLogitRows = 64;  // of a step, all of which want logits
+
 struct EvalFlags {
   ModelFlags model;
   std::string text;
@@ -20,14 +23,14 @@ struct EvalFlags {
 
 Status run(const EvalFlags& flags) {
   MILLRACE_TRY(const std::string text, read_text_file(flags.text));
-  MILLRACE_TRY(LoadedModel model, load(flags.model, flags.model.max_batch_tokens));
+  MILLRACE_TRY(LoadedModel model, load(flags.model, std::min(kLogitRows, flags.model.max_batch_tokens)));
   if (!model.tokenizer) return fail("{} has no tokenizer", model.path);
   // Every window begins as a text does: with what the tokenizer puts before one, if that is a single token.
   MILLRACE_TRY(const std::vector<std::int32_t> start, model.tokenizer->encode("", true));
   MILLRACE_TRY(const std::vector<std::int32_t> ids, model.tokenizer->encode(text, false));
   PerplexityOptions options{.window = flags.window};
   if (start.size() == 1) options.bos = start.front();
-  MILLRACE_TRY(const Perplexity result, measure_perplexity(*model.runner, ids, options, nullptr));
+  MILLRACE_TRY(const Perplexity result, measure_perplexity(*model.runner, ids, options, progress_bar("evaluating")));
   const auto [low, high] = result.interval();
   if (flags.model.json) {
     const nlohmann::ordered_json document{{"tokens", result.tokens},

@@ -1,6 +1,7 @@
 #include "cli/generate.h"
 
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <random>
 
@@ -10,11 +11,12 @@ namespace millrace::cli {
 
 namespace {
 
-/// A number of generation_config.json; `fallback` where the key is absent or not a number.
-template <typename T>
-T configured(const nlohmann::json& config, const char* key, T fallback) {
+/// A number of generation_config.json; `fallback` where the key is absent or not a number that a float can hold.
+float configured(const nlohmann::json& config, const char* key, float fallback) {
   const auto found = config.find(key);
-  return found != config.end() && found->is_number() ? found->get<T>() : fallback;
+  if (found == config.end() || !found->is_number()) return fallback;
+  const auto number = found->get<double>();
+  return std::fabs(number) < 1e9 ? static_cast<float>(number) : fallback;
 }
 
 std::vector<std::int32_t> end_tokens(const LoadedModel& model) {
@@ -49,9 +51,10 @@ void add_generation_flags(CLI::App& command, GenerationFlags& flags) {
   command.add_option("--repetition-penalty", flags.repetition_penalty, "Divides the logits of tokens seen before");
   command.add_option("--presence-penalty", flags.presence_penalty, "Subtracted once for a token of the answer");
   command.add_option("--frequency-penalty", flags.frequency_penalty, "Subtracted for each time a token was generated");
-  command.add_option("--logit-bias", flags.logit_bias, "ID:BIAS, added to a token's logit; may be repeated");
+  command.add_option("--logit-bias", flags.logit_bias, "ID:BIAS, added to a token's logit; may be repeated")
+      ->allow_extra_args(false);
   command.add_option("--seed", flags.seed, "Makes sampling repeatable; absent: a random one");
-  command.add_option("--stop", flags.stop, "Stop string; may be repeated");
+  command.add_option("--stop", flags.stop, "Stop string; may be repeated")->allow_extra_args(false);
   command.add_flag("--ignore-eos", flags.ignore_eos, "Do not stop at an end-of-sequence token");
 }
 
@@ -61,9 +64,12 @@ Result<Request> make_request(const GenerationFlags& flags, const LoadedModel& mo
   const bool samples = sample != config.end() && sample->is_boolean() && sample->get<bool>();
   Request request;
   SamplingParams& sampling = request.sampling;
-  sampling.temperature = flags.temperature.value_or(samples ? configured(config, "temperature", 1.0f) : 0.0f);
+  // Who cuts the distribution's tail wants to draw from it.
+  const bool cuts = flags.top_p || flags.top_k || flags.min_p;
+  const float configured_temperature = samples ? configured(config, "temperature", 1.0f) : cuts ? 1.0f : 0.0f;
+  sampling.temperature = flags.temperature.value_or(configured_temperature);
   sampling.top_p = flags.top_p.value_or(configured(config, "top_p", 1.0f));
-  sampling.top_k = flags.top_k.value_or(configured<std::int32_t>(config, "top_k", 0));
+  sampling.top_k = flags.top_k.value_or(static_cast<std::int32_t>(configured(config, "top_k", 0.0f)));
   sampling.min_p = flags.min_p.value_or(configured(config, "min_p", 0.0f));
   sampling.repetition_penalty = flags.repetition_penalty.value_or(configured(config, "repetition_penalty", 1.0f));
   sampling.presence_penalty = flags.presence_penalty;

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <new>
 
 #include "cli/options.h"
@@ -29,6 +30,11 @@ int run_command(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : kWrongUsage;
   }
   const millrace::Status status = chosen();
+  std::cout.flush();
+  if (status.ok() && (std::fflush(stdout) != 0 || std::ferror(stdout) != 0 || !std::cout)) {
+    std::fprintf(stderr, "millrace: standard output could not be written\n");
+    return kFailed;
+  }
   if (status.ok()) return 0;
   std::fprintf(stderr, "millrace: %s\n", status.error().message.c_str());
   return kFailed;

@@ -17,6 +17,8 @@ namespace {
 /// A bar on standard error, redrawn only when a percent is full; silent where standard error is no terminal.
 class ProgressBar {
  public:
+  ProgressBar(const char* label, std::string (*show)(std::uint64_t)) : label_(label), show_(show) {}
+
   void operator()(std::uint64_t done, std::uint64_t total) {
     if (::isatty(STDERR_FILENO) == 0 || total == 0) return;
     const auto percent = static_cast<int>(done * 100 / total);
@@ -24,14 +26,15 @@ class ProgressBar {
     shown_ = percent;
     constexpr int kWidth = 40;
     const int filled = percent * kWidth / 100;
-    std::fprintf(stderr, "\rloading [%s%s] %3d%% of %s", std::string(static_cast<std::size_t>(filled), '#').c_str(),
-                 std::string(static_cast<std::size_t>(kWidth - filled), ' ').c_str(), percent,
-                 format_size(total).c_str());
+    std::fprintf(stderr, "\r%s [%s%s] %3d%% of %s", label_, std::string(static_cast<std::size_t>(filled), '#').c_str(),
+                 std::string(static_cast<std::size_t>(kWidth - filled), ' ').c_str(), percent, show_(total).c_str());
     if (done == total) std::fputs("\r\033[K", stderr);
     std::fflush(stderr);
   }
 
  private:
+  const char* label_;
+  std::string (*show_)(std::uint64_t total);
   int shown_ = -1;
 };
 
@@ -112,9 +115,15 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
 
 Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows) {
   MILLRACE_TRY(LoadOptions options, load_options(flags, max_logit_rows));
-  ProgressBar bar;
-  options.progress = [&bar](std::uint64_t done, std::uint64_t total) { bar(done, total); };
+  options.progress = ProgressBar("loading", format_size);
   return load_model(options);
+}
+
+std::function<void(std::int64_t, std::int64_t)> progress_bar(const char* label) {
+  ProgressBar bar(label, [](std::uint64_t total) { return std::to_string(total); });
+  return [bar](std::int64_t done, std::int64_t total) mutable {
+    bar(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
+  };
 }
 
 Result<std::vector<std::int32_t>> parse_ids(const std::string& text) {

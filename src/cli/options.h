@@ -13,7 +13,7 @@
 
 namespace millrace::cli {
 
-/// Flags of every command that loads a model (the contract of the command line, docs/architecture.md).
+/// Flags of every command that loads a model (the contract of the command line).
 struct ModelFlags {
   std::string model;  // empty: the built-in model
   std::string recipe;
@@ -39,6 +39,9 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
 /// Loads the model with a progress bar on standard error where that is a terminal. `max_logit_rows`: rows of a step
 /// that may want logits.
 Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows);
+
+/// A progress bar on standard error, called with (done, all); silent where that is no terminal.
+std::function<void(std::int64_t, std::int64_t)> progress_bar(const char* label);
 
 /// "1,2,3" as token ids.
 Result<std::vector<std::int32_t>> parse_ids(const std::string& text);

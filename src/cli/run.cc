@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 
 #include "cli/chat.h"
@@ -18,7 +19,7 @@ namespace {
 struct RunFlags {
   ModelFlags model;
   GenerationFlags generation;
-  std::string prompt;
+  std::optional<std::string> prompt;
   std::string ids;
   std::string system;
   bool chat = false;
@@ -26,8 +27,11 @@ struct RunFlags {
 
 Result<std::vector<std::int32_t>> prompt_ids(const RunFlags& flags, const LoadedModel& model) {
   if (!flags.ids.empty()) return parse_ids(flags.ids);
-  if (!model.tokenizer) return fail("{} has no tokenizer: give the prompt as --ids", model.path);
-  return model.tokenizer->encode(flags.prompt, true);
+  if (model.tokenizer) return model.tokenizer->encode(*flags.prompt, true);
+  // Without a tokenizer a text is a list of ids, as the answer then is.
+  auto ids = parse_ids(*flags.prompt);
+  if (!ids.ok()) return fail("{} has no tokenizer: give the prompt as token ids, such as 1,2,3", model.path);
+  return ids;
 }
 
 void print_json(const LoadedModel& model, std::size_t prompt_tokens, const Generated& answer, std::uint64_t seed) {
@@ -43,9 +47,6 @@ void print_json(const LoadedModel& model, std::size_t prompt_tokens, const Gener
 }
 
 Status run(const RunFlags& flags) {
-  if (!flags.chat && flags.prompt.empty() && flags.ids.empty()) return fail("give a prompt (-p), --ids, or --chat");
-  if (flags.chat && flags.model.json && flags.prompt.empty())
-    return fail("--chat with --json answers one prompt: give -p");
   MILLRACE_TRY(LoadedModel model, load(flags.model, 1));
   const Interrupts interrupts;
   MILLRACE_TRY(const Request base, make_request(flags.generation, model));
@@ -53,8 +54,8 @@ Status run(const RunFlags& flags) {
 
   if (flags.chat) {
     MILLRACE_TRY(Conversation conversation, Conversation::open(model, engine, base, flags.system));
-    if (!flags.model.json) return conversation.talk(flags.prompt);
-    MILLRACE_TRY(const Generated answer, conversation.ask(flags.prompt, [](const std::string&) {}));
+    if (!flags.model.json) return conversation.talk(flags.prompt.value_or(""));
+    MILLRACE_TRY(const Generated answer, conversation.ask(*flags.prompt, [](const std::string&) {}));
     print_json(model, conversation.prompt_tokens(), answer, base.sampling.seed);
     return Ok{};
   }
@@ -64,7 +65,7 @@ Status run(const RunFlags& flags) {
   const std::size_t prompt_tokens = request.prompt.size();
   const bool stream = !flags.model.json;
   const bool texts = model.tokenizer.has_value();
-  if (stream && texts) print_now(flags.prompt);
+  if (stream && texts && flags.prompt) print_now(*flags.prompt);
   MILLRACE_TRY(const Generated answer, generate(engine, std::move(request), [&](const TokenEvent& event) {
                  if (stream) print_now(texts || event.token < 0 ? event.text : std::to_string(event.token) + " ");
                }));
@@ -84,11 +85,21 @@ void add_run(CLI::App& app, Command& chosen) {
   CLI::App* command = app.add_subcommand("run", "Generate text, streaming");
   add_model_flags(*command, flags->model);
   add_generation_flags(*command, flags->generation);
-  command->add_option("-p,--prompt", flags->prompt, "Prompt; with --chat the first message");
-  command->add_option("--ids", flags->ids, "Prompt as token ids, separated by commas");
-  command->add_flag("--chat", flags->chat, "Open a conversation; Ctrl-C stops an answer, Ctrl-D ends it");
+  CLI::Option* prompt = command->add_option("-p,--prompt", flags->prompt, "Prompt; with --chat the first message");
+  CLI::Option* ids = command->add_option("--ids", flags->ids, "Prompt as token ids, separated by commas");
+  CLI::Option* chat =
+      command->add_flag("--chat", flags->chat, "Open a conversation; Ctrl-C stops an answer, Ctrl-D ends it");
+  ids->excludes(prompt)->excludes(chat);
   command->add_option("--system", flags->system, "System message of a conversation");
-  command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
+  command->callback([flags, &chosen] {
+    if (!flags->chat && !flags->prompt && flags->ids.empty()) {
+      throw CLI::ValidationError("run", "give a prompt (-p), --ids, or --chat");
+    }
+    if (flags->chat && flags->model.json && !flags->prompt) {
+      throw CLI::ValidationError("run", "--chat with --json answers one prompt: give -p");
+    }
+    chosen = [flags] { return run(*flags); };
+  });
 }
 
 }  // namespace millrace::cli

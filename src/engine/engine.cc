@@ -24,9 +24,10 @@ double seconds(std::chrono::steady_clock::duration duration) {
 }  // namespace
 
 Engine::Engine(ModelRunner& runner, const Tokenizer* tokenizer)
-    : runner_(&runner), tokenizer_(tokenizer), scheduler_(scheduler_limits(runner)) {
-  for (const CacheGroup& group : runner.cache().layout().groups) windows_.push_back(group.window);
-}
+    : runner_(&runner),
+      tokenizer_(tokenizer),
+      scheduler_(scheduler_limits(runner)),
+      windows_(runner.cache().windows()) {}
 
 Engine::~Engine() = default;
 
@@ -70,6 +71,7 @@ void Engine::cancel(SequenceId id) {
 }
 
 bool Engine::step() {
+  finished_.clear();
   const StepPlan plan = scheduler_.schedule();
   if (plan.empty()) {
     MILLRACE_CHECK(scheduler_.idle(), "sequences wait and none can run");
@@ -119,7 +121,10 @@ void Engine::take_token(Running& running, std::int32_t token) {
 }
 
 void Engine::finish(SequenceId id, TokenEvent event) {
-  Running& running = *running_.at(id);
+  // Its last event may come from within an earlier one, when a sink cancels its own request: the request lives on until
+  // the next step.
+  auto node = running_.extract(id);
+  Running& running = *finished_.emplace_back(std::move(node.mapped()));
   if (running.detokenizer != nullptr && !running.stop_strings.stopped()) {
     event.text += running.stop_strings.push(running.detokenizer->finish());
     event.text += running.stop_strings.finish();
@@ -127,11 +132,12 @@ void Engine::finish(SequenceId id, TokenEvent event) {
   }
   scheduler_.finish(id);
   running.sink(event);
-  running_.erase(id);
 }
 
 RequestTimes Engine::times(SequenceId id) const {
-  const Running& running = *running_.at(id);
+  const auto ended =
+      std::find_if(finished_.begin(), finished_.end(), [id](const auto& r) { return r->sequence.id == id; });
+  const Running& running = ended != finished_.end() ? **ended : *running_.at(id);
   RequestTimes times;
   if (running.generated > 0) times.ttft = seconds(running.first_token - running.submitted);
   if (running.generated > 1) {

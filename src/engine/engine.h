@@ -101,6 +101,7 @@ class Engine {
   Scheduler scheduler_;
   std::vector<std::int64_t> windows_;
   std::unordered_map<SequenceId, std::unique_ptr<Running>> running_;
+  std::vector<std::unique_ptr<Running>> finished_;  // since the last step began
   SequenceId next_id_ = 1;
 };
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "runtime/sequence.h"
+#include "runtime/run_tokens.h"
 
 namespace millrace {
 
@@ -22,25 +22,14 @@ struct WindowSum {
   std::int64_t tokens = 0;
 };
 
-WindowSum run_window(ModelRunner& runner, std::vector<std::int32_t> tokens) {
-  const auto total = static_cast<std::int64_t>(tokens.size());
-  const auto vocab = static_cast<std::size_t>(runner.config().vocab);
-  std::vector<std::int64_t> windows;
-  for (const CacheGroup& group : runner.cache().layout().groups) windows.push_back(group.window);
-  Sequence sequence{1, std::move(tokens), total, runner.cache().make_tables()};
-  const std::int64_t step = std::min(runner.limits().max_rows, runner.limits().max_logit_rows);
+WindowSum run_window(ModelRunner& runner, const std::vector<std::int32_t>& tokens) {
   WindowSum sum;
-  for (std::int64_t start = 0; start < total; start += step) {
-    const auto rows = static_cast<std::int32_t>(std::min(step, total - start));
-    const ForwardBatch batch = make_forward_batch({{{1, start, rows, true}}}, windows, true,
-                                                  [&](SequenceId) -> Sequence& { return sequence; });
-    const std::span<const float> logits = runner.run(batch);
-    for (std::int64_t r = 0; r < rows && start + r + 1 < total; ++r) {
-      const std::int32_t next = sequence.tokens[static_cast<std::size_t>(start + r + 1)];
-      sum.nll += negative_log_likelihood(logits.subspan(static_cast<std::size_t>(r) * vocab, vocab), next);
-      ++sum.tokens;
-    }
-  }
+  run_tokens(runner, tokens, [&](std::int64_t position, std::span<const float> logits) {
+    const auto next = static_cast<std::size_t>(position) + 1;
+    if (next == tokens.size()) return;
+    sum.nll += negative_log_likelihood(logits, tokens[next]);
+    ++sum.tokens;
+  });
   return sum;
 }
 
@@ -77,7 +66,7 @@ Result<Perplexity> measure_perplexity(ModelRunner& runner, std::span<const std::
     const std::int64_t end = std::min(total, start + fresh);
     tokens.insert(tokens.end(), ids.begin() + start, ids.begin() + end);
     if (tokens.size() < 2) break;
-    sums.push_back(run_window(runner, std::move(tokens)));
+    sums.push_back(run_window(runner, tokens));
     nll += sums.back().nll;
     result.tokens += sums.back().tokens;
     if (progress) progress(end, total);

@@ -35,6 +35,9 @@ PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_t
     if (shape.source_layer >= 0) {
       MILLRACE_CHECK(static_cast<std::size_t>(shape.source_layer) < layout.layers.size(), "KV source {} of layer {}",
                      shape.source_layer, layout.layers.size());
+      const KvShape& source = shapes[static_cast<std::size_t>(shape.source_layer)];
+      MILLRACE_CHECK(source.kv_heads == shape.kv_heads && source.head_dim == shape.head_dim,
+                     "layer {} reads keys of another shape", layout.layers.size());
       layout.layers.push_back(layout.layers[static_cast<std::size_t>(shape.source_layer)]);
       continue;
     }

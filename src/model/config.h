@@ -100,7 +100,6 @@ struct ModelConfig {
   std::vector<RopeSpec> ropes;
   std::vector<LayerSpec> layers;
   std::vector<std::int32_t> eos_ids;  // from config and generation config
-  std::int32_t bos_id = -1;
 
   bool operator==(const ModelConfig&) const = default;
 };

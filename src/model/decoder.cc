@@ -328,7 +328,7 @@ void Decoder::head(const ForwardBatch& batch) {
                            .eps = config_.norm_eps,
                            .out = gathered_.floats()});
   const PackedMatrix* matrix = weights_.head != nullptr ? weights_.head.get() : weights_.embedding.get();
-  backend_->linear({matrix, weights_.head_bias.get()}, gathered_.floats(), rows, logits_.floats(), config_.vocab);
+  backend_->linear({matrix, nullptr}, gathered_.floats(), rows, logits_.floats(), config_.vocab);
   if (config_.logit_scale != 1.0f || config_.logit_softcap != 0.0f) {
     backend_->scale_softcap(logits_.floats(), rows * config_.vocab, config_.logit_scale, config_.logit_softcap);
   }

@@ -78,6 +78,7 @@ class ExpertLoader {
       }
       if (interleaved) piece.row_order = deinterleaved(rows);
       MILLRACE_TRY((experts_[static_cast<std::size_t>(e)].*target).weight, builder_->matrix({{piece}}));
+      builder_->release_slice(tensors.front(), e * step, step);
     }
     builder_->release(tensors);
     return Ok{};
@@ -143,16 +144,23 @@ class ExpertLoader {
     MILLRACE_TRY(tensors[0], builder_->tensor(base + ".gate_proj.weight", {count_, width_, hidden_}));
     MILLRACE_TRY(tensors[1], builder_->tensor(base + ".up_proj.weight", {count_, width_, hidden_}));
     MILLRACE_TRY(tensors[2], builder_->tensor(base + ".down_proj.weight", {count_, hidden_, width_}));
+    const auto bytes = [](const SourceTensor& tensor, std::int64_t rows, std::int64_t cols) {
+      return rows * static_cast<std::int64_t>(format_bytes(tensor.stored.format, static_cast<std::size_t>(cols)));
+    };
     const auto slice = [&](const SourceTensor& tensor, std::int64_t e, std::int64_t rows, std::int64_t cols) {
-      const auto row = static_cast<std::int64_t>(format_bytes(tensor.stored.format, static_cast<std::size_t>(cols)));
-      return MatrixPiece{
-          .format = tensor.stored.format, .data = at(tensor.stored, e * rows * row), .rows = rows, .cols = cols};
+      const std::byte* const data = at(tensor.stored, e * bytes(tensor, rows, cols));
+      return MatrixPiece{.format = tensor.stored.format, .data = data, .rows = rows, .cols = cols};
     };
     for (std::int64_t e = 0; e < count_; ++e) {
       FfnWeights& expert = experts_[static_cast<std::size_t>(e)];
       MILLRACE_TRY(expert.gate_up.weight,
                    builder_->matrix({{slice(tensors[0], e, width_, hidden_), slice(tensors[1], e, width_, hidden_)}}));
       MILLRACE_TRY(expert.down.weight, builder_->matrix({{slice(tensors[2], e, hidden_, width_)}}));
+      for (const SourceTensor& tensor : tensors) {
+        const bool down = &tensor == &tensors[2];
+        const std::int64_t size = down ? bytes(tensor, hidden_, width_) : bytes(tensor, width_, hidden_);
+        builder_->release_slice(tensor, e * size, size);
+      }
     }
     builder_->release(tensors);
     if (!names_->expert_bias) return Ok{};
@@ -190,6 +198,7 @@ class ExpertLoader {
       MatrixPiece piece{.format = QuantFormat::mxfp4, .data = assembled.data(), .rows = rows, .cols = cols};
       if (interleaved) piece.row_order = deinterleaved(rows);
       MILLRACE_TRY((experts_[static_cast<std::size_t>(e)].*target).weight, builder_->matrix({{piece}}));
+      builder_->release_slice(tensors[0], e * rows * blocks * kMxfp4Elements / 2, rows * blocks * kMxfp4Elements / 2);
     }
     builder_->release(tensors);
     return Ok{};

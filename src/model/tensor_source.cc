@@ -110,7 +110,8 @@ Result<TensorSource> TensorSource::dummy(const nlohmann::json& config) {
       if (name == "float32") return source;
       source.format_ = name == "bfloat16" ? QuantFormat::bf16 : QuantFormat::f16;
       if (name == "bfloat16" || name == "float16") return source;
-      return fail("config: \"{}\" is {}, expected float32, float16 or bfloat16", key, name.substr(0, 40));
+      return fail("config: \"{}\" is {}, expected float32, float16 or bfloat16", key,
+                  nlohmann::json(name.substr(0, 40)).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
     }
   }
   return source;
@@ -118,6 +119,18 @@ Result<TensorSource> TensorSource::dummy(const nlohmann::json& config) {
 
 bool TensorSource::has(std::string_view name) const {
   return checkpoint_ == nullptr || checkpoint_->find(name) != nullptr;
+}
+
+bool TensorSource::differ(std::string_view one, std::string_view other) const {
+  if (checkpoint_ == nullptr) return false;
+  const StoredTensor* a = checkpoint_->find(one);
+  const StoredTensor* b = checkpoint_->find(other);
+  if (a == nullptr || b == nullptr) return false;
+  const bool same = a->format == b->format && a->shape == b->shape &&
+                    std::memcmp(a->data.data(), b->data.data(), a->data.size()) == 0;
+  release(*a);
+  release(*b);
+  return !same;
 }
 
 Result<SourceTensor> TensorSource::describe(const std::string& name, const std::vector<std::int64_t>& shape) const {
@@ -133,7 +146,14 @@ Result<SourceTensor> TensorSource::describe(const std::string& name, const std::
     return tensor;
   }
   const StoredTensor* found = checkpoint_->find(name);
-  if (found == nullptr) return fail("{}: tensor {} {} is missing", checkpoint_->path(), name, shape_text(shape));
+  if (found == nullptr) {
+    const auto unreadable = checkpoint_->unreadable().find(name);
+    if (unreadable == checkpoint_->unreadable().end()) {
+      return fail("{}: tensor {} {} is missing", checkpoint_->path(), name, shape_text(shape));
+    }
+    return fail("{}: tensor {} cannot be used: it is stored as {}, expected F32, F16, BF16 or a block type of GGUF",
+                checkpoint_->path(), name, unreadable->second);
+  }
   if (found->shape != shape) {
     return fail("{}: tensor {} has shape {}, expected {}", checkpoint_->path(), name, shape_text(found->shape),
                 shape_text(shape));
@@ -151,8 +171,8 @@ Result<SourceTensor> TensorSource::read(const std::string& name, const std::vect
   return tensor;
 }
 
-void TensorSource::release(const SourceTensor& tensor) const {
-  if (checkpoint_ != nullptr) checkpoint_->release(tensor.stored);
+void TensorSource::release(const StoredTensor& tensor) const {
+  if (checkpoint_ != nullptr) checkpoint_->release(tensor);
 }
 
 bool TensorSource::norms_include_one() const {

@@ -31,12 +31,15 @@ class TensorSource {
   /// Whether there is such a tensor. Made-up ones always are.
   [[nodiscard]] bool has(std::string_view name) const;
 
+  /// Whether there are two such tensors that are not the same to the last bit. Reads them.
+  [[nodiscard]] bool differ(std::string_view one, std::string_view other) const;
+
   /// What a tensor is, without reading it; the data may be absent. Errors: it is missing, or has another shape.
   [[nodiscard]] Result<SourceTensor> describe(const std::string& name, const std::vector<std::int64_t>& shape) const;
   /// The same, with its data.
   [[nodiscard]] Result<SourceTensor> read(const std::string& name, const std::vector<std::int64_t>& shape) const;
-  /// The values have been used and will not be read again soon.
-  void release(const SourceTensor& tensor) const;
+  /// The values have been used and will not be read again soon. `tensor` may be a part of one.
+  void release(const StoredTensor& tensor) const;
 
   /// True where norm weights already contain the "+1" of the Gemma families.
   [[nodiscard]] bool norms_include_one() const;

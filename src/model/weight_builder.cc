@@ -1,5 +1,6 @@
 #include "model/weight_builder.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "quant/codec.h"
@@ -28,7 +29,9 @@ void WeightBuilder::start_packing(std::uint64_t total, std::function<void(std::u
 }
 
 void WeightBuilder::count(std::uint64_t bytes) {
-  bytes_ += bytes;
+  // A hostile config can ask for more than 64 bits count; that much is refused like all that does not fit.
+  constexpr std::uint64_t kEnough = std::uint64_t{1} << 62;
+  bytes_ = std::min(kEnough, bytes_ + std::min(kEnough, bytes));
   if (packing_ && progress_) progress_(bytes_, total_);
 }
 
@@ -90,6 +93,9 @@ MatrixPiece WeightBuilder::piece(const SourceTensor& tensor, std::int64_t rows, 
 
 Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces) {
   for (const MatrixPiece& piece : pieces.pieces) {
+    if (piece.format == QuantFormat::u8) {
+      return fail("a weight is stored as U8, expected F32, F16, BF16 or a block type of GGUF");
+    }
     const std::size_t block = format_info(piece.format).block_elements;
     if (static_cast<std::size_t>(piece.cols) % block != 0) {
       return fail("a row of {} elements is no whole number of {} blocks", piece.cols, format_info(piece.format).name);
@@ -106,7 +112,14 @@ Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces) {
 
 void WeightBuilder::release(const std::vector<SourceTensor>& tensors) const {
   if (!packing_) return;
-  for (const SourceTensor& tensor : tensors) source_->release(tensor);
+  for (const SourceTensor& tensor : tensors) source_->release(tensor.stored);
+}
+
+void WeightBuilder::release_slice(const SourceTensor& tensor, std::int64_t offset, std::int64_t bytes) const {
+  if (!packing_) return;
+  StoredTensor slice = tensor.stored;
+  slice.data = slice.data.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(bytes));
+  source_->release(slice);
 }
 
 }  // namespace millrace

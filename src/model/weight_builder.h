@@ -47,6 +47,8 @@ class WeightBuilder {
   /// Packs the pieces, whose tensors are released afterwards. Null in the first pass.
   Result<Matrix> matrix(const MatrixSource& pieces);
   void release(const std::vector<SourceTensor>& tensors) const;
+  /// Releases `bytes` of a tensor from `offset` on: a tensor of many experts must not be resident as a whole.
+  void release_slice(const SourceTensor& tensor, std::int64_t offset, std::int64_t bytes) const;
 
  private:
   void count(std::uint64_t bytes);

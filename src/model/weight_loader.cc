@@ -66,19 +66,28 @@ Result<LinearWeights> WeightLoader::linear(std::size_t index, const std::vector<
   return weights;
 }
 
+bool WeightLoader::has_own_head() {
+  if (!own_head_) {
+    own_head_ = !config_->tied_head || builder_.source().differ("lm_head.weight", "model.embed_tokens.weight");
+  }
+  return *own_head_;
+}
+
 Result<ModelWeights> WeightLoader::build() {
   ModelWeights weights;
   const std::int64_t hidden = config_->hidden;
   MILLRACE_TRY(weights.embedding, plain_matrix("model.embed_tokens.weight", config_->vocab, hidden));
+  // The largest matrices first: while one is packed, its file pages are resident too, and that must not be when nearly
+  // everything else is in memory already.
+  if (has_own_head()) {
+    MILLRACE_TRY(weights.head, plain_matrix("lm_head.weight", config_->vocab, hidden));
+  }
+  if (config_->per_layer_input > 0) MILLRACE_CHECK_OK(per_layer_inputs(weights));
   for (std::size_t l = 0; l < config_->layers.size(); ++l) {
     MILLRACE_TRY(LayerWeights layer_weights, layer(l));
     weights.layers.push_back(std::move(layer_weights));
   }
   MILLRACE_TRY(weights.final_norm, norm("model.norm.weight", hidden));
-  if (!config_->tied_head) {
-    MILLRACE_TRY(weights.head, plain_matrix("lm_head.weight", config_->vocab, hidden));
-  }
-  if (config_->per_layer_input > 0) MILLRACE_CHECK_OK(per_layer_inputs(weights));
   return weights;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "backend/backend.h"
 #include "core/result.h"
@@ -38,6 +39,9 @@ class WeightLoader {
   };
 
   Result<ModelWeights> build();
+  /// Whether the head is a matrix of its own. Where the config ties it to the embedding and the file has another one all
+  /// the same, the file is right, as for transformers.
+  bool has_own_head();
   Result<LayerWeights> layer(std::size_t index);
   Status attention(std::size_t index, LayerWeights& weights);
   Status feed_forward(std::size_t index, LayerWeights& weights);
@@ -58,6 +62,7 @@ class WeightLoader {
   const ModelConfig* config_;
   const TensorNames* names_;
   WeightBuilder builder_;
+  std::optional<bool> own_head_;  // once it is known
 };
 
 /// The experts of layer `prefix` ("model.layers.N."), in whichever of the forms of ExpertNames the source has them.

@@ -54,7 +54,6 @@ struct LayerWeights {
 struct ModelWeights {
   Matrix embedding;  // [vocab, hidden]; also the head where it is tied
   Matrix head;       // [vocab, hidden], or null where tied
-  Vector head_bias;
   Vector final_norm;
   std::vector<LayerWeights> layers;
   // Gemma 4: table [vocab, layers * per_layer_input], projection [layers * per_layer_input, hidden], norm

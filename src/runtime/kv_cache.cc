@@ -26,6 +26,12 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::
   return cache;
 }
 
+std::vector<std::int64_t> KvCache::windows() const {
+  std::vector<std::int64_t> windows;
+  for (const CacheGroup& group : layout_.groups) windows.push_back(group.window);
+  return windows;
+}
+
 std::vector<PageTable> KvCache::make_tables() {
   std::vector<PageTable> tables;
   tables.reserve(pools_.size());

@@ -20,6 +20,8 @@ class KvCache {
 
   [[nodiscard]] const PageLayout& layout() const { return layout_; }
   [[nodiscard]] std::span<const KvLayer> layers() const { return layers_; }
+  /// The window of each cache group, 0 for none.
+  [[nodiscard]] std::vector<std::int64_t> windows() const;
   [[nodiscard]] std::int32_t pages() const { return pages_; }
   [[nodiscard]] std::int64_t token_capacity() const { return std::int64_t{pages_} * layout_.page_tokens; }
 

@@ -76,7 +76,10 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   WeightLoader loader(plan.config, plan.names, source, *plan.backend, LinearFormat{options.compute});
   MILLRACE_TRY(plan.weight_bytes, loader.measure());
-  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);
+  // The logits once more: the runner keeps a copy on the host's side.
+  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits) +
+                         static_cast<std::uint64_t>(options.limits.max_logit_rows) *
+                             static_cast<std::uint64_t>(plan.config.vocab) * sizeof(float);
   plan.layout = make_page_layout(kv_shapes(plan.config), kPageTokens, options.compute);
   return plan;
 }

@@ -9,6 +9,17 @@ namespace millrace {
 
 namespace {
 
+/// Hostile configs ask for more than 64 bits count. What is capped here is far beyond any machine, and refused as such.
+constexpr std::uint64_t kEnough = std::uint64_t{1} << 62;
+
+std::uint64_t sum(std::uint64_t a, std::uint64_t b) {
+  return std::min(kEnough, std::min(kEnough, a) + std::min(kEnough, b));
+}
+
+std::uint64_t product(std::uint64_t a, std::uint64_t b) {
+  return a != 0 && b > kEnough / a ? kEnough : a * b;
+}
+
 std::uint64_t pages_for(std::int64_t tokens, std::int32_t page_tokens) {
   return static_cast<std::uint64_t>((tokens + page_tokens - 1) / page_tokens);
 }
@@ -20,7 +31,7 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
     return fail("the weights take {}, more than the {} of --weight-memory", format_size(needs.weights),
                 format_size(*needs.weight_memory));
   }
-  const std::uint64_t fixed = needs.weights + needs.workspace;
+  const std::uint64_t fixed = sum(needs.weights, needs.workspace);
   if (fixed > needs.available) {
     return fail("the model needs {} ({} of weights, {} of activations), but only {} of memory is available",
                 format_size(fixed), format_size(needs.weights), format_size(needs.workspace),
@@ -30,7 +41,7 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
     return fail("--max-model-len is {}, expected 1 or more", *needs.max_model_len);
   }
   const std::int64_t wanted_tokens = std::min(needs.max_model_len.value_or(needs.max_position), needs.max_position);
-  const std::uint64_t wanted = pages_for(wanted_tokens, needs.page_tokens) * needs.kv_page_row;
+  const std::uint64_t wanted = product(pages_for(wanted_tokens, needs.page_tokens), needs.kv_page_row);
   const std::uint64_t left = needs.available - fixed;
   std::uint64_t budget = needs.kv_memory.value_or(needs.max_model_len ? wanted : std::min(wanted, left / 2));
   if (budget > left) {

@@ -48,28 +48,40 @@ std::int32_t most_likely(std::span<const float> logits) {
   return static_cast<std::int32_t>(best);
 }
 
-/// The smallest prefix of `sorted` whose probability, among themselves, reaches top_p. At least one stays.
-std::size_t top_p_prefix(const std::vector<Candidate>& sorted, float top_p) {
-  double total = 0.0;
-  for (const Candidate& c : sorted) total += std::exp(static_cast<double>(c.logit - sorted.front().logit));
-  double reached = 0.0;
-  for (std::size_t i = 0; i < sorted.size(); ++i) {
-    reached += std::exp(static_cast<double>(sorted[i].logit - sorted.front().logit));
-    if (reached >= static_cast<double>(top_p) * total) return i + 1;
-  }
-  return sorted.size();
+double weight(const Candidate& candidate, float largest) {
+  return std::exp(static_cast<double>(candidate.logit - largest));
 }
 
-std::int32_t draw(const std::vector<Candidate>& sorted, float uniform) {
+double total_weight(const std::vector<Candidate>& candidates, float largest) {
   double total = 0.0;
-  for (const Candidate& c : sorted) total += std::exp(static_cast<double>(c.logit - sorted.front().logit));
-  const double target = static_cast<double>(uniform) * total;
+  for (const Candidate& candidate : candidates) total += weight(candidate, largest);
+  return total;
+}
+
+/// Keeps the fewest most likely candidates whose probability, among themselves, reaches top_p; at least one. A heap
+/// gives them one by one: a vocabulary has a hundred thousand tokens, and mostly a few dozen are kept.
+void keep_top_p(std::vector<Candidate>& candidates, float top_p, float largest) {
+  const double wanted = static_cast<double>(top_p) * total_weight(candidates, largest);
+  const auto less_likely = [](const Candidate& a, const Candidate& b) { return more_likely(b, a); };
+  std::make_heap(candidates.begin(), candidates.end(), less_likely);
+  auto kept = candidates.end();
   double reached = 0.0;
-  for (const Candidate& c : sorted) {
-    reached += std::exp(static_cast<double>(c.logit - sorted.front().logit));
-    if (target < reached) return c.token;
+  while (kept != candidates.begin() && (kept == candidates.end() || reached < wanted)) {
+    std::pop_heap(candidates.begin(), kept, less_likely);
+    --kept;
+    reached += weight(*kept, largest);
   }
-  return sorted.back().token;  // rounding of the sum
+  candidates.erase(candidates.begin(), kept);
+}
+
+std::int32_t draw(const std::vector<Candidate>& candidates, float largest, float uniform) {
+  const double target = static_cast<double>(uniform) * total_weight(candidates, largest);
+  double reached = 0.0;
+  for (const Candidate& candidate : candidates) {
+    reached += weight(candidate, largest);
+    if (target < reached) return candidate.token;
+  }
+  return candidates.back().token;  // rounding of the sum
 }
 
 }  // namespace
@@ -110,22 +122,21 @@ std::int32_t sample(std::span<float> logits, const SamplingParams& params, const
     const float logit = logits[i] / params.temperature;
     if (!std::isnan(logit) && logit != -HUGE_VALF) candidates.push_back({static_cast<std::int32_t>(i), logit});
   }
-  if (candidates.empty() || std::isinf(std::max_element(candidates.begin(), candidates.end(), [](auto& a, auto& b) {
-                                         return a.logit < b.logit;
-                                       })->logit)) {
-    return most_likely(logits);
+  float largest = -HUGE_VALF;
+  for (const Candidate& candidate : candidates) largest = std::max(largest, candidate.logit);
+  if (std::isinf(largest)) return most_likely(logits);
+  if (params.top_k > 0 && static_cast<std::size_t>(params.top_k) < candidates.size()) {
+    const auto end = candidates.begin() + params.top_k;
+    std::nth_element(candidates.begin(), end, candidates.end(), more_likely);
+    candidates.erase(end, candidates.end());
+    std::sort(candidates.begin(), candidates.end(), more_likely);  // what nth_element leaves is in no certain order
   }
-  const std::size_t keep =
-      params.top_k > 0 ? std::min(candidates.size(), static_cast<std::size_t>(params.top_k)) : candidates.size();
-  std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(keep), candidates.end(),
-                    more_likely);
-  candidates.resize(keep);
-  if (params.top_p < 1.0f) candidates.resize(top_p_prefix(candidates, params.top_p));
+  if (params.top_p < 1.0f) keep_top_p(candidates, params.top_p, largest);
   if (params.min_p > 0.0f) {
-    const float floor = candidates.front().logit + std::log(params.min_p);
+    const float floor = largest + std::log(params.min_p);
     std::erase_if(candidates, [floor](const Candidate& c) { return c.logit < floor; });
   }
-  return draw(candidates, philox_uniform(params.seed, params.choice, static_cast<std::uint64_t>(position)));
+  return draw(candidates, largest, philox_uniform(params.seed, params.choice, static_cast<std::uint64_t>(position)));
 }
 
 }  // namespace millrace

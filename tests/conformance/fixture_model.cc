@@ -73,8 +73,7 @@ std::vector<float> prompt_logits(ModelRunner& runner, std::span<const std::int32
                                  int others) {
   const auto vocab = static_cast<std::size_t>(runner.config().vocab);
   const auto total = static_cast<std::int64_t>(prompt.size());
-  std::vector<std::int64_t> windows;
-  for (const CacheGroup& group : runner.cache().layout().groups) windows.push_back(group.window);
+  const std::vector<std::int64_t> windows = runner.cache().windows();
   std::vector<Sequence> sequences;
   for (int s = 0; s <= others; ++s) {
     Sequence sequence{static_cast<SequenceId>(s), {prompt.begin(), prompt.end()}, total, runner.cache().make_tables()};

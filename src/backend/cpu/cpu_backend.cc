@@ -228,7 +228,8 @@ class CpuBackend final : public Backend {
              [&](std::int64_t piece, int) { fn(piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
   }
 
-  /// Scratch memory of at least `floats` for each thread. Runs out only where the machine does: the amounts are small.
+  /// Scratch memory of at least `floats` for each thread. The amounts are small (a model's heads are bounded when its
+  /// config is read), so it runs out only where the machine does.
   void reserve_scratch(std::int64_t floats) {
     if (floats <= scratch_floats_) return;
     scratch_floats_ = round_up(floats, 1024);

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::int64_t kMaxLayers = 4096;
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 31;
+constexpr std::int64_t kMaxHeads = 65536;  // and components of a head
 
 /// A number that must be the same in all layers.
 std::int64_t uniform(GgufKeys& keys, std::string_view key, std::int64_t layers, std::int64_t fallback) {
@@ -50,11 +51,15 @@ GgufModelSizes read_sizes(GgufKeys& keys, const GgufTensors& tensors) {
   }
   const auto embedding = tensors.find("token_embd.weight");
   sizes.vocab = embedding == tensors.end() ? keys.integer("vocab_size").value_or(0) : embedding->second->shape.front();
-  for (const std::int64_t size : {sizes.hidden, sizes.context, sizes.heads, sizes.kv_heads, sizes.head_dim}) {
-    if (size < 1 || size > kMaxSize) {
-      keys.refuse(fail("{}: a size of the model is {}, expected 1 to {}", keys.what(), size, kMaxSize));
+  const auto check = [&](std::initializer_list<std::int64_t> values, std::int64_t most) {
+    for (const std::int64_t size : values) {
+      if (size < 1 || size > most) {
+        keys.refuse(fail("{}: a size of the model is {}, expected 1 to {}", keys.what(), size, most));
+      }
     }
-  }
+  };
+  check({sizes.hidden, sizes.context}, kMaxSize);
+  check({sizes.heads, sizes.kv_heads, sizes.head_dim}, kMaxHeads);
   return sizes;
 }
 

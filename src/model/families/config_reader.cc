@@ -11,14 +11,9 @@ namespace {
 constexpr std::int64_t kMaxCount = 2147483647;
 constexpr std::int64_t kMaxLayers = 8192;
 constexpr std::int64_t kMaxHeads = 65536;
+constexpr std::int64_t kMaxExperts = 4096;
 constexpr std::int64_t kMaxHeadDim = 65536;
-
-/// A value in a message: short, and on one line whatever the file holds.
-std::string shown(const nlohmann::json& value) {
-  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 57) + "...";
-  return text;
-}
+constexpr std::int64_t kMaxAttentionWidth = 1 << 20;  // heads times head_dim
 
 std::optional<Activation> activation_from_name(const std::string& name) {
   if (name == "silu" || name == "swish") return Activation::silu;
@@ -28,6 +23,12 @@ std::optional<Activation> activation_from_name(const std::string& name) {
 }
 
 }  // namespace
+
+std::string shown(const nlohmann::json& value) {
+  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 57) + "...";
+  return text;
+}
 
 ConfigReader::ConfigReader(const nlohmann::json& config) : inner_(&config) {
   if (!config.is_object()) {
@@ -52,6 +53,14 @@ const nlohmann::json* ConfigReader::find(std::string_view key) const {
 bool ConfigReader::is_null(std::string_view key) const {
   const auto found = inner_->is_object() ? inner_->find(key) : inner_->end();
   return found != inner_->end() && found->is_null();
+}
+
+bool ConfigReader::outer_flag(std::string_view key, bool fallback) {
+  if (outer_ == nullptr) return flag(key, fallback);
+  ConfigReader outer(*outer_, Alone{});
+  const bool value = outer.flag(key, fallback);
+  if (const Status status = outer.status(); !status.ok()) reject(status.error().message);
+  return value;
 }
 
 const nlohmann::json* ConfigReader::object(std::string_view key) {
@@ -173,13 +182,20 @@ std::vector<std::string> ConfigReader::texts(std::string_view key) {
   return result;
 }
 
+void check_heads(ConfigReader& reader, std::int64_t heads, std::int64_t head_dim) {
+  if (heads * head_dim > kMaxAttentionWidth) {
+    reader.reject(fmt::format("config: {} heads of {} are more than {} in all", heads, head_dim, kMaxAttentionWidth));
+  }
+}
+
 ModelConfig read_base(ConfigReader& reader, const ConfigDefaults& defaults) {
   ModelConfig config;
   config.hidden = reader.integer("hidden_size", defaults.hidden, 1, std::int64_t{1} << 24);
   config.vocab = reader.count("vocab_size", defaults.vocab);
   config.max_position = reader.count("max_position_embeddings", defaults.max_position);
   config.norm_eps = static_cast<float>(reader.number("rms_norm_eps", defaults.norm_eps));
-  config.tied_head = reader.flag("tie_word_embeddings", defaults.tied_head);
+  config.tied_head = reader.wrapped() ? reader.outer_flag("tie_word_embeddings", true)
+                                      : reader.flag("tie_word_embeddings", defaults.tied_head);
 
   LayerSpec layer;
   const std::string activation = reader.text(defaults.activation_key, defaults.activation);
@@ -193,12 +209,13 @@ ModelConfig read_base(ConfigReader& reader, const ConfigDefaults& defaults) {
   layer.intermediate = reader.integer("intermediate_size", defaults.intermediate, 1, std::int64_t{1} << 24);
   AttentionSpec& attention = layer.attention;
   attention.heads = static_cast<std::int32_t>(reader.integer("num_attention_heads", defaults.heads, 1, kMaxHeads));
-  attention.kv_heads = static_cast<std::int32_t>(reader.integer(
-      "num_key_value_heads", defaults.kv_heads ? defaults.kv_heads : std::optional<std::int64_t>(attention.heads), 1,
-      kMaxHeads));
+  const bool as_many = reader.is_null("num_key_value_heads") || !defaults.kv_heads;
+  attention.kv_heads = static_cast<std::int32_t>(
+      reader.integer("num_key_value_heads", as_many ? attention.heads : *defaults.kv_heads, 1, kMaxHeads));
   const std::int64_t even_share = std::max<std::int64_t>(1, config.hidden / attention.heads);
   attention.head_dim =
       static_cast<std::int32_t>(reader.integer("head_dim", defaults.head_dim.value_or(even_share), 1, kMaxHeadDim));
+  check_heads(reader, attention.heads, attention.head_dim);
   attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(attention.head_dim)));
   if (attention.heads % attention.kv_heads != 0) {
     reader.reject(fmt::format("config: {} attention heads are no multiple of {} key-value heads", attention.heads,
@@ -212,8 +229,8 @@ ModelConfig read_base(ConfigReader& reader, const ConfigDefaults& defaults) {
 MoeSpec read_moe(ConfigReader& reader, std::string_view experts_key, std::optional<std::int64_t> experts,
                  std::string_view top_k_key, std::optional<std::int64_t> top_k, std::string_view intermediate_key) {
   MoeSpec moe;
-  moe.experts = static_cast<std::int32_t>(reader.integer(experts_key, experts, 1, 65536));
-  moe.top_k = static_cast<std::int32_t>(reader.integer(top_k_key, top_k, 1, 65536));
+  moe.experts = static_cast<std::int32_t>(reader.integer(experts_key, experts, 1, kMaxExperts));
+  moe.top_k = static_cast<std::int32_t>(reader.integer(top_k_key, top_k, 1, kMaxExperts));
   moe.intermediate = reader.integer(intermediate_key, std::nullopt, 1, std::int64_t{1} << 24);
   if (moe.top_k > moe.experts) {
     reader.reject(fmt::format("config: \"{}\" is {}, but there are {} experts", top_k_key, moe.top_k, moe.experts));
@@ -229,11 +246,15 @@ std::int32_t add_rope(ModelConfig& config, const RopeSpec& rope) {
 }
 
 void set_rope(ModelConfig& config, const RopeSpec& rope) {
-  // Dynamic scaling exists to go beyond the context that the model was trained with.
-  if (rope.scaling == RopeScaling::dynamic) {
-    const double context = static_cast<double>(rope.max_position) * std::max(rope.factor, 1.0);
-    config.max_position = static_cast<std::int64_t>(std::min(context, static_cast<double>(kMaxCount)));
+  // Scaling exists to go beyond the context that the model was trained with. Some configs name the context that it
+  // gives, some the one that it starts from.
+  const double factor = std::max(rope.factor, 1.0);
+  auto context = static_cast<double>(config.max_position);
+  if (rope.scaling == RopeScaling::dynamic || rope.scaling == RopeScaling::linear) context *= factor;
+  if (rope.scaling == RopeScaling::yarn) {
+    context = std::max(context, static_cast<double>(rope.original_max_position) * factor);
   }
+  config.max_position = static_cast<std::int64_t>(std::min(context, static_cast<double>(kMaxCount)));
   const std::int32_t index = add_rope(config, rope);
   for (LayerSpec& layer : config.layers) layer.attention.rope = index;
 }

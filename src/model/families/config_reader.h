@@ -15,6 +15,9 @@
 
 namespace millrace {
 
+/// A value in a message: short, and on one line whatever the file holds.
+std::string shown(const nlohmann::json& value);
+
 /// A key that is null counts as absent, as in transformers.
 class ConfigReader {
  public:
@@ -36,6 +39,10 @@ class ConfigReader {
 
   /// The value of a key; null where it is absent or null.
   [[nodiscard]] const nlohmann::json* find(std::string_view key) const;
+  /// Whether there is a text_config with a config around it.
+  [[nodiscard]] bool wrapped() const { return outer_ != nullptr; }
+  /// A flag of the config around the text_config, whatever that says.
+  bool outer_flag(std::string_view key, bool fallback);
   [[nodiscard]] bool has(std::string_view key) const { return find(key) != nullptr; }
   /// True where the key is there and null, which some families tell from its absence.
   [[nodiscard]] bool is_null(std::string_view key) const;
@@ -47,6 +54,9 @@ class ConfigReader {
   [[nodiscard]] Status status() const;
 
  private:
+  struct Alone {};
+  ConfigReader(const nlohmann::json& config, Alone /*without text_config*/) : inner_(&config) {}
+
   const nlohmann::json* inner_;
   const nlohmann::json* outer_ = nullptr;
   std::string message_;
@@ -57,6 +67,9 @@ struct ConfigDefaults {
   std::optional<std::int64_t> vocab = {}, hidden = {}, intermediate = {}, heads = {};
   std::optional<std::int64_t> kv_heads = {}, head_dim = {};  // absent: heads, hidden / heads
   std::int64_t max_position = 2048;
+  // Where a family takes the length that its rope was trained with from, if its config does not say: absent, from the
+  // rope's parameters, else max_position.
+  std::optional<std::int64_t> original_max_position = {};
   double theta = 10000.0;
   double partial_rotary_factor = 1.0;
   double norm_eps = 1e-6;
@@ -64,6 +77,9 @@ struct ConfigDefaults {
   std::string activation_key = "hidden_act";
   std::string activation = "silu";
 };
+
+/// Refuses heads that are wider, all together, than any model's.
+void check_heads(ConfigReader& reader, std::int64_t heads, std::int64_t head_dim);
 
 /// What nearly every family has: sizes, and as many equal layers with full attention, scale 1 / sqrt(head_dim), a dense
 /// gated feed-forward and no rotation yet.
@@ -73,6 +89,10 @@ ModelConfig read_base(ConfigReader& reader, const ConfigDefaults& defaults);
 /// `layer_type`: the key under which rope_parameters hold the layers' own ones; empty: they are for all layers.
 RopeSpec read_rope(ConfigReader& reader, const ConfigDefaults& defaults, std::int32_t head_dim,
                    std::string_view layer_type = "");
+
+/// The object that describes the rope, rope_scaling before rope_parameters, as in transformers; null where there is
+/// none or an empty one.
+const nlohmann::json* rope_parameters(ConfigReader& reader);
 
 /// The experts of a layer, weighted by a softmax over all of them, normalised over the chosen.
 MoeSpec read_moe(ConfigReader& reader, std::string_view experts_key, std::optional<std::int64_t> experts,

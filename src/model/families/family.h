@@ -2,6 +2,8 @@
 // families stand in one explicit table (families.cc); there is no registration at a distance.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -31,6 +33,8 @@ struct Family {
   std::string_view model_type;    // "llama"; of the text_config where there is one
   ModelConfig (*config)(ConfigReader& reader);
   TensorNames (*names)(ConfigReader& reader, const ModelConfig& model);
+  // End-of-sequence ids where no config says any, as transformers' config class has them; -1: none.
+  std::array<std::int32_t, 3> eos_ids = {-1, -1, -1};
 };
 
 // One file a line of models; see there for what is special about each.

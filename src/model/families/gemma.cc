@@ -100,7 +100,10 @@ ModelConfig gemma3_config(ConfigReader& reader) {
   local.original_max_position = config.max_position;
   local.theta = reader.number("rope_local_base_freq", 10000.0);
   if (parameters != nullptr && parameters->contains(kSliding)) {
+    const double theta = local.theta;
     local = read_rope(reader, {.max_position = config.max_position}, head_dim, kSliding);
+    const nlohmann::json& own = (*parameters)[kSliding];
+    if (!own.is_object() || !own.contains("rope_theta")) local.theta = theta;  // the one around is the full layers'
   }
   const std::int32_t sliding_rope = add_rope(config, local);
   const std::int64_t window = read_window(reader, 4096);
@@ -148,6 +151,7 @@ GlobalHeads read_global_heads(ConfigReader& reader, std::size_t layer, const Att
     read(reader, "global_head_dim", 512, "num_global_key_value_heads");
     if (!k_eq_v) heads.kv_heads = sliding.kv_heads;
   }
+  check_heads(reader, sliding.heads, heads.head_dim);
   if (sliding.heads % heads.kv_heads != 0) {
     reader.reject(fmt::format("config: {} attention heads are no multiple of {} global key-value heads", sliding.heads,
                               heads.kv_heads));
@@ -166,7 +170,13 @@ void share_kv(ConfigReader& reader, ModelConfig& config, const std::vector<bool>
       reader.reject(fmt::format("config: layer {} shares keys and values, but no layer of its kind has its own", l));
       return;
     }
-    config.layers[l].attention.kv_source = static_cast<std::int32_t>(source - 1);
+    AttentionSpec& own = config.layers[l].attention;
+    const AttentionSpec& other = config.layers[source - 1].attention;
+    if (own.head_dim != other.head_dim || own.kv_heads != other.kv_heads) {
+      reader.reject(fmt::format("config: layer {} shares the keys of layer {}, which has other heads", l, source - 1));
+      return;
+    }
+    own.kv_source = static_cast<std::int32_t>(source - 1);
     if (wide) config.layers[l].intermediate *= 2;
   }
 }

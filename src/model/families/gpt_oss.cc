@@ -16,7 +16,7 @@ ModelConfig gpt_oss_config(ConfigReader& reader) {
                                 .norm_eps = 1e-5};
   ModelConfig config = read_base(reader, defaults);
   RopeSpec rope = read_rope(reader, defaults, config.layers.front().attention.head_dim);
-  if (!reader.has("rope_parameters") && !reader.has("rope_scaling")) {
+  if (rope_parameters(reader) == nullptr) {
     rope.scaling = RopeScaling::yarn;
     rope.factor = 32.0;
     rope.truncate = false;

@@ -42,22 +42,29 @@ TensorNames mistral_names(ConfigReader& /*reader*/, const ModelConfig& /*model*/
 
 // Queries beyond the original context are scaled up with the logarithm of their position.
 ModelConfig ministral3_config(ConfigReader& reader) {
-  const ConfigDefaults defaults{.kv_heads = 8, .max_position = 262144, .theta = 1e6, .norm_eps = 1e-5};
+  const ConfigDefaults defaults{.kv_heads = 8, .head_dim = 128, .max_position = 262144, .theta = 1e6, .norm_eps = 1e-5};
   ModelConfig config = read_base(reader, defaults);
-  const RopeSpec rope = read_rope(reader, defaults, config.layers.front().attention.head_dim);
-  set_rope(config, rope);
-  set_window(config, read_window(reader, std::nullopt));
+  RopeSpec rope = read_rope(reader, defaults, config.layers.front().attention.head_dim);
   double beta = 0.0;
-  const nlohmann::json* parameters = reader.object("rope_parameters");
-  if (parameters == nullptr) parameters = reader.object("rope_scaling");
-  if (parameters != nullptr) {
+  std::int64_t length = config.max_position;
+  if (const nlohmann::json* parameters = rope_parameters(reader)) {
     ConfigReader own(*parameters);
     beta = own.number("llama_4_scaling_beta", 0.0, false);
+    length = own.count("original_max_position_embeddings", length);
     if (const Status status = own.status(); !status.ok()) reader.reject(status.error().message);
+  } else {
+    // What a config without a word about rope means.
+    rope.scaling = RopeScaling::yarn;
+    rope.factor = 16.0;
+    rope.original_max_position = length = 16384;
+    rope.mscale = rope.mscale_all_dim = 1.0;
+    beta = 0.1;
   }
+  set_rope(config, rope);
+  set_window(config, read_window(reader, std::nullopt));
   for (LayerSpec& layer : config.layers) {
     layer.attention.temperature_beta = static_cast<float>(beta);
-    layer.attention.temperature_length = rope.original_max_position;
+    layer.attention.temperature_length = length;
   }
   return config;
 }
@@ -96,7 +103,7 @@ ModelConfig smollm3_config(ConfigReader& reader) {
   if (rotates.empty()) {
     for (std::size_t l = 0; l < layers; ++l) rotates.push_back((static_cast<std::int64_t>(l) + 1) % interval != 0);
   }
-  if (rotates.size() != layers) {
+  if (rotates.size() < layers) {
     reader.reject(fmt::format("config: \"no_rope_layers\" has {} entries for {} layers", rotates.size(), layers));
     rotates.resize(layers);
   }

@@ -5,7 +5,7 @@
 namespace millrace {
 
 ModelConfig phi3_config(ConfigReader& reader) {
-  const ConfigDefaults defaults{.max_position = 4096, .norm_eps = 1e-5};
+  const ConfigDefaults defaults{.max_position = 4096, .original_max_position = 4096, .norm_eps = 1e-5};
   ModelConfig config = read_base(reader, defaults);
   RopeSpec rope = read_rope(reader, defaults, config.layers.front().attention.head_dim);
   if (rope.scaling != RopeScaling::none && rope.scaling != RopeScaling::longrope) {

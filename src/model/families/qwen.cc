@@ -29,7 +29,7 @@ ModelConfig dense_config(ConfigReader& reader, const ConfigDefaults& defaults) {
 }  // namespace
 
 ModelConfig qwen2_config(ConfigReader& reader) {
-  return dense_config(reader, {.max_position = 32768});
+  return dense_config(reader, {.kv_heads = 32, .max_position = 32768});
 }
 
 TensorNames qwen2_names(ConfigReader& /*reader*/, const ModelConfig& /*model*/) {

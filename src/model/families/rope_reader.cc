@@ -11,8 +11,7 @@ namespace {
 class RopeParameters {
  public:
   RopeParameters(ConfigReader& reader, std::string_view layer_type) : reader_(&reader) {
-    const nlohmann::json* parameters = reader.object("rope_scaling");
-    if (parameters == nullptr) parameters = reader.object("rope_parameters");
+    const nlohmann::json* parameters = rope_parameters(reader);
     if (parameters != nullptr && !layer_type.empty()) {
       const auto own = parameters->find(layer_type);
       if (own != parameters->end()) {
@@ -109,6 +108,14 @@ void read_scaling(RopeParameters& parameters, RopeSpec& rope) {
 
 }  // namespace
 
+const nlohmann::json* rope_parameters(ConfigReader& reader) {
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const nlohmann::json* parameters = reader.object(key);
+    if (parameters != nullptr && !parameters->empty()) return parameters;
+  }
+  return nullptr;
+}
+
 RopeSpec read_rope(ConfigReader& reader, const ConfigDefaults& defaults, std::int32_t head_dim,
                    std::string_view layer_type) {
   RopeParameters parameters(reader, layer_type);
@@ -120,8 +127,8 @@ RopeSpec read_rope(ConfigReader& reader, const ConfigDefaults& defaults, std::in
     rope.scaling = *scaling;
   } else {
     reader.reject(fmt::format(
-        "config: rope type \"{}\" is not supported (default, linear, dynamic, llama3, yarn, longrope, proportional)",
-        type));
+        "config: rope type {} is not supported (default, linear, dynamic, llama3, yarn, longrope, proportional)",
+        shown(type)));
   }
   rope.theta = parameters.number("rope_theta", defaults.theta);
   if (!(rope.theta > 1.0)) reader.reject(fmt::format("config: rope_theta is {}, expected more than 1", rope.theta));
@@ -141,9 +148,11 @@ RopeSpec read_rope(ConfigReader& reader, const ConfigDefaults& defaults, std::in
   // The share says nothing beyond rotary_dim, except where the pairs that stand still are spread over the head.
   if (rope.scaling != RopeScaling::proportional) rope.partial_rotary_factor = 1.0;
 
-  // Phi-3 has the original length beside the rope's parameters, and there it counts.
+  // Some have the original length beside the rope's parameters, and there it counts.
   ConfigReader& holder = reader.has("original_max_position_embeddings") && !parameters.nested() ? reader : own;
-  rope.original_max_position = holder.count("original_max_position_embeddings", rope.max_position);
+  rope.original_max_position = defaults.original_max_position
+                                   ? reader.count("original_max_position_embeddings", defaults.original_max_position)
+                                   : holder.count("original_max_position_embeddings", rope.max_position);
   const bool needs_original =
       rope.scaling == RopeScaling::llama3 || rope.scaling == RopeScaling::yarn || rope.scaling == RopeScaling::longrope;
   if (!needs_original) rope.original_max_position = rope.max_position;

@@ -1,0 +1,39 @@
+#include "runtime/run_tokens.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "runtime/sequence.h"
+
+namespace millrace {
+
+Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens) {
+  const std::int64_t vocab = runner.config().vocab;
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || token >= vocab) return fail("token id {} is outside the vocabulary of {} tokens", token, vocab);
+  }
+  if (static_cast<std::int64_t>(tokens.size()) > runner.max_sequence_tokens()) {
+    return fail("{} ids, but a sequence may have {} tokens here (KV memory holds {}, the model's context is {})",
+                tokens.size(), runner.max_sequence_tokens(), runner.cache().token_capacity(),
+                runner.config().max_position);
+  }
+  return Ok{};
+}
+
+void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens,
+                const std::function<void(std::int64_t, std::span<const float>)>& take) {
+  const auto vocab = static_cast<std::size_t>(runner.config().vocab);
+  const auto total = static_cast<std::int64_t>(tokens.size());
+  const std::vector<std::int64_t> windows = runner.cache().windows();
+  Sequence sequence{1, {tokens.begin(), tokens.end()}, total, runner.cache().make_tables()};
+  const std::int64_t step = std::min(runner.limits().max_rows, runner.limits().max_logit_rows);
+  for (std::int64_t start = 0; start < total; start += step) {
+    const auto rows = static_cast<std::int32_t>(std::min(step, total - start));
+    const ForwardBatch batch = make_forward_batch({{{1, start, rows, true}}}, windows, true,
+                                                  [&](SequenceId) -> Sequence& { return sequence; });
+    const std::span<const float> logits = runner.run(batch);
+    for (std::int64_t r = 0; r < rows; ++r) take(start + r, logits.subspan(static_cast<std::size_t>(r) * vocab, vocab));
+  }
+}
+
+}  // namespace millrace

@@ -1,0 +1,21 @@
+// Running a given list of tokens, for those who want logits and no answer.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "core/result.h"
+#include "runtime/model_runner.h"
+
+namespace millrace {
+
+/// Error: an id outside the vocabulary, or more tokens than a sequence may have here; with the figures.
+Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens);
+
+/// Runs `tokens`, which check_tokens accepts, as one sequence, in steps as large as the runner's limits allow. `take`
+/// is called for each position in order with its logits [vocab], valid during the call.
+void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens,
+                const std::function<void(std::int64_t position, std::span<const float> logits)>& take);
+
+}  // namespace millrace
