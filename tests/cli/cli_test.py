@@ -32,7 +32,7 @@ class Usage(unittest.TestCase):
         self.assertIn("run", millrace("--help").stdout)
 
     def test_wrong_usage_is_exit_code_2(self):
-        for arguments in ([], ["frobnicate"], ["run", "--nope"], ["run", "-n", "0"], ["logits"],
+        for arguments in ([], ["frobnicate"], ["run"], ["run", "-p", "x", "--ids", "1"], ["run", "--chat", "--json"], ["run", "--nope"], ["run", "-n", "0"], ["logits"],
                           ["run", "--threads", "-3"], ["run", "--compute-dtype", "int3"]):
             result = millrace(*arguments)
             self.assertEqual(result.returncode, 2, arguments)
@@ -55,6 +55,16 @@ class Usage(unittest.TestCase):
         self.assertIn("tokenizer", self.failure("run", FIXTURE, "--dummy", "-p", "text"))
         self.assertIn("CUDA", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--device", "cuda"))
         self.assertIn("size", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--kv-memory", "lots"))
+
+    def test_stop_strings_do_not_swallow_the_model(self):
+        self.assertIn("/no/such/model", self.failure("run", "-p", "x", "--stop", "END", "/no/such/model"))
+
+    def test_output_that_is_lost_is_a_failure(self):
+        with open("/dev/full", "w") as full:
+            result = subprocess.run([BINARY, "logits", FIXTURE, "--dummy", "--ids", "1"], stdout=full,
+                                    stderr=subprocess.PIPE, text=True, timeout=60)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("standard output", result.stderr)
 
     def test_an_unknown_architecture_is_named_with_what_is_supported(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +157,12 @@ class Contract(unittest.TestCase):
 
 
 class Chat(unittest.TestCase):
+    def test_what_is_not_utf8_does_not_end_a_conversation(self):
+        result = subprocess.run([BINARY, "run", "--chat", "-n", "4", "--ignore-eos"], input=b"\xff\xfe hi\nand?\n",
+                                capture_output=True, timeout=60)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(result.stderr.count(b"4 generated"), 2)
+
     def test_answers_one_prompt_as_json(self):
         answer = document("run", "--chat", "-p", "Hello", "-n", "8")
         self.assertLessEqual(len(answer["token_ids"]), 8)

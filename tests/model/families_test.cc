@@ -105,6 +105,8 @@ TEST(Families, EndTokensComeFromTheGenerationConfigFirst) {
   EXPECT_EQ(model->eos_ids, (std::vector<std::int32_t>{5, 7}));
   config["eos_token_id"] = nullptr;
   EXPECT_TRUE(parsed(config).eos_ids.empty());
+  config.erase("eos_token_id");
+  EXPECT_EQ(parsed(config).eos_ids, (std::vector<std::int32_t>{2})) << "the default of the family";
   config["eos_token_id"] = "two";
   EXPECT_NE(error_of(config).find("eos_token_id"), std::string::npos);
 }
@@ -155,6 +157,91 @@ TEST(Families, DynamicScalingWidensTheContext) {
   config["max_position_embeddings"] = 100;
   config["rope_scaling"] = {{"type", "dynamic"}, {"factor", 4.0}};
   EXPECT_EQ(parsed(config).max_position, 400);
+}
+
+TEST(Families, YarnAndLinearScalingGiveTheContextThatTheyMake) {
+  nlohmann::json config = small_llama();
+  config["max_position_embeddings"] = 4096;
+  config["rope_scaling"] = {{"type", "linear"}, {"factor", 4.0}};
+  EXPECT_EQ(parsed(config).max_position, 16384);
+  config["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 4096}};
+  EXPECT_EQ(parsed(config).max_position, 16384);
+  config["max_position_embeddings"] = 20000;
+  EXPECT_EQ(parsed(config).max_position, 20000);
+}
+
+TEST(Families, AbsurdSizesAreRefusedBeforeMemoryIsTaken) {
+  nlohmann::json config = small_llama();
+  config["num_attention_heads"] = 65536;
+  config["head_dim"] = 8192;
+  EXPECT_NE(error_of(config).find("heads"), std::string::npos);
+  config = small_llama();
+  config["architectures"] = {"MixtralForCausalLM"};
+  config["num_hidden_layers"] = 8192;
+  config["num_local_experts"] = 4096;
+  config["num_key_value_heads"] = 4;
+  EXPECT_NE(error_of(config).find("experts"), std::string::npos);
+}
+
+TEST(Families, KvHeadsThatAreNullAreAsManyAsHeads) {
+  nlohmann::json config = small_llama();
+  config["architectures"] = {"MixtralForCausalLM"};
+  config["num_key_value_heads"] = nullptr;
+  EXPECT_EQ(parsed(config).layers.front().attention.kv_heads, 4);
+}
+
+TEST(Families, Ministral3WithoutAWordAboutRopeIsYarn) {
+  nlohmann::json config = small_llama();
+  config["architectures"] = {"Ministral3ForCausalLM"};
+  config["num_key_value_heads"] = 2;
+  const ModelConfig model = parsed(config);
+  ASSERT_EQ(model.ropes.size(), 1u);
+  EXPECT_EQ(model.ropes.front().scaling, RopeScaling::yarn);
+  EXPECT_EQ(model.ropes.front().factor, 16.0);
+  EXPECT_EQ(model.layers.front().attention.head_dim, 128);
+  EXPECT_FLOAT_EQ(model.layers.front().attention.temperature_beta, 0.1f);
+  EXPECT_EQ(model.layers.front().attention.temperature_length, 16384);
+}
+
+TEST(Families, Phi3TakesTheOriginalLengthFromBesideTheRope) {
+  nlohmann::json config = small_llama();
+  config["architectures"] = {"Phi3ForCausalLM"};
+  config["max_position_embeddings"] = 131072;
+  const std::vector<double> factors(8, 1.5);
+  config["rope_scaling"] = {{"type", "longrope"}, {"short_factor", factors}, {"long_factor", factors}};
+  EXPECT_EQ(parsed(config).ropes.front().original_max_position, 4096);
+  config["original_max_position_embeddings"] = 8192;
+  EXPECT_EQ(parsed(config).ropes.front().original_max_position, 8192);
+}
+
+TEST(Families, AnEmptyRopeScalingSaysNothing) {
+  nlohmann::json config = small_llama();
+  config["rope_scaling"] = nlohmann::json::object();
+  config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 1000.0}};
+  EXPECT_EQ(parsed(config).ropes.front().scaling, RopeScaling::linear);
+  EXPECT_EQ(parsed(config).ropes.front().theta, 1000.0);
+}
+
+TEST(Families, Gemma4LayersShareKeysOfTheirOwnShapeOnly) {
+  nlohmann::json config;
+  for (const auto& path : fixtures()) {
+    if (path.filename() == "gemma4_shared") config = read_json(path / "config.json");
+  }
+  ASSERT_FALSE(config.is_null());
+  EXPECT_EQ(parsed(config).layers.back().attention.kv_source, 2);
+  config["per_layer_config"]["5"]["head_dim"] = 64;
+  EXPECT_NE(error_of(config).find("layer 5"), std::string::npos);
+}
+
+TEST(Families, AWrapperSaysWhetherTheHeadIsTied) {
+  nlohmann::json inner = small_llama();
+  inner["model_type"] = "mistral";
+  inner["num_key_value_heads"] = 2;
+  inner["tie_word_embeddings"] = false;
+  nlohmann::json outer{{"architectures", {"Mistral3ForConditionalGeneration"}}, {"text_config", inner}};
+  EXPECT_TRUE(parsed(outer).tied_head);
+  outer["tie_word_embeddings"] = false;
+  EXPECT_FALSE(parsed(outer).tied_head);
 }
 
 TEST(Families, MistralHasAWindowUnlessItIsSwitchedOff) {

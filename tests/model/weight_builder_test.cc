@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "backend/reference/reference_backend.h"
+#include "checkpoint/file_builders.h"
 #include "model/weight_loader.h"
 
 namespace millrace {
@@ -60,6 +62,42 @@ TEST(WeightLoader, MeasuresExactlyWhatItPacks) {
   EXPECT_EQ(weights->layers.size(), 3u);
   EXPECT_EQ(weights->layers[0].qkv.weight->rows(), 16 + 2 * 8);
   EXPECT_EQ(weights->layers[0].ffn.gate_up.weight->rows(), 48);
+}
+
+/// A directory with an embedding and, where given, a head, each [4, 8] of one value.
+class TiedHead : public testing::Test {
+ protected:
+  TensorSource source(float embedding, std::optional<float> head) {
+    std::vector<SafetensorsEntry> tensors{{"model.embed_tokens.weight", "F32", {4, 8}, filled(embedding)}};
+    if (head) tensors.push_back({"lm_head.weight", "F32", {4, 8}, filled(*head)});
+    directory_.write("config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})");
+    directory_.write("model.safetensors", safetensors_file(tensors));
+    auto checkpoint = Checkpoint::open(directory_.path());
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    checkpoint_ = std::move(*checkpoint);
+    return TensorSource::of_checkpoint(checkpoint_);
+  }
+
+ private:
+  static std::string filled(float value) { return float_bytes(std::vector<float>(32, value)); }
+
+  TempDirectory directory_;
+  Checkpoint checkpoint_;
+};
+
+TEST_F(TiedHead, ANotherHeadInTheFileIsSeen) {
+  EXPECT_FALSE(source(1.0f, std::nullopt).differ("lm_head.weight", "model.embed_tokens.weight"));
+  EXPECT_FALSE(source(1.0f, 1.0f).differ("lm_head.weight", "model.embed_tokens.weight"));
+  EXPECT_TRUE(source(1.0f, 2.0f).differ("lm_head.weight", "model.embed_tokens.weight"));
+}
+
+TEST(WeightBuilder, RawBytesAreNoWeight) {
+  const auto backend = make_reference_backend();
+  const auto source = TensorSource::dummy(tiny());
+  WeightBuilder builder(*source, *backend, LinearFormat{});
+  const auto matrix = builder.matrix({{{.format = QuantFormat::u8, .rows = 4, .cols = 8}}});
+  ASSERT_FALSE(matrix.ok());
+  EXPECT_NE(matrix.error().message.find("U8"), std::string::npos);
 }
 
 }  // namespace
