@@ -39,8 +39,8 @@ class WeightLoader {
   };
 
   Result<ModelWeights> build();
-  /// Whether the head is a matrix of its own. Where the config ties it to the embedding and the file has another one all
-  /// the same, the file is right, as for transformers.
+  /// Whether the head is a matrix of its own. Where the config ties it to the embedding and the file has another one
+  /// all the same, the file is right, as for transformers.
   bool has_own_head();
   Result<LayerWeights> layer(std::size_t index);
   Status attention(std::size_t index, LayerWeights& weights);
