@@ -32,14 +32,18 @@ Status run(const EvalFlags& flags) {
   if (start.size() == 1) options.bos = start.front();
   MILLRACE_TRY(const Perplexity result, measure_perplexity(*model.runner, ids, options, progress_bar("evaluating")));
   const auto [low, high] = result.interval();
+  const bool known = result.windows > 1;
   if (flags.model.json) {
-    const nlohmann::ordered_json document{{"tokens", result.tokens},
-                                          {"perplexity", result.perplexity()},
-                                          {"mean_nll", result.mean_nll},
-                                          {"ci95", {{"perplexity", {low, high}}}}};
+    const nlohmann::ordered_json document{
+        {"tokens", result.tokens},
+        {"perplexity", result.perplexity()},
+        {"mean_nll", result.mean_nll},
+        {"ci95", {{"perplexity", known ? nlohmann::ordered_json{low, high} : nlohmann::ordered_json(nullptr)}}}};
     std::printf("%s\n", document.dump().c_str());
   } else {
-    std::printf("perplexity %.4f (95 %% interval %.4f to %.4f) over %lld tokens\n", result.perplexity(), low, high,
+    const std::string interval =
+        known ? fmt::format("95 % interval {:.4f} to {:.4f}", low, high) : "no interval: the text is one window";
+    std::printf("perplexity %.4f (%s) over %lld tokens\n", result.perplexity(), interval.c_str(),
                 static_cast<long long>(result.tokens));
   }
   return Ok{};

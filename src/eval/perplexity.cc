@@ -72,6 +72,7 @@ Result<Perplexity> measure_perplexity(ModelRunner& runner, std::span<const std::
     if (progress) progress(end, total);
   }
   if (result.tokens == 0) return fail("the text has {} tokens: nothing to predict", total);
+  result.windows = static_cast<std::int64_t>(sums.size());
   result.mean_nll = nll / static_cast<double>(result.tokens);
   if (sums.size() > 1) {
     // Ratio estimator: windows differ in length only at the end of the text.

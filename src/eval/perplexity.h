@@ -20,7 +20,8 @@ struct PerplexityOptions {
 struct Perplexity {
   std::int64_t tokens = 0;      // predicted tokens
   double mean_nll = 0.0;        // nats a token
-  double standard_error = 0.0;  // of mean_nll, from the spread between windows; 0 with fewer than two windows
+  std::int64_t windows = 0;     // with fewer than two there is no spread to tell the error from
+  double standard_error = 0.0;  // of mean_nll, from the spread between windows
 
   [[nodiscard]] double perplexity() const;
   /// The 95 % interval of the perplexity: exp(mean_nll -+ 1.96 standard errors).

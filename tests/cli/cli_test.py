@@ -155,6 +155,12 @@ class Contract(unittest.TestCase):
         self.assertLessEqual(low, result["perplexity"])
         self.assertGreaterEqual(high, result["perplexity"])
 
+    def test_one_window_has_no_interval(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            text.write("The old man went down to the sea.")
+            text.flush()
+            self.assertIsNone(document("eval", "--text", text.name)["ci95"]["perplexity"])
+
 
 class Chat(unittest.TestCase):
     def test_what_is_not_utf8_does_not_end_a_conversation(self):
