@@ -15,12 +15,13 @@ build = @mkdir -p build && $(call configure,$(1)) && cmake --build --preset $(1)
 ctest = ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo build test test-asan test-tsan test-long fuzz lint format bench conformance clean
+.PHONY: help bootstrap demo build test test-clients test-asan test-tsan test-long fuzz lint format bench conformance clean
 
 help:
 	@echo 'make demo         set up, build, and stream text from the built-in model'
 	@echo 'make build        build/release/bin/millrace'
 	@echo 'make test         release build and its tests (ASAN=yes: with the sanitizers of test-asan too)'
+	@echo 'make test-clients OpenAI'"'"'s own clients (PyPI, npm) against a live server (ARGS: flags of tests/clients/run)'
 	@echo 'make test-asan    the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make test-tsan    the tests under ThreadSanitizer'
 	@echo 'make test-long    both of these, the tests labelled long, and every fuzzer for FUZZ_SECONDS=60'
@@ -82,6 +83,17 @@ format:
 
 bench: build
 	build/release/bin/millrace bench $(ARGS)
+
+tests/clients/.venv/installed: tests/clients/requirements.txt tests/clients/node/package-lock.json
+	$(call bootstrap,--clients)
+	python3 -m venv tests/clients/.venv
+	tests/clients/.venv/bin/python -m pip install --quiet --requirement $<
+	cd tests/clients/node && npm ci --silent
+	touch $@
+
+# The official clients of PyPI and npm against a live server.
+test-clients: build tests/clients/.venv/installed
+	tests/clients/.venv/bin/python tests/clients/run $(ARGS)
 
 .venv/installed: tools/conformance/requirements.txt
 	$(call bootstrap,--conformance)

@@ -30,6 +30,12 @@ struct Buffer {
   [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(memory.get()); }
 };
 
+/// Aborts unless the buffer has `bytes` bytes at `offset`.
+void check_range(const Buffer& buffer, std::size_t offset, std::size_t bytes);
+/// What Backend::copy asks of its arguments.
+void check_copy(const Buffer& target, std::size_t target_offset, const Buffer& source, std::size_t source_offset,
+                std::size_t bytes);
+
 /// A weight in the backend's own layout: rows() outputs, cols() inputs.
 class PackedMatrix {
  public:
@@ -75,8 +81,7 @@ struct ResidualNormArgs {
   float h_scale = 1.0f;
   const float* norm = nullptr;  // [width]
   float eps = 0.0f;
-  float* out = nullptr;    // [rows, width], may be h; needs `norm`, or `unit_norm`
-  bool unit_norm = false;  // normalise with weight 1
+  float* out = nullptr;  // [rows, width], may be h; not written without `norm`
 };
 
 enum class NormScope : std::uint8_t { none, per_head, all_heads };
@@ -107,7 +112,7 @@ struct RopeStoreArgs {
 struct AttendArgs {
   const float* q = nullptr;  // [rows, q_stride], q first
   std::int64_t q_stride = 0;
-  float* out = nullptr;  // [rows, heads * head_dim]
+  float* out = nullptr;  // [rows, heads * head_dim], apart from q
   std::int32_t heads = 0, kv_heads = 0, head_dim = 0;
   std::int64_t window = 0;  // a row at t sees positions in (t - window, t]; 0: all up to t
   float scale = 1.0f;
@@ -152,10 +157,16 @@ class Backend {
   /// Backend, ISA level and kernel revision: the backend's part of the numeric class, e.g. "cpu/avx2/1".
   [[nodiscard]] virtual std::string numeric_class() const = 0;
 
+  /// Whether buffers are memory that the host may read and write as it is, between steps.
+  [[nodiscard]] virtual bool host_memory() const = 0;
+
   /// Error: no memory; the message has the figure.
   virtual Result<Buffer> allocate(std::size_t bytes) = 0;
   virtual void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) = 0;
   virtual void read(const Buffer& source, std::size_t offset, std::span<std::byte> target) = 0;
+  /// From device to device, in order with the operations. Within one buffer the two ranges must not overlap.
+  virtual void copy(const Buffer& target, std::size_t target_offset, const Buffer& source, std::size_t source_offset,
+                    std::size_t bytes) = 0;
 
   /// Relayouts a weight once. Error: no memory. `source` is read during the call only.
   virtual Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) = 0;

@@ -19,14 +19,27 @@ struct SequenceRows {
   std::vector<std::span<const std::int32_t>> page_tables = {};
 };
 
+/// A hint, never needed for results: consecutive sequences that have the same pages, in the page tables of one cache
+/// group, for positions [0, tokens). Every row of theirs is at a position >= tokens. A backend may read these keys and
+/// values once for all of them.
+struct SharedPrefix {
+  std::int32_t group = 0;
+  std::int32_t first_sequence = 0;
+  std::int32_t sequences = 0;
+  std::int64_t tokens = 0;  // any number; what a backend cannot use it rounds down
+};
+
 /// Row r of the batch is the token token_ids[r] at position positions[r]. Rows of a sequence are consecutive and in
 /// order; their keys and values are stored before any row of the batch attends, so a row sees itself and what precedes
 /// it.
 struct ForwardBatch {
-  std::vector<std::int32_t> token_ids;   // [rows]
-  std::vector<std::int64_t> positions;   // [rows]
-  std::vector<SequenceRows> sequences;   // cover the rows exactly, in order
-  std::vector<std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  std::vector<std::int32_t> token_ids;    // [rows]
+  std::vector<std::int64_t> positions;    // [rows]
+  std::vector<SequenceRows> sequences;    // cover the rows exactly, in order
+  std::vector<std::int32_t> logit_rows;   // rows whose logits are wanted, ascending
+  std::vector<SharedPrefix> shared = {};  // by group, then first_sequence; sets of one group do not overlap
+
+  bool wants_hidden = false;  // the final hidden states of all rows are wanted
 
   [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(token_ids.size()); }
 };

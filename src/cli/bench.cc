@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/options.h"
-#include "runtime/sequence.h"
+#include "runtime/step_batch.h"
 
 namespace millrace::cli {
 
@@ -40,61 +40,64 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 /// Drives the model runner directly: no scheduler, no sampler, ids that cost nothing to make.
 class Bench {
  public:
-  explicit Bench(ModelRunner& runner) : runner_(&runner), windows_(runner.cache().windows()) {}
+  explicit Bench(ModelRunner& runner) : runner_(&runner) {}
 
   /// Tokens/s of computing a prompt of `tokens` tokens.
   double prefill(std::int32_t tokens) {
-    std::vector<Sequence> sequences = make_sequences(1, tokens);
+    UnscheduledSequences sequences = make_sequences(1, tokens);
     const auto start = std::chrono::steady_clock::now();
-    fill(sequences, tokens);
+    fill(sequences, 1, tokens);
     return tokens / seconds_since(start);
   }
 
   /// Tokens/s, all streams together, of `steps` decode steps at batch size `batch` behind prompts of 16 tokens.
   double decode(std::int32_t steps, std::int32_t batch) {
     constexpr std::int32_t kPrompt = 16;
-    std::vector<Sequence> sequences = make_sequences(batch, kPrompt + steps);
-    fill(sequences, kPrompt);
+    UnscheduledSequences sequences = make_sequences(batch, kPrompt + steps);
+    fill(sequences, batch, kPrompt);
     const auto start = std::chrono::steady_clock::now();
     for (std::int32_t step = 0; step < steps; ++step) {
       StepPlan plan;
-      for (const Sequence& sequence : sequences) plan.entries.push_back({sequence.id, kPrompt + step, 1, true});
-      run(plan, sequences);
+      for (std::int32_t s = 0; s < batch; ++s) {
+        plan.entries.push_back(
+            {.id = static_cast<SequenceId>(s), .rows = 1, .first_position = kPrompt + step, .samples = true});
+      }
+      runner_->run(sequences.batch(plan));
     }
     return steps * static_cast<double>(batch) / seconds_since(start);
   }
 
  private:
-  std::vector<Sequence> make_sequences(std::int32_t count, std::int32_t tokens) {
-    std::vector<Sequence> sequences;
+  UnscheduledSequences make_sequences(std::int32_t count, std::int32_t tokens) {
+    const KvCache& cache = runner_->cache();
+    UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
     for (std::int32_t s = 0; s < count; ++s) {
-      Sequence sequence{static_cast<SequenceId>(s), {}, tokens, runner_->cache().make_tables()};
+      std::vector<std::int32_t> ids;
       for (std::int32_t t = 0; t < tokens; ++t) {
-        sequence.tokens.push_back(
+        ids.push_back(
             static_cast<std::int32_t>((std::int64_t{7919} * (t + 1) + 104729LL * s) % runner_->config().vocab));
       }
-      sequences.push_back(std::move(sequence));
+      sequences.add(std::move(ids), tokens);
     }
     return sequences;
   }
 
-  /// Computes the first `tokens` tokens of every sequence, in steps of the batch limit.
-  void fill(std::vector<Sequence>& sequences, std::int32_t tokens) {
+  /// Computes the first `tokens` tokens of `count` sequences, in steps of the batch limit.
+  void fill(UnscheduledSequences& sequences, std::int32_t count, std::int32_t tokens) {
     const auto limit = static_cast<std::int32_t>(runner_->limits().max_rows);
-    for (const Sequence& sequence : sequences) {
+    for (std::int32_t s = 0; s < count; ++s) {
       for (std::int32_t done = 0; done < tokens; done += limit) {
         const std::int32_t rows = std::min(limit, tokens - done);
-        run({{{sequence.id, done, rows, done + rows == tokens}}}, sequences);
+        runner_->run(sequences.batch({{{.id = static_cast<SequenceId>(s),
+                                        .rows = rows,
+                                        .first_position = done,
+                                        .samples = done + rows == tokens}},
+                                      {}}));
       }
     }
   }
 
-  void run(const StepPlan& plan, std::vector<Sequence>& sequences) {
-    runner_->run(make_forward_batch(plan, windows_, false, [&](SequenceId id) -> Sequence& { return sequences[id]; }));
-  }
-
   ModelRunner* runner_;
-  std::vector<std::int64_t> windows_;
 };
 
 Status check_room(const BenchFlags& flags, ModelRunner& runner) {

@@ -31,7 +31,7 @@ std::optional<std::string> read_line() {
 
 }  // namespace
 
-Result<Conversation> Conversation::open(const LoadedModel& model, Engine& engine, Request base,
+Result<Conversation> Conversation::open(const LoadedModel& model, EngineCore& engine, Request base,
                                         const std::string& system) {
   if (!model.tokenizer) return fail("--chat needs a tokenizer, and {} has none", model.path);
   if (!model.chat_template) return fail("--chat needs a chat template, and {} has none", model.path);

@@ -7,7 +7,7 @@
 
 #include "cli/generate.h"
 #include "core/result.h"
-#include "engine/engine.h"
+#include "engine/engine_core.h"
 #include "runtime/load_model.h"
 
 namespace millrace::cli {
@@ -15,7 +15,8 @@ namespace millrace::cli {
 class Conversation {
  public:
   /// `base`: everything of a request but its prompt. Error: the model has no tokenizer or no chat template.
-  static Result<Conversation> open(const LoadedModel& model, Engine& engine, Request base, const std::string& system);
+  static Result<Conversation> open(const LoadedModel& model, EngineCore& engine, Request base,
+                                   const std::string& system);
 
   /// Sends one message and keeps it and the answer (also a stopped one) in the history. `on_text` gets the answer's
   /// text as it comes. A message that fails is not kept.
@@ -29,11 +30,11 @@ class Conversation {
   [[nodiscard]] std::size_t prompt_tokens() const { return prompt_tokens_; }
 
  private:
-  Conversation(const LoadedModel& model, Engine& engine, Request base)
+  Conversation(const LoadedModel& model, EngineCore& engine, Request base)
       : model_(&model), engine_(&engine), base_(std::move(base)) {}
 
   const LoadedModel* model_;
-  Engine* engine_;
+  EngineCore* engine_;
   Request base_;
   nlohmann::ordered_json messages_ = nlohmann::ordered_json::array();
   std::size_t prompt_tokens_ = 0;

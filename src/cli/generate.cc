@@ -84,21 +84,23 @@ Result<Request> make_request(const GenerationFlags& flags, const LoadedModel& mo
   return request;
 }
 
-Result<Generated> generate(Engine& engine, Request request, const std::function<void(const TokenEvent&)>& on_event) {
+Result<Generated> generate(EngineCore& engine, Request request,
+                           const std::function<void(const TokenEvent&)>& on_event) {
   Generated answer;
   const auto sink = [&](const TokenEvent& event) {
     if (event.token >= 0) answer.token_ids.push_back(event.token);
     answer.text += event.text;
-    if (event.finish != FinishReason::none) {
-      answer.finish = event.finish;
-      answer.times = engine.times(event.id);
-    }
+    if (event.finish != FinishReason::none) answer.finish = event.finish;
+    if (event.summary != nullptr) answer.summary = *event.summary;
     on_event(event);
+    return Demand::more;
   };
   Interrupts::take();  // one that came before this answer does not concern it
-  MILLRACE_TRY(const SequenceId id, engine.submit(std::move(request), sink));
-  while (answer.finish == FinishReason::none && engine.step()) {
-    if (answer.finish == FinishReason::none && Interrupts::take()) engine.cancel(id);
+  MILLRACE_CHECK_OK(engine.prepare(request));
+  constexpr RequestId kOnly = 1;
+  engine.submit(kOnly, std::move(request), sink, EngineCore::Clock::now());
+  while (engine.step()) {
+    if (Interrupts::take()) engine.cancel(kOnly);
   }
   return answer;
 }
@@ -109,10 +111,10 @@ void print_now(const std::string& text) {
 }
 
 void print_closing_line(std::size_t prompt_tokens, const Generated& answer) {
-  const double rate = answer.times.tpot > 0.0 ? 1.0 / answer.times.tpot : 0.0;
+  const double rate = answer.summary.tpot > 0.0 ? 1.0 / answer.summary.tpot : 0.0;
   std::fprintf(stderr, "[%zu prompt tokens, %zu generated (%.*s); TTFT %.1f ms, TPOT %.2f ms, %.1f tokens/s]\n",
                prompt_tokens, answer.token_ids.size(), static_cast<int>(finish_reason_name(answer.finish).size()),
-               finish_reason_name(answer.finish).data(), answer.times.ttft * 1e3, answer.times.tpot * 1e3, rate);
+               finish_reason_name(answer.finish).data(), answer.summary.ttft * 1e3, answer.summary.tpot * 1e3, rate);
 }
 
 }  // namespace millrace::cli

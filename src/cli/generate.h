@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/result.h"
-#include "engine/engine.h"
+#include "engine/engine_core.h"
 #include "runtime/load_model.h"
 
 namespace millrace::cli {
@@ -35,11 +35,11 @@ struct Generated {
   std::vector<std::int32_t> token_ids;
   std::string text;
   FinishReason finish = FinishReason::none;
-  RequestTimes times;
+  RequestSummary summary;
 };
 
 /// Runs one request to its end; an interrupt cancels it. `on_event` sees every event.
-Result<Generated> generate(Engine& engine, Request request, const std::function<void(const TokenEvent&)>& on_event);
+Result<Generated> generate(EngineCore& engine, Request request, const std::function<void(const TokenEvent&)>& on_event);
 
 /// Writes to standard output at once: a stream of tokens must not wait for a line to fill.
 void print_now(const std::string& text);

@@ -113,8 +113,9 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
   return options;
 }
 
-Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows) {
+Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows, std::int64_t sequences) {
   MILLRACE_TRY(LoadOptions options, load_options(flags, max_logit_rows));
+  options.sequences = sequences;
   options.progress = ProgressBar("loading", format_size);
   return load_model(options);
 }

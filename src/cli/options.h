@@ -37,8 +37,8 @@ Result<std::string> model_path(const ModelFlags& flags);
 Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit_rows);
 
 /// Loads the model with a progress bar on standard error where that is a terminal. `max_logit_rows`: rows of a step
-/// that may want logits.
-Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows);
+/// that may want logits; `sequences`: that run at once.
+Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows, std::int64_t sequences = 1);
 
 /// A progress bar on standard error, called with (done, all); silent where that is no terminal.
 std::function<void(std::int64_t, std::int64_t)> progress_bar(const char* label);
@@ -54,5 +54,7 @@ void add_tokenize(CLI::App& app, Command& chosen);
 void add_inspect(CLI::App& app, Command& chosen);
 void add_bench(CLI::App& app, Command& chosen);
 void add_eval(CLI::App& app, Command& chosen);
+void add_serve(CLI::App& app, Command& chosen);
+void add_bench_serve(CLI::App& app, Command& chosen);
 
 }  // namespace millrace::cli

@@ -1,4 +1,5 @@
-// `millrace run`: generates text and streams it to the terminal; with --chat a conversation.
+// `millrace run`: generates text and streams it to the terminal; with --chat a conversation, with --batch a file of
+// requests.
 
 #include <algorithm>
 #include <cstdio>
@@ -6,11 +7,13 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
+#include <vector>
 
 #include "cli/chat.h"
 #include "cli/generate.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/run_batch.h"
 
 namespace millrace::cli {
 
@@ -23,6 +26,7 @@ struct RunFlags {
   std::string ids;
   std::string system;
   bool chat = false;
+  BatchFlags batch;
 };
 
 Result<std::vector<std::int32_t>> prompt_ids(const RunFlags& flags, const LoadedModel& model) {
@@ -40,8 +44,8 @@ void print_json(const LoadedModel& model, std::size_t prompt_tokens, const Gener
                                         {"token_ids", answer.token_ids},
                                         {"text", answer.text},
                                         {"finish_reason", finish_reason_name(answer.finish)},
-                                        {"ttft_s", answer.times.ttft},
-                                        {"tpot_s", answer.times.tpot},
+                                        {"ttft_s", answer.summary.ttft},
+                                        {"tpot_s", answer.summary.tpot},
                                         {"seed", seed}};
   std::printf("%s\n", document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
@@ -50,7 +54,7 @@ Status run(const RunFlags& flags) {
   MILLRACE_TRY(LoadedModel model, load(flags.model, 1));
   const Interrupts interrupts;
   MILLRACE_TRY(const Request base, make_request(flags.generation, model));
-  Engine engine(*model.runner, model.tokenizer ? &*model.tokenizer : nullptr);
+  EngineCore engine(*model.runner, model.tokenizer ? &*model.tokenizer : nullptr);
 
   if (flags.chat) {
     MILLRACE_TRY(Conversation conversation, Conversation::open(model, engine, base, flags.system));
@@ -84,6 +88,7 @@ void add_run(CLI::App& app, Command& chosen) {
   auto flags = std::make_shared<RunFlags>();
   CLI::App* command = app.add_subcommand("run", "Generate text, streaming");
   add_model_flags(*command, flags->model);
+  const std::size_t shared = command->get_options().size();
   add_generation_flags(*command, flags->generation);
   CLI::Option* prompt = command->add_option("-p,--prompt", flags->prompt, "Prompt; with --chat the first message");
   CLI::Option* ids = command->add_option("--ids", flags->ids, "Prompt as token ids, separated by commas");
@@ -91,9 +96,17 @@ void add_run(CLI::App& app, Command& chosen) {
       command->add_flag("--chat", flags->chat, "Open a conversation; Ctrl-C stops an answer, Ctrl-D ends it");
   ids->excludes(prompt)->excludes(chat);
   command->add_option("--system", flags->system, "System message of a conversation");
+  const std::vector<CLI::Option*> all = command->get_options();
+  CLI::Option* batch = add_batch_flags(*command, flags->batch);
+  // The lines of a batch say all that the flags of one generation say.
+  for (std::size_t i = shared; i < all.size(); ++i) batch->excludes(all[i]);
   command->callback([flags, &chosen] {
+    if (!flags->batch.input.empty()) {
+      chosen = [flags] { return run_batch(flags->model, flags->batch); };
+      return;
+    }
     if (!flags->chat && !flags->prompt && flags->ids.empty()) {
-      throw CLI::ValidationError("run", "give a prompt (-p), --ids, or --chat");
+      throw CLI::ValidationError("run", "give a prompt (-p), --ids, --chat, or --batch");
     }
     if (flags->chat && flags->model.json && !flags->prompt) {
       throw CLI::ValidationError("run", "--chat with --json answers one prompt: give -p");

@@ -12,14 +12,18 @@
 
 namespace millrace {
 
+/// What the caller can do about it: nothing until the input changes; try again later; go elsewhere.
+enum class ErrorKind : unsigned char { invalid, busy, unavailable };
+
 struct Error {
   std::string message;  // one line, no trailing newline
+  ErrorKind kind = ErrorKind::invalid;
 };
 
 /// Builds an Error from a format string: `return fail("page size {} is not a power of two", n);`
 template <typename... Args>
 [[nodiscard]] Error fail(fmt::format_string<Args...> format, Args&&... args) {
-  return Error{fmt::format(format, std::forward<Args>(args)...)};
+  return Error{fmt::format(format, std::forward<Args>(args)...), ErrorKind::invalid};
 }
 
 template <typename T>

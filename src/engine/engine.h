@@ -1,108 +1,79 @@
-// Engine: the loop. Requests go in, token events come out; it owns the sequences, the scheduler and the model runner.
+// Engine: requests from any thread. One thread of its own steps an EngineCore while there is something to run, and
+// waits while there is not.
 #pragma once
 
-#include <chrono>
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
-#include <functional>
-#include <memory>
-#include <string>
-#include <unordered_map>
+#include <mutex>
+#include <thread>
+#include <variant>
 #include <vector>
 
 #include "core/result.h"
-#include "engine/stop_strings.h"
-#include "runtime/model_runner.h"
-#include "runtime/sampler.h"
-#include "runtime/sequence.h"
-#include "sched/scheduler.h"
-#include "text/detokenizer.h"
-#include "text/tokenizer.h"
+#include "engine/engine_core.h"
 
 namespace millrace {
 
-enum class FinishReason : std::uint8_t { none, stop, length, cancelled };
-
-constexpr std::string_view finish_reason_name(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::none:
-      return "none";
-    case FinishReason::stop:
-      return "stop";
-    case FinishReason::length:
-      return "length";
-    case FinishReason::cancelled:
-      return "cancelled";
-  }
-  return "?";
-}
-
-struct Request {
-  std::vector<std::int32_t> prompt;  // token ids, at least one
-  SamplingParams sampling;
-  std::int64_t max_new_tokens = 256;
-  std::vector<std::int32_t> stop_ids;  // end-of-sequence tokens; part of the answer's ids, never of its text
-  std::vector<std::string> stop;       // stop strings; need a tokenizer
-};
-
-/// What a sink is told, in order: one event a token, and a last one with a finish reason (it may carry a token, or only
-/// the text that was held back).
-struct TokenEvent {
-  SequenceId id = 0;
-  std::int32_t token = -1;  // -1: none
-  std::string text = {};    // newly final text; empty without a tokenizer
-  FinishReason finish = FinishReason::none;
-};
-using Sink = std::function<void(const TokenEvent&)>;
-
-/// Times of one request, in seconds from submit().
-struct RequestTimes {
-  double ttft = 0.0;  // time to first token
-  double tpot = 0.0;  // mean time per output token after the first; 0 with fewer than two tokens
-};
-
-/// Not thread-safe: one thread submits and steps.
 class Engine {
  public:
-  /// `tokenizer` may be null: then events carry ids and no text. It and `runner` must outlive the engine.
-  Engine(ModelRunner& runner, const Tokenizer* tokenizer);
+  /// `tokenizer` may be null. It and `runner` must outlive the engine, and nobody else may run the runner meanwhile.
+  Engine(ModelRunner& runner, const Tokenizer* tokenizer, EngineOptions options);
+  /// Cancels what has not ended; every sink gets its last events. Joins the thread.
   ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
-  /// Error: an empty or too long prompt, an id outside the vocabulary, a bad parameter; with the figures.
-  Result<SequenceId> submit(Request request, Sink sink);
+  /// Any thread. The sink is called on the engine's thread, from now until the request's last event. Error kinds:
+  /// invalid (it can never run; with the figures), busy (too many wait), unavailable (the engine drains).
+  Result<RequestId> submit(Request request, Sink sink);
 
-  /// Ends a request now; its sink gets a last event with FinishReason::cancelled.
-  void cancel(SequenceId id);
+  /// Any thread. Within a step every choice that has not ended gets its last event.
+  void cancel(RequestId id);
 
-  /// Runs one step of whatever is there. False when nothing is.
-  bool step();
+  /// Any thread. The sink that answered `pause` for this choice wants more.
+  void resume(RequestId id, std::int32_t choice);
 
-  /// Times of a request that has just finished; valid inside its sink's last event.
-  [[nodiscard]] RequestTimes times(SequenceId id) const;
+  /// Any thread. Refuses new requests from now on; those that were submitted run to their end.
+  void drain();
+
+  /// Any thread but the engine's own. True when everything that was submitted has ended, within `seconds`.
+  bool wait_idle(double seconds);
+
+  /// Any thread. As of the last step.
+  [[nodiscard]] EngineSnapshot snapshot() const;
 
  private:
-  using Clock = std::chrono::steady_clock;
-
-  struct Running {
-    Sequence sequence;
+  struct Submission {
+    RequestId id;
     Request request;
     Sink sink;
-    TokenCounts counts;
-    StopStrings stop_strings{{}};
-    std::unique_ptr<Detokenizer> detokenizer;
-    Clock::time_point submitted, first_token, last_token;
-    std::int64_t generated = 0;
+    EngineCore::Clock::time_point submitted;
   };
+  struct Cancellation {
+    RequestId id;
+  };
+  struct Resumption {
+    RequestId id;
+    std::int32_t choice;
+  };
+  using Message = std::variant<Submission, Cancellation, Resumption>;
 
-  void take_token(Running& running, std::int32_t token);
-  void finish(SequenceId id, TokenEvent event);
+  void send(Message message);
+  void run();
+  void take(std::vector<Message>& messages);
 
-  ModelRunner* runner_;
-  const Tokenizer* tokenizer_;
-  Scheduler scheduler_;
-  std::vector<std::int64_t> windows_;
-  std::unordered_map<SequenceId, std::unique_ptr<Running>> running_;
-  std::vector<std::unique_ptr<Running>> finished_;  // since the last step began
-  SequenceId next_id_ = 1;
+  EngineCore core_;
+  std::int32_t max_waiting_;
+  std::atomic<RequestId> next_id_{1};
+
+  mutable std::mutex mutex_;
+  std::condition_variable arrived_, became_idle_;
+  std::vector<Message> inbox_;    // guarded by mutex_, as all below
+  std::int64_t submissions_ = 0;  // in inbox_
+  EngineSnapshot snapshot_;
+  bool idle_ = true, stop_ = false;
+  std::thread thread_;  // last: it uses all of the above
 };
 
 }  // namespace millrace

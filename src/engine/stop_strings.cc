@@ -21,6 +21,7 @@ std::string StopStrings::push(std::string_view text) {
     if (best_end == std::string::npos || end < best_end || (end == best_end && begin < best_begin)) {
       best_end = end;
       best_begin = begin;
+      found_ = stop;
     }
   }
   if (best_begin != std::string::npos) {

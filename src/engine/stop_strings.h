@@ -20,12 +20,14 @@ class StopStrings {
   /// The text that was held back, when the stream ends without a stop string.
   [[nodiscard]] std::string finish();
   [[nodiscard]] bool stopped() const { return stopped_; }
+  /// The stop string that was found; empty before.
+  [[nodiscard]] const std::string& found() const { return found_; }
 
  private:
   [[nodiscard]] std::size_t held_back() const;
 
   std::vector<std::string> stops_;
-  std::string pending_;
+  std::string pending_, found_;
   bool stopped_ = false;
 };
 

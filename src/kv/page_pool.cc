@@ -39,7 +39,7 @@ PageTable::PageTable(PageTable&& other) noexcept
 
 PageTable& PageTable::operator=(PageTable&& other) noexcept {
   if (this == &other) return *this;
-  release_all();
+  clear();
   pool_ = other.pool_;
   page_tokens_ = other.page_tokens_;
   first_held_ = std::exchange(other.first_held_, 0);
@@ -48,10 +48,10 @@ PageTable& PageTable::operator=(PageTable&& other) noexcept {
 }
 
 PageTable::~PageTable() {
-  release_all();
+  clear();
 }
 
-void PageTable::release_all() {
+void PageTable::clear() {
   for (std::size_t i = first_held_; i < entries_.size(); ++i) pool_->release(entries_[i]);
   entries_.clear();
   first_held_ = 0;
@@ -63,6 +63,16 @@ bool PageTable::grow(std::int64_t tokens) {
   if (wanted - entries_.size() > static_cast<std::size_t>(pool_->free_count())) return false;
   while (entries_.size() < wanted) entries_.push_back(*pool_->acquire());
   return true;
+}
+
+void PageTable::append(std::int32_t page) {
+  if (page < 0) {
+    MILLRACE_CHECK(first_held_ == entries_.size(), "a gap above {} pages", entries_.size() - first_held_);
+    ++first_held_;
+  } else {
+    pool_->retain(page);
+  }
+  entries_.push_back(page);
 }
 
 void PageTable::trim_below(std::int64_t position) {

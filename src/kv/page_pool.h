@@ -19,6 +19,7 @@ class PagePool {
   void retain(std::int32_t page);
   void release(std::int32_t page);
 
+  [[nodiscard]] std::int32_t references(std::int32_t page) const { return references_[static_cast<std::size_t>(page)]; }
   [[nodiscard]] std::int32_t count() const { return static_cast<std::int32_t>(references_.size()); }
   [[nodiscard]] std::int32_t free_count() const { return static_cast<std::int32_t>(free_.size()); }
 
@@ -39,14 +40,19 @@ class PageTable {
   /// Makes sure that positions [0, tokens) have pages. False, and nothing changed, when the pool has too few.
   bool grow(std::int64_t tokens);
 
+  /// Appends a page that others hold too: the table takes a reference of its own. -1: a place without a page, which is
+  /// only possible below all others.
+  void append(std::int32_t page);
+
+  /// Gives back every page.
+  void clear();
+
   /// Gives back the pages that lie wholly below `position`; their entries become -1. For windows that have moved on.
   void trim_below(std::int64_t position);
 
   [[nodiscard]] std::span<const std::int32_t> entries() const { return entries_; }
 
  private:
-  void release_all();
-
   PagePool* pool_;
   std::int32_t page_tokens_;
   std::size_t first_held_ = 0;  // entries before it are -1

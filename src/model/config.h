@@ -47,6 +47,12 @@ RopeFrequencies rope_frequencies(const RopeSpec& spec, std::int64_t admission_le
 /// True where rope_frequencies depends on the admission length.
 bool rope_depends_on_length(const RopeSpec& spec);
 
+struct ModelConfig;
+
+/// Names the frequencies that a sequence with a prompt of that length is computed with: sequences with different names
+/// can't share keys. Empty for all lengths in most models.
+std::string rope_regime(const ModelConfig& config, std::int64_t admission_length);
+
 struct AttentionSpec {
   std::int32_t heads = 0, kv_heads = 0, head_dim = 0;
   std::int64_t window = 0;  // a token sees itself and window - 1 before it; 0: everything before it

@@ -318,6 +318,14 @@ void Decoder::per_layer_block(std::int64_t rows, std::size_t layer) {
 }
 
 void Decoder::head(const ForwardBatch& batch) {
+  if (batch.wants_hidden) {
+    backend_->residual_norm({.rows = batch.rows(),
+                             .width = config_.hidden,
+                             .h = h_.floats(),
+                             .norm = weights_.final_norm.get(),
+                             .eps = config_.norm_eps,
+                             .out = x_.floats()});
+  }
   const auto rows = static_cast<std::int64_t>(batch.logit_rows.size());
   if (rows == 0) return;
   backend_->gather_rows(h_.floats(), batch.logit_rows, config_.hidden, gathered_.floats());

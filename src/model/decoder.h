@@ -37,6 +37,10 @@ class Decoder {
   /// the limits.
   const Buffer& forward(const ForwardBatch& batch, std::span<const KvLayer> kv);
 
+  /// After a forward() of a batch that wants_hidden: the final hidden states (after the last norm) of all its rows,
+  /// [rows, hidden] f32, device memory that stays valid until the next call.
+  [[nodiscard]] const Buffer& hidden() const { return x_; }
+
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   [[nodiscard]] const Limits& limits() const { return limits_; }
 

@@ -156,4 +156,15 @@ bool rope_depends_on_length(const RopeSpec& spec) {
   return spec.scaling == RopeScaling::dynamic || spec.scaling == RopeScaling::longrope;
 }
 
+std::string rope_regime(const ModelConfig& config, std::int64_t admission_length) {
+  std::string name;
+  for (const RopeSpec& spec : config.ropes) {
+    if (spec.scaling == RopeScaling::longrope && admission_length > spec.original_max_position) name += "long ";
+    if (spec.scaling == RopeScaling::dynamic && admission_length > spec.max_position) {
+      name += std::to_string(admission_length) + ' ';
+    }
+  }
+  return name;
+}
+
 }  // namespace millrace

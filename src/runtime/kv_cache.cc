@@ -5,13 +5,12 @@
 namespace millrace {
 
 Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::int32_t pages, Backend& backend) {
-  std::unique_ptr<KvCache> cache(new KvCache());
+  std::unique_ptr<KvCache> cache(new KvCache(backend));
   cache->layout_ = layout;
   cache->pages_ = pages;
   for (const CacheGroup& group : layout.groups) {
     MILLRACE_TRY(Buffer memory, backend.allocate(group.page_bytes * static_cast<std::size_t>(pages)));
     cache->memory_.push_back(std::move(memory));
-    cache->pools_.push_back(std::make_unique<PagePool>(pages));
   }
   for (const KvPlace& place : layout.layers) {
     const auto group = static_cast<std::size_t>(place.group);
@@ -32,11 +31,13 @@ std::vector<std::int64_t> KvCache::windows() const {
   return windows;
 }
 
-std::vector<PageTable> KvCache::make_tables() {
-  std::vector<PageTable> tables;
-  tables.reserve(pools_.size());
-  for (const auto& pool : pools_) tables.emplace_back(*pool, layout_.page_tokens);
-  return tables;
+void KvCache::copy(std::span<const PageCopy> copies) {
+  for (const PageCopy& copy : copies) {
+    const auto group = static_cast<std::size_t>(copy.group);
+    const std::size_t bytes = layout_.groups[group].page_bytes;
+    backend_->copy(memory_[group], static_cast<std::size_t>(copy.to) * bytes, memory_[group],
+                   static_cast<std::size_t>(copy.from) * bytes, bytes);
+  }
 }
 
 }  // namespace millrace

@@ -1,4 +1,4 @@
-// The KV memory of a model on its device: one buffer of pages and one PagePool a cache group.
+// The KV memory of a model on its device: one buffer of pages a cache group. Who has which page is not known here.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include "backend/backend.h"
 #include "core/result.h"
 #include "kv/page_layout.h"
-#include "kv/page_pool.h"
+#include "sched/step_plan.h"
 
 namespace millrace {
 
@@ -25,16 +25,16 @@ class KvCache {
   [[nodiscard]] std::int32_t pages() const { return pages_; }
   [[nodiscard]] std::int64_t token_capacity() const { return std::int64_t{pages_} * layout_.page_tokens; }
 
-  /// Empty page tables for a new sequence, one a cache group. They must not outlive the cache.
-  std::vector<PageTable> make_tables();
+  /// Copies pages within their groups, in the order of the list.
+  void copy(std::span<const PageCopy> copies);
 
  private:
-  KvCache() = default;
+  explicit KvCache(Backend& backend) : backend_(&backend) {}
 
+  Backend* backend_;
   PageLayout layout_;
   std::int32_t pages_ = 0;
   std::vector<Buffer> memory_;
-  std::vector<std::unique_ptr<PagePool>> pools_;
   std::vector<KvLayer> layers_;
 };
 

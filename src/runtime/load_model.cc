@@ -76,10 +76,11 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   WeightLoader loader(plan.config, plan.names, source, *plan.backend, LinearFormat{options.compute});
   MILLRACE_TRY(plan.weight_bytes, loader.measure());
-  // The logits once more: the runner keeps a copy on the host's side.
-  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits) +
-                         static_cast<std::uint64_t>(options.limits.max_logit_rows) *
-                             static_cast<std::uint64_t>(plan.config.vocab) * sizeof(float);
+  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);
+  if (!plan.backend->host_memory()) {  // then the runner keeps a copy of the logits
+    plan.workspace_bytes += static_cast<std::uint64_t>(options.limits.max_logit_rows) *
+                            static_cast<std::uint64_t>(plan.config.vocab) * sizeof(float);
+  }
   plan.layout = make_page_layout(kv_shapes(plan.config), kPageTokens, options.compute);
   return plan;
 }
@@ -97,7 +98,8 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
                                           .available = available_memory(),
                                           .kv_memory = options.kv_memory,
                                           .weight_memory = options.weight_memory,
-                                          .max_model_len = options.max_model_len}));
+                                          .max_model_len = options.max_model_len,
+                                          .sequences = options.sequences}));
   MILLRACE_TRY(model.tokenizer, load_tokenizer(plan.checkpoint));
   MILLRACE_TRY(model.chat_template, load_chat_template(plan.checkpoint));
   Backend& backend = *plan.backend;

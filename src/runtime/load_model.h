@@ -31,6 +31,7 @@ struct LoadOptions {
   std::optional<std::uint64_t> kv_memory;      // bytes
   std::optional<std::uint64_t> weight_memory;  // bytes that weights may take
   std::optional<std::int64_t> max_model_len;   // tokens of a sequence
+  std::int64_t sequences = 1;                  // that run at once: KV memory for them, where there is room
   Decoder::Limits limits;
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;  // bytes of weights packed; may be empty
 };

@@ -43,7 +43,8 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
   const std::int64_t wanted_tokens = std::min(needs.max_model_len.value_or(needs.max_position), needs.max_position);
   const std::uint64_t wanted = product(pages_for(wanted_tokens, needs.page_tokens), needs.kv_page_row);
   const std::uint64_t left = needs.available - fixed;
-  std::uint64_t budget = needs.kv_memory.value_or(needs.max_model_len ? wanted : std::min(wanted, left / 2));
+  const std::uint64_t for_all = std::min(product(wanted, static_cast<std::uint64_t>(needs.sequences)), left / 2);
+  const std::uint64_t budget = needs.kv_memory.value_or(needs.max_model_len ? std::max(wanted, for_all) : for_all);
   if (budget > left) {
     return fail("{} of KV memory do not fit: {} of memory is available, weights and activations take {}",
                 format_size(budget), format_size(needs.available), format_size(fixed));

@@ -18,6 +18,7 @@ struct MemoryNeeds {
   std::uint64_t available = 0;                                      // bytes that the machine has left
   std::optional<std::uint64_t> kv_memory = {}, weight_memory = {};  // what the operator set
   std::optional<std::int64_t> max_model_len = {};
+  std::int64_t sequences = 1;  // that run at once
 };
 
 struct MemoryPlan {
@@ -26,8 +27,9 @@ struct MemoryPlan {
   std::int64_t max_sequence_tokens = 0;
 };
 
-/// KV memory: what the operator set; else enough for one sequence of the longest length allowed, but at most half of
-/// what weights and activations leave. Errors name every figure that matters.
+/// KV memory: what the operator set; else enough for all sequences at the longest length allowed, but at most half of
+/// what weights and activations leave, and enough for one where max_model_len asks for its length. Errors name every
+/// figure that matters.
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs);
 
 }  // namespace millrace

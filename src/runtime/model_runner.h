@@ -22,8 +22,13 @@ class ModelRunner {
         cache_(std::move(cache)),
         max_sequence_tokens_(max_sequence_tokens) {}
 
-  /// Runs one step; row i of the result, [vocab] floats, belongs to batch.logit_rows[i]. Valid until the next call.
+  /// Runs one step; row i of the result, [vocab] floats, belongs to batch.logit_rows[i]. Scratch that the caller may
+  /// change; valid until the next call.
   std::span<float> run(const ForwardBatch& batch);
+
+  /// After a run() of a batch that wants_hidden: the final hidden states of its rows, [rows, hidden]. Valid until the
+  /// next run().
+  std::span<const float> hidden();
 
   [[nodiscard]] const ModelConfig& config() const { return decoder_->config(); }
   [[nodiscard]] const Decoder::Limits& limits() const { return decoder_->limits(); }
@@ -37,7 +42,8 @@ class ModelRunner {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<KvCache> cache_;
   std::int64_t max_sequence_tokens_;
-  std::vector<float> logits_;
+  std::vector<float> logits_, hidden_;  // where the device has memory of its own
+  std::int64_t rows_ = 0;               // of the last batch
 };
 
 }  // namespace millrace

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "runtime/sequence.h"
+#include "runtime/step_batch.h"
 
 namespace millrace {
 
@@ -24,14 +24,14 @@ void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens,
                 const std::function<void(std::int64_t, std::span<const float>)>& take) {
   const auto vocab = static_cast<std::size_t>(runner.config().vocab);
   const auto total = static_cast<std::int64_t>(tokens.size());
-  const std::vector<std::int64_t> windows = runner.cache().windows();
-  Sequence sequence{1, {tokens.begin(), tokens.end()}, total, runner.cache().make_tables()};
+  const KvCache& cache = runner.cache();
+  UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
+  const SequenceId id = sequences.add({tokens.begin(), tokens.end()}, total);
   const std::int64_t step = std::min(runner.limits().max_rows, runner.limits().max_logit_rows);
   for (std::int64_t start = 0; start < total; start += step) {
     const auto rows = static_cast<std::int32_t>(std::min(step, total - start));
-    const ForwardBatch batch = make_forward_batch({{{1, start, rows, true}}}, windows, true,
-                                                  [&](SequenceId) -> Sequence& { return sequence; });
-    const std::span<const float> logits = runner.run(batch);
+    const std::span<const float> logits =
+        runner.run(sequences.batch({{{.id = id, .rows = rows, .first_position = start, .all_logits = true}}, {}}));
     for (std::int64_t r = 0; r < rows; ++r) take(start + r, logits.subspan(static_cast<std::size_t>(r) * vocab, vocab));
   }
 }

@@ -1,7 +1,9 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "core/check.h"
 #include "core/philox.h"
@@ -10,78 +12,107 @@ namespace millrace {
 
 namespace {
 
-struct Candidate {
-  std::int32_t token;
-  float logit;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.69314718055994531;
+
+/// Remembers the raw logits of what it changes in `changed`; a token that stands there twice has its raw one first.
+void apply_bias_and_penalties(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
+                              std::vector<std::pair<std::int32_t, float>>& changed) {
+  changed.clear();
+  const auto logit_of = [&](std::int32_t token) -> float& {
+    float& logit = logits[static_cast<std::size_t>(token)];
+    changed.emplace_back(token, logit);
+    return logit;
+  };
+  if (needs_counts(params)) {
+    for (const TokenCounts::Entry& entry : counts.entries()) {
+      float& logit = logit_of(entry.token);
+      logit = logit < 0.0f ? logit * params.repetition_penalty : logit / params.repetition_penalty;
+      if (entry.generated > 0) {
+        logit -= params.presence_penalty + params.frequency_penalty * static_cast<float>(entry.generated);
+      }
+    }
+  }
+  for (const auto& [token, bias] : params.logit_bias) logit_of(token) += bias;
+}
+
+/// Sets the logits of all other tokens to -inf; the lowest allowed id.
+std::int32_t apply_mask(std::span<float> logits, std::span<const std::uint32_t> allowed) {
+  if (allowed.empty()) return 0;
+  std::int32_t lowest = -1;
+  for (std::size_t begin = 0; begin < logits.size(); begin += 32) {
+    const std::span<float> group = logits.subspan(begin, std::min<std::size_t>(32, logits.size() - begin));
+    const std::uint32_t all = group.size() == 32 ? ~0u : (1u << group.size()) - 1u;
+    const std::uint32_t word = begin / 32 < allowed.size() ? allowed[begin / 32] & all : 0;
+    if (word == 0) {
+      std::fill(group.begin(), group.end(), -kInfinity);
+      continue;
+    }
+    if (lowest < 0) lowest = static_cast<std::int32_t>(begin) + std::countr_zero(word);
+    for (std::uint32_t others = ~word & all; others != 0; others &= others - 1) {
+      group[static_cast<std::size_t>(std::countr_zero(others))] = -kInfinity;
+    }
+  }
+  MILLRACE_CHECK(lowest >= 0, "no token of {} is allowed", logits.size());
+  return lowest;
+}
+
+WeightScale weight_scale(float largest, const SamplingParams& params) {
+  WeightScale weights{.largest = largest};
+  // The differences that it multiplies are 0 or less: a temperature near 0 may not make 0 · inf of them. So those below
+  // 4.24e-39 count as that.
+  weights.scale = static_cast<float>(
+      std::min(kLog2E / static_cast<double>(params.temperature), double{std::numeric_limits<float>::max()}));
+  if (params.min_p > 0.0f && params.top_p >= 1.0f) {  // with top_p, draw_in_top_p() minds it
+    weights.floor = std::max(kSmallestExponent, static_cast<float>(portable_log2(static_cast<double>(params.min_p))));
+  }
+  return weights;
+}
+
+/// The row of the k most likely tokens; scratch.kept_tokens has their ids.
+RowView keep_top_k(const RowView& row, std::size_t k, SamplerScratch& scratch) {
+  const std::span<const RowItem> items = most_likely_items(row, k, scratch.selection);
+  scratch.kept_logits.clear();
+  scratch.kept_tokens.clear();
+  for (const RowItem& item : items) {
+    scratch.kept_logits.push_back(item.logit);
+    scratch.kept_tokens.push_back(item.place);
+  }
+  return view_row(*row.kernels, scratch.kept_logits, scratch.kept_maxima);
+}
+
+/// What turns the logits of a row into log probabilities.
+class LogNormalizer {
+ public:
+  LogNormalizer(const RowView& row, SelectionScratch& scratch) : largest_(row.largest) {
+    if (largest_ == kInfinity) {
+      log_sum_ = kLn2 * portable_log2(static_cast<double>(std::count(row.logits.begin(), row.logits.end(), kInfinity)));
+    } else if (largest_ > -kInfinity) {
+      const WeightScale weights{.largest = largest_, .scale = static_cast<float>(kLog2E)};
+      log_sum_ = kLn2 * portable_log2(sum_blocks(row, weights, scratch.block_sums));
+    }
+  }
+
+  [[nodiscard]] float logprob(float logit) const {
+    if (!(logit > -kInfinity)) return -kInfinity;
+    const double below = logit == largest_ ? 0.0 : static_cast<double>(logit) - static_cast<double>(largest_);
+    return static_cast<float>(below - log_sum_);
+  }
+
+ private:
+  float largest_;
+  double log_sum_ = 0.0;
 };
 
-/// Most likely first; the lower id first among equals, so that the order is total.
-bool more_likely(const Candidate& a, const Candidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
-}
-
-void apply_bias_and_penalties(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts) {
-  if (params.repetition_penalty != 1.0f) {
-    const auto penalize = [&](std::int32_t token) {
-      float& logit = logits[static_cast<std::size_t>(token)];
-      logit = logit < 0.0f ? logit * params.repetition_penalty : logit / params.repetition_penalty;
-    };
-    for (const auto& [token, count] : counts.prompt()) penalize(token);
-    for (const auto& [token, count] : counts.generated()) {
-      if (!counts.prompt().contains(token)) penalize(token);
-    }
-  }
-  if (params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f) {
-    for (const auto& [token, count] : counts.generated()) {
-      logits[static_cast<std::size_t>(token)] -=
-          params.presence_penalty + params.frequency_penalty * static_cast<float>(count);
-    }
-  }
-  for (const auto& [token, bias] : params.logit_bias) logits[static_cast<std::size_t>(token)] += bias;
-}
-
-std::int32_t most_likely(std::span<const float> logits) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
-  }
-  return static_cast<std::int32_t>(best);
-}
-
-double weight(const Candidate& candidate, float largest) {
-  return std::exp(static_cast<double>(candidate.logit - largest));
-}
-
-double total_weight(const std::vector<Candidate>& candidates, float largest) {
-  double total = 0.0;
-  for (const Candidate& candidate : candidates) total += weight(candidate, largest);
-  return total;
-}
-
-/// Keeps the fewest most likely candidates whose probability, among themselves, reaches top_p; at least one. A heap
-/// gives them one by one: a vocabulary has a hundred thousand tokens, and mostly a few dozen are kept.
-void keep_top_p(std::vector<Candidate>& candidates, float top_p, float largest) {
-  const double wanted = static_cast<double>(top_p) * total_weight(candidates, largest);
-  const auto less_likely = [](const Candidate& a, const Candidate& b) { return more_likely(b, a); };
-  std::make_heap(candidates.begin(), candidates.end(), less_likely);
-  auto kept = candidates.end();
-  double reached = 0.0;
-  while (kept != candidates.begin() && (kept == candidates.end() || reached < wanted)) {
-    std::pop_heap(candidates.begin(), kept, less_likely);
-    --kept;
-    reached += weight(*kept, largest);
-  }
-  candidates.erase(candidates.begin(), kept);
-}
-
-std::int32_t draw(const std::vector<Candidate>& candidates, float largest, float uniform) {
-  const double target = static_cast<double>(uniform) * total_weight(candidates, largest);
-  double reached = 0.0;
-  for (const Candidate& candidate : candidates) {
-    reached += weight(candidate, largest);
-    if (target < reached) return candidate.token;
-  }
-  return candidates.back().token;  // rounding of the sum
+std::vector<std::pair<std::int32_t, float>> top_logprobs(const RowView& row, const LogNormalizer& normalizer,
+                                                         std::int32_t top, SelectionScratch& scratch) {
+  std::vector<std::pair<std::int32_t, float>> result;
+  if (top <= 0) return result;
+  const std::span<RowItem> items = most_likely_items(row, static_cast<std::size_t>(top), scratch);
+  std::sort(items.begin(), items.end(), more_likely);
+  result.reserve(items.size());
+  for (const RowItem& item : items) result.emplace_back(item.place, normalizer.logprob(item.logit));
+  return result;
 }
 
 }  // namespace
@@ -110,33 +141,63 @@ Status validate(const SamplingParams& params, std::int64_t vocab) {
   return Ok{};
 }
 
-std::int32_t sample(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
-                    std::int64_t position) {
-  MILLRACE_CHECK(!logits.empty(), "no logits");
-  apply_bias_and_penalties(logits, params, counts);
-  if (params.temperature == 0.0f || params.top_k == 1) return most_likely(logits);
+bool needs_counts(const SamplingParams& params) {
+  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f;
+}
 
-  std::vector<Candidate> candidates;
-  candidates.reserve(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    const float logit = logits[i] / params.temperature;
-    if (!std::isnan(logit) && logit != -HUGE_VALF) candidates.push_back({static_cast<std::int32_t>(i), logit});
-  }
-  float largest = -HUGE_VALF;
-  for (const Candidate& candidate : candidates) largest = std::max(largest, candidate.logit);
-  if (std::isinf(largest)) return most_likely(logits);
-  if (params.top_k > 0 && static_cast<std::size_t>(params.top_k) < candidates.size()) {
-    const auto end = candidates.begin() + params.top_k;
-    std::nth_element(candidates.begin(), end, candidates.end(), more_likely);
-    candidates.erase(end, candidates.end());
-    std::sort(candidates.begin(), candidates.end(), more_likely);  // what nth_element leaves is in no certain order
-  }
-  if (params.top_p < 1.0f) keep_top_p(candidates, params.top_p, largest);
-  if (params.min_p > 0.0f) {
-    const float floor = largest + std::log(params.min_p);
-    std::erase_if(candidates, [floor](const Candidate& c) { return c.logit < floor; });
-  }
-  return draw(candidates, largest, philox_uniform(params.seed, params.choice, static_cast<std::uint64_t>(position)));
+std::int32_t sample(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
+                    std::int64_t position, std::span<const std::uint32_t> allowed, SamplerScratch& scratch) {
+  MILLRACE_CHECK(!logits.empty(), "no logits");
+  apply_bias_and_penalties(logits, params, counts, scratch.changed);
+  const std::int32_t lowest = apply_mask(logits, allowed);
+  RowView row = view_row(*scratch.kernels, logits, scratch.maxima);
+  if (row.largest == -kInfinity) return lowest;
+  if (params.temperature == 0.0f || params.top_k == 1 || row.largest == kInfinity) return place_of_largest(row);
+
+  const bool cut = params.top_k > 0 && static_cast<std::size_t>(params.top_k) < logits.size();
+  if (cut) row = keep_top_k(row, static_cast<std::size_t>(params.top_k), scratch);
+  const WeightScale weights = weight_scale(row.largest, params);
+  const float uniform = philox_uniform(params.seed, params.choice, static_cast<std::uint64_t>(position));
+  const std::int32_t place = params.top_p < 1.0f
+                                 ? draw_in_top_p(row, weights, params.top_p, params.min_p, uniform, scratch.selection)
+                                 : draw_by_place(row, weights, uniform, scratch.selection);
+  return cut ? scratch.kept_tokens[static_cast<std::size_t>(place)] : place;
+}
+
+std::int32_t sample(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
+                    std::int64_t position, std::span<const std::uint32_t> allowed) {
+  SamplerScratch scratch;
+  return sample(logits, params, counts, position, allowed, scratch);
+}
+
+TokenLogprobs token_logprobs(std::span<const float> logits, std::int32_t token, std::int32_t top,
+                             SamplerScratch& scratch) {
+  MILLRACE_CHECK(token >= 0 && static_cast<std::size_t>(token) < logits.size(), "token {} of {}", token, logits.size());
+  const RowView row = view_row(*scratch.kernels, logits, scratch.maxima);
+  const LogNormalizer normalizer(row, scratch.selection);
+  return {normalizer.logprob(logits[static_cast<std::size_t>(token)]),
+          top_logprobs(row, normalizer, top, scratch.selection)};
+}
+
+TokenLogprobs token_logprobs(std::span<const float> logits, std::int32_t token, std::int32_t top) {
+  SamplerScratch scratch;
+  return token_logprobs(logits, token, top, scratch);
+}
+
+SampledToken sample_with_logprobs(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
+                                  std::int64_t position, std::span<const std::uint32_t> allowed, std::int32_t top,
+                                  SamplerScratch& scratch) {
+  const RowView row = view_row(*scratch.kernels, logits, scratch.maxima);
+  const LogNormalizer normalizer(row, scratch.selection);
+  SampledToken sampled;
+  sampled.logprobs.top = top_logprobs(row, normalizer, top, scratch.selection);
+  sampled.token = sample(logits, params, counts, position, allowed, scratch);
+  // The mask spares the token that was drawn, so its raw logit is in the row unless it had a bias or penalty.
+  const auto changed = std::find_if(scratch.changed.begin(), scratch.changed.end(),
+                                    [&](const auto& entry) { return entry.first == sampled.token; });
+  sampled.logprobs.logprob = normalizer.logprob(
+      changed != scratch.changed.end() ? changed->second : logits[static_cast<std::size_t>(sampled.token)]);
+  return sampled;
 }
 
 }  // namespace millrace

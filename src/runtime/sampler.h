@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <map>
 #include <span>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/result.h"
+#include "runtime/row_selection.h"
+#include "runtime/token_counts.h"
 
 namespace millrace {
 
@@ -29,22 +31,57 @@ struct SamplingParams {
 /// Error: a value out of its range; the message names it.
 Status validate(const SamplingParams& params, std::int64_t vocab);
 
-/// What the penalties need to know of a sequence.
-class TokenCounts {
- public:
-  void add_prompt(std::int32_t token) { prompt_.emplace(token, 0).first->second += 1; }
-  void add_generated(std::int32_t token) { generated_.emplace(token, 0).first->second += 1; }
-  [[nodiscard]] const std::unordered_map<std::int32_t, std::int32_t>& prompt() const { return prompt_; }
-  [[nodiscard]] const std::unordered_map<std::int32_t, std::int32_t>& generated() const { return generated_; }
+/// Whether sample() looks at the counts: for all other requests they may stay empty.
+bool needs_counts(const SamplingParams& params);
 
- private:
-  std::unordered_map<std::int32_t, std::int32_t> prompt_, generated_;
+/// Memory that sampling needs beside the row, kept from call to call: once it has grown to the vocabulary, sample()
+/// allocates nothing. One a thread.
+struct SamplerScratch {
+  const RowKernels* kernels = row_kernels().back();  // all of them give the same results
+  SelectionScratch selection;
+  std::vector<float> maxima, kept_maxima, kept_logits;
+  std::vector<std::int32_t> kept_tokens;
+  std::vector<std::pair<std::int32_t, float>> changed;  // tokens with bias or penalty, and their raw logits
 };
 
-/// Draws the token that stands at `position` of its sequence. `logits` [vocab] is scratch: the call changes it. The
-/// draw is a pure function of logits, params, counts and position (Philox keyed by seed, choice and position). Order:
-/// bias and penalties, temperature, top-k, top-p, min-p, each on what the former left.
+/// Draws the token that stands at `position` of its sequence. `logits` [vocab, at most 2^23] is scratch: the call
+/// changes it. The draw is a pure function of logits, params, counts, allowed and position (Philox keyed by seed,
+/// choice and position), the same on every instruction set. Order: bias and penalties, `allowed`, temperature, top-k,
+/// top-p, min-p, each on what the former left.
+///
+/// `allowed` is a mask, bit i % 32 of word i / 32 for token i; empty allows all tokens, and tokens beyond its end are
+/// not allowed. A token that is not allowed is never drawn. One at least must be.
+///
+/// A NaN counts as -inf. Where no allowed token has more than that, the lowest allowed id is taken; where some have
+/// +inf, the lowest of these. A token less likely than 2^-41 times the most likely one is never drawn.
 std::int32_t sample(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
-                    std::int64_t position);
+                    std::int64_t position, std::span<const std::uint32_t> allowed, SamplerScratch& scratch);
+/// … with memory of its own.
+std::int32_t sample(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
+                    std::int64_t position, std::span<const std::uint32_t> allowed = {});
+
+/// Natural logarithms of probabilities by the raw logits: before bias, penalties, masks, temperature and cuts (what
+/// vLLM calls raw_logprobs). The error is about 1e-6, and 1e-7 of the value.
+struct TokenLogprobs {
+  float logprob = 0.0f;  // -inf where the logit is NaN or -inf
+  /// The most likely tokens, most likely first, the lower id first among equals; none with logits of NaN or -inf.
+  std::vector<std::pair<std::int32_t, float>> top = {};
+};
+
+/// The log probability of `token` (0 <= token < vocab) and of the `top` (>= 0) most likely tokens. Where some logits
+/// are +inf, these tokens share the probability.
+TokenLogprobs token_logprobs(std::span<const float> logits, std::int32_t token, std::int32_t top,
+                             SamplerScratch& scratch);
+TokenLogprobs token_logprobs(std::span<const float> logits, std::int32_t token, std::int32_t top);
+
+struct SampledToken {
+  std::int32_t token = 0;
+  TokenLogprobs logprobs;
+};
+
+/// sample(), with the log probabilities of the token that it drew and of the `top` most likely ones.
+SampledToken sample_with_logprobs(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
+                                  std::int64_t position, std::span<const std::uint32_t> allowed, std::int32_t top,
+                                  SamplerScratch& scratch);
 
 }  // namespace millrace

@@ -1,66 +1,334 @@
 #include "sched/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/check.h"
 
 namespace millrace {
 
-Status Scheduler::add(SequenceId id, std::int64_t prompt_tokens, std::int64_t max_tokens) {
-  MILLRACE_CHECK(prompt_tokens > 0 && max_tokens >= prompt_tokens, "{} of {} tokens", prompt_tokens, max_tokens);
-  const std::int64_t pages = (max_tokens + limits_.page_tokens - 1) / limits_.page_tokens;
-  if (pages > limits_.total_pages) {
-    return fail("the request needs KV memory for {} tokens ({} of prompt), but there is room for {} tokens", max_tokens,
-                prompt_tokens, limits_.total_pages * limits_.page_tokens);
+Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), kv_(limits.kv) {
+  MILLRACE_CHECK(limits.max_batch_tokens >= 1 && limits.max_sequences >= 1, "{} tokens, {} sequences",
+                 limits.max_batch_tokens, limits.max_sequences);
+  MILLRACE_CHECK(limits.max_logit_rows >= limits.max_sequences, "{} logit rows for {} sequences", limits.max_logit_rows,
+                 limits.max_sequences);
+}
+
+Status Scheduler::add(SequenceId id, SequenceSpec spec) {
+  const auto prompt_tokens = static_cast<std::int64_t>(spec.tokens.size());
+  MILLRACE_CHECK(prompt_tokens > 0 && spec.max_tokens >= prompt_tokens, "{} of {} tokens", prompt_tokens,
+                 spec.max_tokens);
+  MILLRACE_CHECK(!by_id_.contains(id), "sequence {} exists", id);
+  if (kv_.rows_for(spec.max_tokens) > kv_.total_rows()) {
+    return fail("the request needs KV memory for {} tokens ({} of prompt), but there is room for {} tokens",
+                spec.max_tokens, prompt_tokens, kv_.total_rows() * kv_.page_tokens());
   }
-  waiting_.push_back({id, prompt_tokens, 0, pages});
+  if (free_slots_.empty()) {
+    free_slots_.push_back(static_cast<SlotIndex>(slots_.size()));
+    slots_.emplace_back();
+  }
+  const SlotIndex index = free_slots_.back();
+  free_slots_.pop_back();
+  Slot& slot = slots_[index];
+  slot = {};
+  slot.id = id;
+  slot.known = std::move(spec.tokens);
+  slot.prompt_tokens = prompt_tokens;
+  slot.kv = kv_.make();
+  slot.rank = {arrivals_ + std::int64_t{spec.priority} * kOvertaking, arrivals_};
+  ++arrivals_;
+  slot.cache_name = std::move(spec.cache_name);
+  slot.max_tokens = spec.max_tokens;
+  slot.samples = spec.samples && spec.max_tokens > prompt_tokens;
+  slot.all_logits = spec.all_logits;
+  slot.shares = spec.shares && !spec.all_logits;
+  slot.state = State::waiting;
+  by_id_.emplace(id, index);
+  waiting_.emplace(slot.rank, index);
   return Ok{};
 }
 
 StepPlan Scheduler::schedule() {
-  while (!waiting_.empty() && waiting_.front().reserved_pages <= free_pages_ &&
-         running_.size() < static_cast<std::size_t>(limits_.max_sequences)) {
-    free_pages_ -= waiting_.front().reserved_pages;
-    running_.push_back(waiting_.front());
-    waiting_.pop_front();
-  }
+  ++step_;
+  budget_ = limits_.max_batch_tokens;
+  logit_budget_ = limits_.max_logit_rows;
   StepPlan plan;
-  std::int64_t budget = limits_.max_batch_tokens;
-  const auto take = [&](const Entry& entry) {
-    const std::int64_t rows = std::min(budget, entry.tokens - entry.computed);
-    if (rows <= 0) return;
-    budget -= rows;
-    plan.entries.push_back(
-        {entry.id, entry.computed, static_cast<std::int32_t>(rows), entry.computed + rows == entry.tokens});
-  };
-  // Decoding rows first: a long prompt must not hold up the streams that run.
-  for (const Entry& entry : running_) {
-    if (entry.tokens - entry.computed == 1) take(entry);
-  }
-  for (const Entry& entry : running_) {
-    if (entry.tokens - entry.computed > 1) take(entry);
-  }
+  plan.entries.reserve(running_.size() + 1);
+  plan_decodes(plan);
+  plan_prompts(plan);
   return plan;
 }
 
-void Scheduler::commit(const StepPlan& plan) {
-  for (const StepEntry& step : plan.entries) {
-    const auto entry =
-        std::find_if(running_.begin(), running_.end(), [&](const Entry& candidate) { return candidate.id == step.id; });
-    if (entry == running_.end()) continue;  // finished in the meantime
-    entry->computed += step.rows;
-    if (step.samples) ++entry->tokens;
+void Scheduler::plan_decodes(StepPlan& plan) {
+  prompts_.clear();
+  for (std::size_t i = 0; i < running_.size() && budget_ > 0;) {
+    const SlotIndex index = running_[i];
+    const std::int64_t left = slots_[index].left();
+    if (left > 1) prompts_.push_back(index);
+    if (left == 1 && logit_budget_ > 0 && make_room(index, slots_[index].computed + 1)) plan_rows(plan, index, 1);
+    if (i < running_.size() && running_[i] == index) {
+      ++i;
+    } else {
+      i = place_of(slots_[index].rank);  // some were preempted
+    }
   }
 }
 
-void Scheduler::finish(SequenceId id) {
-  const auto matches = [id](const Entry& entry) { return entry.id == id; };
-  if (const auto entry = std::find_if(running_.begin(), running_.end(), matches); entry != running_.end()) {
-    free_pages_ += entry->reserved_pages;
-    running_.erase(entry);
-    return;
+void Scheduler::plan_prompts(StepPlan& plan) {
+  // Those that run and those that wait, merged by rank. Nobody passes one that waits for memory.
+  auto next = prompts_.begin();
+  auto waiting = waiting_.begin();
+  while (budget_ > 0) {
+    while (next != prompts_.end() && slots_[*next].state != State::running) ++next;  // preempted since
+    while (waiting != waiting_.end() && slots_[waiting->second].left() == 0) ++waiting;
+    const bool waits = waiting != waiting_.end();
+    if (next != prompts_.end() && (!waits || slots_[*next].rank < waiting->first)) {
+      plan_prompt(plan, *next++);
+      continue;
+    }
+    if (!waits) return;
+    const auto candidate = waiting++;
+    const SlotIndex index = candidate->second;
+    if (slots_[index].all_logits && logit_budget_ == 0) continue;
+    const Admission admission = admit(index, plan);
+    if (admission == Admission::no_room) {
+      waiting = waiting_.end();
+    } else if (admission == Admission::admitted) {
+      waiting_.erase(candidate);
+      plan_prompt(plan, index);
+    }
   }
-  std::erase_if(waiting_, matches);
+}
+
+Scheduler::Admission Scheduler::admit(SlotIndex index, StepPlan& plan) {
+  while (true) {
+    const Admission admission = try_admit(index, plan);
+    if (admission != Admission::no_room || !preempt_held(plan.empty())) return admission;
+  }
+}
+
+Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
+  if (running_.size() >= static_cast<std::size_t>(limits_.max_sequences)) return Admission::no_room;
+  Slot& slot = slots_[index];
+  // Looking a long prompt up takes time, and the answer rarely changes before pages come back.
+  constexpr std::int64_t kAskAgain = 8;
+  const bool refused = slot.refused_in >= 0 && step_ - slot.refused_in < kAskAgain && !running_.empty();
+  if (refused && kv_.available() < slot.wanted) return Admission::no_room;
+  // Every sequence that runs may want a page soon; who is admitted should not have to go again at once.
+  const KvAllocator::Admission admission = kv_.admit(slot.kv,
+                                                     {.name = slot.cache_name,
+                                                      .tokens = slot.known,
+                                                      .positions = slot.tokens(),
+                                                      .share = slot.shares,
+                                                      .may_wait = !slot.waited,
+                                                      .spare = static_cast<std::int64_t>(running_.size()),
+                                                      .step = step_},
+                                                     plan.copies);
+  if (admission.wait) {
+    slot.waited = true;
+    return Admission::next_step;
+  }
+  if (!admission.admitted) {
+    slot.refused_in = step_;
+    slot.wanted = admission.wanted;
+    return Admission::no_room;
+  }
+  slot.computed = admission.cached_tokens;
+  slot.planned_in = step_;
+  slot.state = State::running;
+  if (slot.admission++ == 0) {
+    slot.cached_tokens = admission.cached_tokens;
+    counters_.admitted_tokens += slot.prompt_tokens;
+    counters_.cached_tokens += admission.cached_tokens;
+  }
+  running_.insert(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)), index);
+  return Admission::admitted;
+}
+
+std::size_t Scheduler::place_of(const Rank& rank) const {
+  const auto place = std::ranges::upper_bound(running_, rank, {}, [this](SlotIndex i) { return slots_[i].rank; });
+  return static_cast<std::size_t>(place - running_.begin());
+}
+
+void Scheduler::plan_prompt(StepPlan& plan, SlotIndex index) {
+  Slot& slot = slots_[index];
+  if (slot.shares) {
+    const std::int64_t saved = kv_.catch_up(slot.kv, slot.known, slot.computed);
+    slot.computed += saved;
+    if (slot.admission == 1) {
+      slot.cached_tokens += saved;
+      counters_.cached_tokens += saved;
+    }
+  }
+  std::int64_t rows = std::min(budget_, slot.left());
+  if (slot.all_logits) rows = std::min(rows, logit_budget_);
+  const std::int64_t page = kv_.page_tokens();
+  const std::int64_t end = slot.computed + rows;
+  // A chunk ends with a page, where there is a choice: whole rows can be shared.
+  if (rows < slot.left() && end / page * page > slot.computed) rows = end / page * page - slot.computed;
+  if (rows == slot.left() && slot.samples && logit_budget_ == 0)
+    --rows;  // the last row in a step that can say its logits
+  if (rows > 0) plan_rows(plan, index, rows);
+}
+
+void Scheduler::plan_rows(StepPlan& plan, SlotIndex index, std::int64_t rows) {
+  Slot& slot = slots_[index];
+  const bool grown = kv_.grow(slot.kv, slot.computed + rows);
+  MILLRACE_CHECK(grown, "sequence {} was promised pages for {} tokens", slot.id, slot.computed + rows);
+  const bool last = rows == slot.left();
+  const bool samples = slot.samples && last;
+  const bool of_prompt = slot.computed < slot.prompt_tokens;
+  plan.entries.push_back({.id = slot.id,
+                          .slot = index,
+                          .rows = static_cast<std::int32_t>(rows),
+                          .first_position = slot.computed,
+                          .admission = slot.admission,
+                          .samples = samples,
+                          .all_logits = slot.all_logits && of_prompt});
+  budget_ -= rows;
+  logit_budget_ -= plan.entries.back().all_logits ? rows : samples ? 1 : 0;
+  counters_.computed_tokens += rows;
+  slot.computed += rows;
+  slot.pending += samples ? 1 : 0;
+  slot.through = last && (!samples || slot.tokens() >= slot.max_tokens);
+  slot.planned_in = step_;
+  publish(slot, of_prompt && slot.computed >= slot.prompt_tokens);
+}
+
+void Scheduler::publish(Slot& slot, bool partial) {
+  const std::int64_t filled = std::min(slot.computed, static_cast<std::int64_t>(slot.known.size()));
+  if (partial || static_cast<std::int64_t>(slot.kv.nodes.size() + 1) * kv_.page_tokens() <= filled) {
+    kv_.publish(slot.kv, slot.known, filled, partial, slot.planned_in);
+  }
+}
+
+bool Scheduler::make_room(SlotIndex index, std::int64_t tokens) {
+  while (!kv_.grow(slots_[index].kv, tokens)) {
+    const SlotIndex loser = victim();
+    preempt(loser);
+    if (loser == index) return false;
+  }
+  return true;
+}
+
+Scheduler::SlotIndex Scheduler::victim() const {
+  // One that has nothing left to do, else a held one, else the last in rank. Whoever has an entry in this step already
+  // keeps its pages.
+  constexpr SlotIndex kNobody = std::numeric_limits<SlotIndex>::max();
+  SlotIndex last = kNobody, held = kNobody;
+  for (auto it = running_.rbegin(); it != running_.rend(); ++it) {
+    const Slot& slot = slots_[*it];
+    if (slot.planned_in == step_) continue;
+    if (slot.through) return *it;
+    if (held == kNobody && slot.held) held = *it;
+    if (last == kNobody) last = *it;
+  }
+  MILLRACE_CHECK(last != kNobody, "a sequence asks for a page in a step that it is planned in");
+  return held != kNobody ? held : last;
+}
+
+bool Scheduler::preempt_held(bool impatient) {
+  const auto may_go = [&](SlotIndex index) {
+    const Slot& slot = slots_[index];
+    return slot.planned_in != step_ &&
+           (slot.through || (slot.held && (impatient || step_ - slot.held_since >= kHoldPatience)));
+  };
+  const auto found = std::find_if(running_.rbegin(), running_.rend(), may_go);
+  if (found == running_.rend()) return false;
+  preempt(*found);
+  return true;
+}
+
+void Scheduler::preempt(SlotIndex index) {
+  Slot& slot = slots_[index];
+  publish(slot, true);
+  kv_.release(slot.kv);
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)) - 1);
+  slot.computed = 0;
+  slot.state = State::waiting;
+  slot.waited = false;
+  waiting_.emplace(slot.rank, index);
+  counters_.preemptions += slot.through ? 0 : 1;
+}
+
+void Scheduler::commit(const StepPlan& plan, std::span<const std::int32_t> sampled) {
+  std::size_t next = 0;
+  for (const StepEntry& entry : plan.entries) {
+    const std::int32_t* token = nullptr;
+    if (entry.samples) {
+      MILLRACE_CHECK(next < sampled.size(), "{} tokens for more entries", sampled.size());
+      token = &sampled[next++];
+    }
+    Slot& slot = slots_[entry.slot];
+    if (slot.state == State::free || slot.id != entry.id) continue;  // finished meanwhile
+    if (token != nullptr) {
+      slot.known.push_back(*token);
+      --slot.pending;
+    }
+    if (slot.state != State::running || slot.admission != entry.admission) continue;  // preempted meanwhile
+    // What is trimmed must be known.
+    publish(slot, false);
+    kv_.trim(slot.kv, entry.first_position + entry.rows);
+  }
+  MILLRACE_CHECK(next == sampled.size(), "{} tokens for {} entries that sample", sampled.size(), next);
+}
+
+void Scheduler::finish(SequenceId id) {
+  const auto found = by_id_.find(id);
+  MILLRACE_CHECK(found != by_id_.end(), "no sequence {}", id);
+  const SlotIndex index = found->second;
+  Slot& slot = slots_[index];
+  if (slot.state == State::running) {
+    publish(slot, true);
+    kv_.release(slot.kv);
+    running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)) - 1);
+  } else {
+    waiting_.erase({slot.rank, index});
+  }
+  slot = {};
+  free_slots_.push_back(index);
+  by_id_.erase(found);
+}
+
+void Scheduler::hold(SequenceId id, bool held) {
+  Slot& slot = slots_[by_id_.at(id)];
+  if (held && !slot.held) slot.held_since = step_;
+  slot.held = held;
+}
+
+SequenceView Scheduler::sequence(const StepEntry& entry) const {
+  const Slot& slot = slots_[entry.slot];
+  return {slot.known, slot.prompt_tokens, slot.kv.tables};
+}
+
+std::int64_t Scheduler::cached_tokens(SequenceId id) const {
+  return slots_[by_id_.at(id)].cached_tokens;
+}
+
+Scheduler::KvUse Scheduler::kv_use() const {
+  KvUse use{.pages = kv_.total_rows(), .used_pages = kv_.used_rows(), .cached_pages = kv_.cached_rows()};
+  use.allocated_slots = use.used_pages * kv_.page_tokens();
+  for (const SlotIndex index : running_) {
+    const Slot& slot = slots_[index];
+    use.unused_slots += slot.kv.rows * kv_.page_tokens() - slot.computed;
+  }
+  return use;
+}
+
+void Scheduler::check() const {
+  std::vector<const SequenceKv*> live;
+  for (std::size_t i = 0; i < running_.size(); ++i) {
+    const Slot& slot = slots_[running_[i]];
+    MILLRACE_CHECK(slot.state == State::running, "slot {} runs and is not running", running_[i]);
+    MILLRACE_CHECK(i == 0 || slots_[running_[i - 1]].rank < slot.rank, "running sequences out of order at {}", i);
+    MILLRACE_CHECK(slot.computed <= slot.tokens() && slot.tokens() <= slot.max_tokens, "{} of {} of {} tokens",
+                   slot.computed, slot.tokens(), slot.max_tokens);
+    live.push_back(&slot.kv);
+  }
+  MILLRACE_CHECK(running_.size() + waiting_.size() == by_id_.size(), "{} run, {} wait, {} exist", running_.size(),
+                 waiting_.size(), by_id_.size());
+  MILLRACE_CHECK(running_.size() <= static_cast<std::size_t>(limits_.max_sequences), "{} run", running_.size());
+  kv_.check(live);
 }
 
 }  // namespace millrace

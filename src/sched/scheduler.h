@@ -1,15 +1,29 @@
-// Scheduler: decides each step's ragged batch. Pure: no clock, thread, memory or tokens in it, only counts.
+// Scheduler: decides each step's ragged batch (iteration-level scheduling, Yu et al. 2022, "Orca") and owns the token
+// state of all sequences. Pure: no clock, thread, device or text in it.
 //
-// Every running sequence that has a token to decode gets one row; what is left of the token budget goes to prompts, in
-// order of arrival, cut into chunks. A sequence is admitted when the pages of its whole length (prompt and the most it
-// may generate) can be reserved in every cache group, so a running sequence never lacks a page.
+// - Every running sequence that decodes gets one row; what is left of the token budget goes to prompts, in chunks, so a
+//   long prompt never holds up running streams.
+// - Order is by rank: the number of the arrival, plus kOvertaking arrivals for each unit of `priority`. Lower ranks go
+//   first everywhere: a request is overtaken by a bounded number of later ones, so nobody starves.
+// - A sequence is admitted when the KV memory of all its known tokens can be promised to it; what it generates takes
+//   pages one by one. When they run out, the sequence of the highest rank is preempted: it gives back its pages and
+//   waits to be computed again, from what the prefix cache still has of it. The sequence of the lowest rank always
+//   gets on, and so everybody ends.
+// - Tokens whose keys and values exist already, or will after this step, are taken from the prefix cache.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/result.h"
+#include "sched/kv_allocator.h"
+#include "sched/sequence.h"
 #include "sched/step_plan.h"
 
 namespace millrace {
@@ -17,40 +31,136 @@ namespace millrace {
 struct SchedulerLimits {
   std::int32_t max_batch_tokens = 512;  // rows of a step
   std::int32_t max_sequences = 64;      // sequences that run at once, and so the most entries of a step
-  std::int64_t total_pages = 0;         // of each cache group
-  std::int32_t page_tokens = 16;
+  std::int32_t max_logit_rows = 64;     // rows of a step whose logits are wanted; at least max_sequences
+  KvLimits kv;
+};
+
+struct SequenceSpec {
+  std::vector<std::int32_t> tokens;  // the prompt
+  std::int64_t max_tokens = 0;       // prompt and answer
+  std::int32_t priority = 0;         // lower goes first
+  std::string cache_name;            // the tree of the prefix cache that it may share
+  bool samples = true;  // false, or no room in max_tokens: nothing is generated; it is done when the prompt is computed
+  bool all_logits = false;  // the logits of every position of the prompt are wanted
+  bool shares = true;       // false: computes every position itself (whoever needs what comes of each)
 };
 
 class Scheduler {
  public:
-  explicit Scheduler(const SchedulerLimits& limits) : limits_(limits), free_pages_(limits.total_pages) {}
+  static constexpr std::int64_t kOvertaking = 64;
+  /// Steps after which a held sequence may lose its place and pages to one that waits for them.
+  static constexpr std::int64_t kHoldPatience = 32;
 
-  /// A new sequence of `prompt_tokens` tokens that may grow to `max_tokens`. Error, with the figures: it can never fit.
-  Status add(SequenceId id, std::int64_t prompt_tokens, std::int64_t max_tokens);
+  explicit Scheduler(const SchedulerLimits& limits);
 
-  /// Decides the next step. Every entry must be answered by commit() before the next call.
+  /// A new sequence; `id` is the caller's and never used twice. Error, with the figures: it can never fit.
+  Status add(SequenceId id, SequenceSpec spec);
+
+  /// Decides the next step. Plans are run, and committed, in the order in which they were made. The next one may be
+  /// made before the last is committed: then the token of an entry that samples is not known yet when the entry that
+  /// runs it is planned. A plan must be run whatever happens to its sequences meanwhile: others may have been given
+  /// what it computes. An empty plan: nothing can run before a commit(), add(), finish() or hold(…, false).
   StepPlan schedule();
 
-  /// The step ran: its rows count as computed; each entry that `samples` has one more token to run.
-  void commit(const StepPlan& plan);
+  /// The step ran. `sampled`: a token for each entry that samples, in order. Entries of sequences that have been
+  /// finished meanwhile are passed over.
+  void commit(const StepPlan& plan, std::span<const std::int32_t> sampled);
 
-  /// The sequence is over or cancelled, at any moment between steps: its reservation is free again.
+  /// The sequence is over, or cancelled, at any moment: its pages are free from the next schedule() on.
   void finish(SequenceId id);
 
-  [[nodiscard]] bool idle() const { return waiting_.empty() && running_.empty(); }
+  /// A held sequence is not scheduled and is the first to be preempted; also, after kHoldPatience steps or when nothing
+  /// else could run, for a sequence that waits to be admitted.
+  void hold(SequenceId id, bool held);
+
+  /// Of an entry of the last plan. Valid until the next call that changes anything.
+  [[nodiscard]] SequenceView sequence(const StepEntry& entry) const;
+  [[nodiscard]] bool contains(SequenceId id) const { return by_id_.contains(id); }
+  /// Tokens of the prompt that were found in the prefix cache when the sequence first ran.
+  [[nodiscard]] std::int64_t cached_tokens(SequenceId id) const;
+
+  [[nodiscard]] bool idle() const { return by_id_.empty(); }
+  [[nodiscard]] std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
+  [[nodiscard]] std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
+
+  /// Of KV memory, in pages of a cache group and in slots (a slot is one position's place in a page).
+  struct KvUse {
+    std::int64_t pages = 0, used_pages = 0, cached_pages = 0;
+    std::int64_t allocated_slots = 0, unused_slots = 0;  // of the used pages; unused: no token has been scheduled there
+  };
+  [[nodiscard]] KvUse kv_use() const;
+
+  /// Since the start.
+  struct Counters {
+    std::int64_t preemptions = 0;
+    std::int64_t admitted_tokens = 0, cached_tokens = 0;  // of prompts, at first admission: looked up and found
+    std::int64_t computed_tokens = 0;                     // rows scheduled
+  };
+  [[nodiscard]] const Counters& counters() const { return counters_; }
+
+  /// Aborts when invariants are broken. For tests.
+  void check() const;
 
  private:
-  struct Entry {
+  using SlotIndex = std::uint32_t;
+  using Rank = std::pair<std::int64_t, std::int64_t>;  // the arrival as it counts, the arrival
+
+  enum class State : std::uint8_t { free, waiting, running };
+
+  /// What every step looks at stands together.
+  struct Slot {
     SequenceId id = 0;
-    std::int64_t tokens = 0;    // known tokens: prompt, then what was sampled
-    std::int64_t computed = 0;  // of these, how many have keys and values
-    std::int64_t reserved_pages = 0;
+    std::vector<std::int32_t> known;  // tokens: prompt, then what was sampled
+    std::int64_t computed = 0;        // positions scheduled so far
+    std::int64_t pending = 0;         // tokens that planned steps will sample
+    std::int64_t prompt_tokens = 0;
+    std::int64_t max_tokens = 0;
+    std::int64_t planned_in = -1;  // the last step that has an entry of it, or copies for it
+    std::uint32_t admission = 0;   // how often it was admitted
+    State state = State::free;
+    bool held = false, samples = true, all_logits = false, shares = true;
+    bool waited = false;   // has been put off once for what others compute
+    bool through = false;  // all its rows are planned
+    SequenceKv kv;
+    Rank rank;
+    std::string cache_name;
+    std::int64_t cached_tokens = 0;
+    std::int64_t held_since = 0;   // a step
+    std::int64_t refused_in = -1;  // the last step in which there was no memory for it, and
+    std::int64_t wanted = 0;       // the rows that would have been enough
+
+    [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(known.size()) + pending; }
+    /// Rows that it can run now.
+    [[nodiscard]] std::int64_t left() const { return held || through ? 0 : tokens() - computed; }
   };
 
+  enum class Admission : std::uint8_t { admitted, next_step, no_room };
+
+  void plan_decodes(StepPlan& plan);
+  void plan_prompts(StepPlan& plan);
+  void plan_prompt(StepPlan& plan, SlotIndex index);
+  void plan_rows(StepPlan& plan, SlotIndex index, std::int64_t rows);
+  void publish(Slot& slot, bool partial);
+  Admission admit(SlotIndex index, StepPlan& plan);
+  Admission try_admit(SlotIndex index, StepPlan& plan);
+  [[nodiscard]] std::size_t place_of(const Rank& rank) const;
+  bool make_room(SlotIndex index, std::int64_t tokens);
+  [[nodiscard]] SlotIndex victim() const;
+  bool preempt_held(bool impatient);
+  void preempt(SlotIndex index);
+
   SchedulerLimits limits_;
-  std::int64_t free_pages_;
-  std::deque<Entry> waiting_;
-  std::vector<Entry> running_;  // in order of admission
+  KvAllocator kv_;
+  std::vector<Slot> slots_;
+  std::vector<SlotIndex> free_slots_;
+  std::unordered_map<SequenceId, SlotIndex> by_id_;
+  std::set<std::pair<Rank, SlotIndex>> waiting_;
+  std::vector<SlotIndex> running_;  // in order of rank
+  std::vector<SlotIndex> prompts_;  // of this step: running ones that are not through with theirs
+  std::int64_t arrivals_ = 0;
+  std::int64_t step_ = 0;  // of the last plan
+  std::int64_t budget_ = 0, logit_budget_ = 0;
+  Counters counters_;
 };
 
 }  // namespace millrace

@@ -9,7 +9,8 @@ void Detokenizer::Free::operator()(ffi::Detokenizer* handle) const {
   ffi::millrace_detokenizer_free(handle);
 }
 
-Detokenizer::Detokenizer(const Tokenizer& tokenizer) : handle_(ffi::millrace_detokenizer_new(tokenizer.handle_.get())) {
+Detokenizer::Detokenizer(const Tokenizer& tokenizer, bool skip_special_tokens)
+    : handle_(ffi::millrace_detokenizer_new(tokenizer.handle_.get(), skip_special_tokens)) {
   MILLRACE_CHECK(handle_ != nullptr, "no detokenizer could be made");
 }
 
@@ -24,6 +25,20 @@ std::string Detokenizer::push(std::int32_t token) {
 std::string Detokenizer::finish() {
   ffi::Bytes out;
   return ffi::millrace_detokenizer_finish(handle_.get(), out.out()) == 0 ? out.string() : std::string();
+}
+
+std::vector<std::string> Detokenizer::special_tokens(const Tokenizer& tokenizer) {
+  ffi::Bytes out;
+  const int status = ffi::millrace_detokenizer_special_tokens(tokenizer.handle_.get(), out.out());
+  MILLRACE_CHECK(status == 0, "the tokenizer cannot list its tokens");
+  const std::string texts = out.string();
+  std::vector<std::string> tokens;
+  for (std::size_t begin = 0; begin < texts.size();) {
+    const std::size_t end = texts.find('\0', begin);
+    tokens.push_back(texts.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return tokens;
 }
 
 }  // namespace millrace

@@ -41,6 +41,7 @@ class Tokenizer {
 
  private:
   friend class Detokenizer;
+  friend class GrammarVocabulary;
   struct Free {
     void operator()(ffi::Tokenizer* handle) const;
   };

@@ -52,7 +52,6 @@ TEST_P(CpuRows, ResidualNorm) {
           if ((variant & 4) != 0) args.h_scale = 0.7f;
           args.delta_scale = (variant & 8) != 0 ? 1.3f : 1.0f;
           args.norm = (variant & 2) != 0 ? norm.data() : nullptr;
-          args.unit_norm = variant == 0 || variant == 12;
           args.out = in_place ? state.data() : out.data();
           backend.residual_norm(args);
           out.insert(out.end(), state.begin(), state.end());

@@ -10,7 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/check.h"
-#include "runtime/sequence.h"
+#include "engine/engine_core.h"
+#include "runtime/step_batch.h"
 
 namespace millrace {
 
@@ -73,34 +74,54 @@ std::vector<float> prompt_logits(ModelRunner& runner, std::span<const std::int32
                                  int others) {
   const auto vocab = static_cast<std::size_t>(runner.config().vocab);
   const auto total = static_cast<std::int64_t>(prompt.size());
-  const std::vector<std::int64_t> windows = runner.cache().windows();
-  std::vector<Sequence> sequences;
+  const KvCache& cache = runner.cache();
+  UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
   for (int s = 0; s <= others; ++s) {
-    Sequence sequence{static_cast<SequenceId>(s), {prompt.begin(), prompt.end()}, total, runner.cache().make_tables()};
+    std::vector<std::int32_t> tokens(prompt.begin(), prompt.end());
     // The others say something else: same length regime, other tokens.
-    for (std::size_t i = 0; s > 0 && i < sequence.tokens.size(); ++i) {
-      sequence.tokens[i] =
-          static_cast<std::int32_t>((prompt[i] + 17 * s + 3 * static_cast<int>(i)) % static_cast<int>(vocab));
+    for (std::size_t i = 0; s > 0 && i < tokens.size(); ++i) {
+      tokens[i] = static_cast<std::int32_t>((prompt[i] + 17 * s + 3 * static_cast<int>(i)) % static_cast<int>(vocab));
     }
-    sequences.push_back(std::move(sequence));
+    sequences.add(std::move(tokens), total);
   }
   std::vector<float> result;
   for (std::int64_t start = 0; start < total; start += chunk) {
     const auto rows = static_cast<std::int32_t>(std::min(chunk, total - start));
     StepPlan plan;
     // Others run before and after the sequence that is looked at, which has id 0.
-    for (int s = 1; s <= others / 2; ++s) plan.entries.push_back({static_cast<SequenceId>(s), start, rows, true});
+    const auto run = [&](int s) {
+      plan.entries.push_back(
+          {.id = static_cast<SequenceId>(s), .rows = rows, .first_position = start, .all_logits = true});
+    };
+    for (int s = 1; s <= others / 2; ++s) run(s);
     const std::size_t first_row = plan.entries.size() * static_cast<std::size_t>(rows);
-    plan.entries.push_back({0, start, rows, true});
-    for (int s = others / 2 + 1; s <= others; ++s)
-      plan.entries.push_back({static_cast<SequenceId>(s), start, rows, true});
-    const ForwardBatch batch =
-        make_forward_batch(plan, windows, true, [&](SequenceId id) -> Sequence& { return sequences[id]; });
-    const std::span<const float> logits = runner.run(batch);
+    run(0);
+    for (int s = others / 2 + 1; s <= others; ++s) run(s);
+    const std::span<const float> logits = runner.run(sequences.batch(plan));
     const auto wanted = logits.subspan(first_row * vocab, static_cast<std::size_t>(rows) * vocab);
     result.insert(result.end(), wanted.begin(), wanted.end());
   }
   return result;
+}
+
+std::vector<std::int32_t> run_alone(ModelRunner& runner, Request request) {
+  EngineCore engine(runner, nullptr);
+  const Status prepared = engine.prepare(request);
+  if (!prepared.ok()) {
+    ADD_FAILURE() << prepared.error().message;
+    return {};
+  }
+  std::vector<std::int32_t> tokens;
+  engine.submit(
+      1, std::move(request),
+      [&](const TokenEvent& event) {
+        tokens.push_back(event.token);
+        return Demand::more;
+      },
+      EngineCore::Clock::now());
+  while (engine.step()) {
+  }
+  return tokens;
 }
 
 }  // namespace millrace

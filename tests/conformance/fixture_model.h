@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/request.h"
 #include "runtime/load_model.h"
 
 namespace millrace {
@@ -36,5 +37,8 @@ LoadedModel load_fixture(const Fixture& fixture, const std::string& backend, DTy
 /// in the same batches. Row-major [prompt, vocab].
 std::vector<float> prompt_logits(ModelRunner& runner, std::span<const std::int32_t> prompt, std::int64_t chunk,
                                  int others = 0);
+
+/// The tokens of a request that runs alone, to its end.
+std::vector<std::int32_t> run_alone(ModelRunner& runner, Request request);
 
 }  // namespace millrace

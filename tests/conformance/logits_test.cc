@@ -8,7 +8,6 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "conformance/fixture_model.h"
-#include "engine/engine.h"
 
 namespace millrace {
 namespace {
@@ -30,16 +29,10 @@ float largest_difference(const std::vector<float>& a, const std::vector<float>& 
 }
 
 std::vector<std::int32_t> greedy(LoadedModel& model, const Fixture& fixture) {
-  Engine engine(*model.runner, nullptr);
   Request request;
   request.prompt = fixture.prompt;
   request.max_new_tokens = static_cast<std::int64_t>(fixture.greedy.size());
-  std::vector<std::int32_t> tokens;
-  const auto id = engine.submit(request, [&](const TokenEvent& event) { tokens.push_back(event.token); });
-  if (!id.ok()) ADD_FAILURE() << id.error().message;
-  while (engine.step()) {
-  }
-  return tokens;
+  return run_alone(*model.runner, std::move(request));
 }
 
 class Family : public testing::TestWithParam<std::string> {};

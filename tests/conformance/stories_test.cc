@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include "conformance/fixture_model.h"
-#include "engine/engine.h"
 
 namespace millrace {
 namespace {
@@ -41,15 +40,10 @@ TEST(Stories, GreedyContinuationsEqualTransformers) {
     EXPECT_EQ(*ids, prompt.at("ids").get<std::vector<std::int32_t>>());
     const auto greedy = prompt.at("greedy").get<std::vector<std::int32_t>>();
     ASSERT_EQ(greedy.size(), 200u);
-    Engine engine(*model.runner, nullptr);
     Request request;
     request.prompt = *ids;
     request.max_new_tokens = static_cast<std::int64_t>(greedy.size());
-    std::vector<std::int32_t> tokens;
-    ASSERT_TRUE(engine.submit(request, [&](const TokenEvent& event) { tokens.push_back(event.token); }).ok());
-    while (engine.step()) {
-    }
-    EXPECT_EQ(tokens, greedy);
+    EXPECT_EQ(run_alone(*model.runner, std::move(request)), greedy);
   }
 }
 

@@ -1,10 +1,14 @@
-// The loop with a tiny made-up model: what a sink may do, and when a request ends.
+// The engine with its thread: requests from many threads, back-pressure, drain, an end without leftovers.
 
 #include "engine/engine.h"
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <atomic>
+#include <future>
+#include <random>
+#include <set>
+#include <thread>
 
 #include "runtime/load_model.h"
 
@@ -35,89 +39,129 @@ class EngineTest : public testing::Test {
   LoadedModel model_;
 };
 
-TEST_F(EngineTest, ASinkMayCancelItsOwnRequestAndAskForItsTimes) {
-  Engine engine(*model_.runner, nullptr);
-  int finals = 0, tokens = 0;
-  const auto sink = [&](const TokenEvent& event) {
+TEST_F(EngineTest, ManyThreadsSubmitAndCancelAndEveryRequestEndsOnce) {
+  std::atomic<int> submitted{0}, ended{0}, summaries{0};
+  {
+    Engine engine(*model_.runner, nullptr, {});
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 8; ++t) {
+      threads.emplace_back([&, t] {
+        std::mt19937 random(static_cast<unsigned>(t));
+        for (int i = 0; i < 25; ++i) {
+          const auto id =
+              engine.submit(request(1 + static_cast<std::int64_t>(random() % 30)), [&](const TokenEvent& e) {
+                if (e.finish != FinishReason::none) ++ended;
+                if (e.summary != nullptr) ++summaries;
+                return Demand::more;
+              });
+          if (!id.ok()) continue;
+          ++submitted;
+          if (random() % 3 == 0) engine.cancel(*id);
+          if (random() % 5 == 0) std::this_thread::yield();
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_TRUE(engine.wait_idle(60.0));
+    EXPECT_EQ(engine.snapshot().kv.used_pages, 0);
+  }
+  EXPECT_EQ(submitted, 200);
+  EXPECT_EQ(ended, 200);
+  EXPECT_EQ(summaries, 200);
+}
+
+TEST_F(EngineTest, AFullQueueIsBusyAndADrainingEngineUnavailable) {
+  Engine engine(*model_.runner, nullptr, {.max_waiting = 4});
+  // The first sink holds the engine's thread until the others are queued.
+  std::promise<void> release;
+  std::shared_future<void> released = release.get_future().share();
+  std::promise<void> running;
+  std::atomic<bool> first{true};
+  const auto sink = [&](const TokenEvent&) {
+    if (first.exchange(false)) {
+      running.set_value();
+      released.wait();
+    }
+    return Demand::more;
+  };
+  ASSERT_TRUE(engine.submit(request(5), sink).ok());
+  running.get_future().wait();
+  // Until its first step is over the first one counts as waiting, too.
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(engine.submit(request(5), sink).ok());
+  const auto refused = engine.submit(request(5), sink);
+  EXPECT_TRUE(!refused.ok() && refused.error().kind == ErrorKind::busy);
+  EXPECT_EQ(engine.snapshot().waiting, 4);
+  engine.drain();
+  const auto late = engine.submit(request(5), sink);
+  EXPECT_TRUE(!late.ok() && late.error().kind == ErrorKind::unavailable);
+  release.set_value();
+  EXPECT_TRUE(engine.wait_idle(60.0));
+}
+
+TEST_F(EngineTest, APausedSinkResumesFromAnotherThread) {
+  Engine engine(*model_.runner, nullptr, {});
+  std::atomic<int> tokens{0};
+  std::promise<void> ended;
+  const auto id = engine.submit(request(10), [&](const TokenEvent& event) {
     if (event.token >= 0) ++tokens;
-    if (event.finish != FinishReason::none) {
-      ++finals;
-      EXPECT_EQ(event.finish, FinishReason::cancelled);
-      EXPECT_GT(engine.times(event.id).ttft, 0.0);
-      engine.cancel(event.id);  // once more, from the last event: nothing is left to cancel
-    } else if (tokens == 3) {
-      engine.cancel(event.id);
-    }
-  };
-  ASSERT_TRUE(engine.submit(request(50), sink).ok());
-  while (engine.step()) {
-  }
-  EXPECT_EQ(tokens, 3);
-  EXPECT_EQ(finals, 1);
+    if (event.summary != nullptr) ended.set_value();
+    return tokens < 10 ? Demand::pause : Demand::more;
+  });
+  ASSERT_TRUE(id.ok());
+  std::future<void> end = ended.get_future();
+  while (end.wait_for(std::chrono::milliseconds(1)) != std::future_status::ready) engine.resume(*id, 0);
+  EXPECT_EQ(tokens, 10);
 }
 
-TEST_F(EngineTest, CancellingOthersInTheSameStepIsSafeAndGivesTheirMemoryBack) {
-  Engine engine(*model_.runner, nullptr);
-  std::vector<SequenceId> ids;
-  int finished = 0;
-  for (int i = 0; i < 6; ++i) {
-    const auto id = engine.submit(request(40), [&](const TokenEvent& event) {
-      if (event.finish != FinishReason::none) ++finished;
-      if (event.id == ids.front() && event.finish == FinishReason::none) {
-        for (const SequenceId other : ids) engine.cancel(other);
-      }
-    });
-    ASSERT_TRUE(id.ok());
-    ids.push_back(*id);
+TEST_F(EngineTest, WhoeverIsLeftAtTheEndIsCancelled) {
+  std::atomic<int> cancelled{0};
+  {
+    Engine engine(*model_.runner, nullptr, {});
+    for (int i = 0; i < 20; ++i) {
+      ASSERT_TRUE(engine
+                      .submit(request(60),
+                              [&](const TokenEvent& event) {
+                                if (event.finish == FinishReason::cancelled) ++cancelled;
+                                return Demand::pause;
+                              })
+                      .ok());
+    }
   }
-  while (engine.step()) {
-  }
-  EXPECT_EQ(finished, 6);
-  // All of the KV memory is free again: a request that needs nearly all of it runs.
-  const std::int64_t room = std::min(model_.runner->max_sequence_tokens(), model_.runner->cache().token_capacity());
-  FinishReason reason = FinishReason::none;
-  ASSERT_TRUE(engine.submit(request(room - 3), [&](const TokenEvent& event) { reason = event.finish; }).ok());
-  while (engine.step()) {
-  }
-  EXPECT_EQ(reason, FinishReason::length);
+  EXPECT_EQ(cancelled, 20);
 }
 
-TEST_F(EngineTest, WhatCannotRunIsRefusedWithTheFigures) {
-  Engine engine(*model_.runner, nullptr);
-  const auto message = [&](Request bad) {
-    const auto id = engine.submit(std::move(bad), [](const TokenEvent&) {});
-    EXPECT_FALSE(id.ok());
-    return id.ok() ? std::string() : id.error().message;
-  };
-  Request empty = request(1), outside = request(1), longer = request(1), none = request(0);
-  empty.prompt.clear();
-  outside.prompt.push_back(97);
-  longer.prompt.assign(100000, 1);
-  EXPECT_NE(message(empty).find("no tokens"), std::string::npos);
-  EXPECT_NE(message(outside).find("97"), std::string::npos);
-  EXPECT_NE(message(longer).find("100000"), std::string::npos);
-  EXPECT_NE(message(none).find("max_new_tokens"), std::string::npos);
-}
-
-TEST_F(EngineTest, TogetherOrAloneTheTokensAreTheSame) {
-  const auto run = [&](int others) {
-    Engine engine(*model_.runner, nullptr);
-    std::vector<std::int32_t> tokens;
-    Request sampled = request(30);
-    sampled.sampling = {.temperature = 1.0f, .seed = 5};
-    for (int i = 0; i < others; ++i) {
-      Request other = request(10 + i);
-      other.prompt.push_back(i);
-      EXPECT_TRUE(engine.submit(std::move(other), [](const TokenEvent&) {}).ok());
+TEST_F(EngineTest, ReportsAddUp) {
+  std::int64_t generated = 0, prompt = 0, intervals = 0, steps = 0, requests = 0;
+  std::set<FinishReason> reasons;
+  {
+    Engine engine(*model_.runner, nullptr,
+                  {.on_step =
+                       [&](const StepReport& report) {
+                         ++steps;
+                         generated += report.generated_tokens;
+                         prompt += report.prompt_tokens;
+                         intervals += static_cast<std::int64_t>(report.inter_token.size());
+                         EXPECT_LE(report.kv.unused_slots, report.kv.allocated_slots);
+                       },
+                   .on_request =
+                       [&](const RequestReport& report) {
+                         ++requests;
+                         reasons.insert(report.finish);
+                         EXPECT_EQ(report.summary.generated_tokens, 10);
+                       }});
+    for (int i = 0; i < 5; ++i) {
+      Request own = request(10);
+      own.prompt.push_back(i);
+      ASSERT_TRUE(engine.submit(std::move(own), [](const TokenEvent&) { return Demand::more; }).ok());
     }
-    EXPECT_TRUE(engine.submit(sampled, [&](const TokenEvent& event) { tokens.push_back(event.token); }).ok());
-    while (engine.step()) {
-    }
-    return tokens;
-  };
-  const std::vector<std::int32_t> alone = run(0);
-  EXPECT_EQ(alone.size(), 30u);
-  EXPECT_EQ(run(5), alone);
+    EXPECT_TRUE(engine.wait_idle(60.0));
+  }
+  EXPECT_EQ(generated, 50);
+  EXPECT_EQ(intervals, 45);
+  EXPECT_LE(prompt, 20);
+  EXPECT_GT(steps, 9);
+  EXPECT_EQ(requests, 5);
+  EXPECT_EQ(reasons, std::set<FinishReason>{FinishReason::length});
 }
 
 }  // namespace

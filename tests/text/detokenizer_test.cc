@@ -1,5 +1,7 @@
 #include "text/detokenizer.h"
 
+#include <algorithm>
+
 #include "fixtures.h"
 
 namespace millrace::test {
@@ -14,8 +16,8 @@ std::vector<std::int32_t> ids_of(const Tokenizer& tokenizer, std::initializer_li
   return ids;
 }
 
-std::vector<std::string> pieces(const Tokenizer& tokenizer, const std::vector<std::int32_t>& ids) {
-  Detokenizer detokenizer(tokenizer);
+std::vector<std::string> pieces(const Tokenizer& tokenizer, const std::vector<std::int32_t>& ids, bool skip = true) {
+  Detokenizer detokenizer(tokenizer, skip);
   std::vector<std::string> pieces;
   for (const std::int32_t id : ids) pieces.push_back(detokenizer.push(id));
   pieces.push_back(detokenizer.finish());
@@ -28,8 +30,18 @@ using Pieces = std::vector<std::string>;
 Tokenizer with_decoder(const nlohmann::json& decoder, const std::vector<std::string>& tokens) {
   nlohmann::json vocab = nlohmann::json::object();
   for (std::size_t i = 0; i < tokens.size(); ++i) vocab[tokens[i]] = i;
+  nlohmann::json added = nlohmann::json::array();
+  for (const char* special : {"<|a|>", "▁<b>"}) {
+    added.push_back({{"id", vocab.size() + added.size()},
+                     {"content", special},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", true}});
+  }
   const nlohmann::json json = {{"version", "1.0"},
-                               {"added_tokens", nlohmann::json::array()},
+                               {"added_tokens", added},
                                {"decoder", decoder},
                                {"model", {{"type", "WordLevel"}, {"vocab", vocab}, {"unk_token", tokens[0]}}}};
   auto tokenizer = Tokenizer::from_json(json.dump());
@@ -71,6 +83,17 @@ TEST(Detokenizer, SpecialAndUnknownTokensHaveNoText) {
   EXPECT_EQ(detokenizer.push(-1), "");
   EXPECT_EQ(detokenizer.push(1'000'000), "");
   EXPECT_EQ(detokenizer.push(*tokenizer.token_to_id("[INST]")), "[INST]") << "added, but not special";
+  EXPECT_EQ(detokenizer.finish(), "");
+}
+
+TEST(Detokenizer, SpecialTokensHaveTextWhereTheyAreNotSkipped) {
+  const Tokenizer tokenizer = fixture_tokenizer("byte_level_bpe");
+  const auto special = Detokenizer::special_tokens(tokenizer);
+  EXPECT_NE(std::find(special.begin(), special.end(), "<|endoftext|>"), special.end());
+  EXPECT_EQ(std::find(special.begin(), special.end(), "[INST]"), special.end());
+  Detokenizer detokenizer(tokenizer, false);
+  EXPECT_EQ(detokenizer.push(*tokenizer.token_to_id("<|endoftext|>")), "<|endoftext|>");
+  EXPECT_EQ(detokenizer.push(-1), "");
   EXPECT_EQ(detokenizer.finish(), "");
 }
 
@@ -124,14 +147,16 @@ TEST(Detokenizer, EveryDecoderStreamsAsItDecodes) {
       std::vector<std::int32_t> ids = {1};
       for (int i = round % 12; i > 0; --i) {
         state = state * 1664525U + 1013904223U;
-        ids.push_back(static_cast<std::int32_t>((state >> 16U) % tokens.size()));
+        ids.push_back(static_cast<std::int32_t>((state >> 16U) % (tokens.size() + 2)));  // the special ones follow
       }
       if (round % 2 == 0) std::swap(ids.front(), ids.back());
-      const auto decoded = tokenizer.decode(ids, true);
-      if (!decoded.ok()) continue;
-      std::string streamed;
-      for (const std::string& piece : pieces(tokenizer, ids)) streamed += piece;
-      ASSERT_EQ(streamed, *decoded) << decoder.dump() << ' ' << nlohmann::json(ids).dump();
+      for (const bool skip : {true, false}) {
+        const auto decoded = tokenizer.decode(ids, skip);
+        if (!decoded.ok()) continue;
+        std::string streamed;
+        for (const std::string& piece : pieces(tokenizer, ids, skip)) streamed += piece;
+        ASSERT_EQ(streamed, *decoded) << decoder.dump() << ' ' << nlohmann::json(ids).dump() << ' ' << skip;
+      }
     }
   }
 }

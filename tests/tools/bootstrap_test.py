@@ -21,7 +21,7 @@ exit "${code:-0}"
 APT_GET = """#!/bin/bash
 echo "apt-get $*" >>"$FAKE/calls.txt"
 if [[ -e $FAKE/offline ]]; then echo "E: cannot reach the archive" >&2; exit 100; fi
-[[ $1 != install ]] || printf '#!/bin/bash\\necho "cargo 1.85.0"\\n' >"$FAKE/bin/cargo"
+[[ $1 != install ]] || printf '#!/bin/bash\\necho "cargo 1.96.0"\\n' >"$FAKE/bin/cargo"
 chmod -f +x "$FAKE/bin/cargo" || true
 """
 SUDO = """#!/bin/bash
@@ -41,11 +41,12 @@ class Bootstrap(unittest.TestCase):
             (self.fake / "bin" / name).symlink_to(shutil.which(name))
         self.script("dpkg-query", DPKG_QUERY)
         self.script("apt-get", APT_GET)
-        self.script("cargo", '#!/bin/bash\necho "cargo 1.85.0 (abc)"\n')
+        self.script("cargo", '#!/bin/bash\necho "cargo 1.96.0 (abc)"\n')
         (self.fake / "os-release").write_text(DEBIAN)
         (self.fake / "calls.txt").touch()
         names = "g++ make cmake ninja-build git ccache pkg-config python3 ca-certificates nlohmann-json3-dev libcli11-dev"
-        names += " libspdlog-dev libfmt-dev libgtest-dev libbenchmark-dev"
+        names += " libspdlog-dev libfmt-dev libgtest-dev libbenchmark-dev libboost1.81-dev libssl-dev prometheus-cpp-dev"
+        names += " zlib1g-dev"
         self.base = names.split()
         self.installed(self.base)
 
@@ -106,7 +107,7 @@ class Bootstrap(unittest.TestCase):
         self.script("cargo", '#!/bin/bash\necho "cargo 1.63.0"\n')
         run, calls = self.run_it()
         self.assertEqual((run.returncode, calls), (1, []))
-        self.assertIn("is version 1.63, and Millrace needs 1.80", run.stderr)
+        self.assertIn("is version 1.63, and Millrace needs 1.87", run.stderr)
 
     def test_rustup_before_the_path(self):
         self.script("cargo", '#!/bin/bash\necho "cargo 1.63.0"\n')

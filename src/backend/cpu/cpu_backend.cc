@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "backend/cpu/attend_plan.h"
 #include "backend/cpu/device_memory.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
@@ -20,18 +21,11 @@ namespace {
 // has no influence on results.
 constexpr std::int64_t kParallelProducts = 1 << 17;
 constexpr std::int64_t kParallelElements = 1 << 15;
-constexpr std::int64_t kAttendQueries = 64;         // of a task, about; more share the work of arranging keys
 constexpr std::int64_t kMoeRows = 4 * kMatmulRows;  // rows of one expert at a time: bounds the workspace
 
 const CpuMatrix& as_cpu(const PackedMatrix& matrix) {
   return static_cast<const CpuMatrix&>(matrix);
 }
-
-/// Rows [first, first + rows) of a sequence.
-struct RowBlock {
-  const SequenceRows* sequence;
-  std::int32_t first, rows;
-};
 
 /// One of its tasks takes rows [first, first + rows) of x and writes to `out`.
 struct MatmulRun {
@@ -50,6 +44,7 @@ class CpuBackend final : public Backend {
       : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)) {}
 
   [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/1", isa_level_name(level_)); }
+  [[nodiscard]] bool host_memory() const override { return true; }
 
   Result<Buffer> allocate(std::size_t bytes) override {
     MILLRACE_TRY(std::shared_ptr<void> memory, allocate_device_memory(bytes, "a buffer"));
@@ -57,15 +52,19 @@ class CpuBackend final : public Backend {
   }
 
   void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) override {
-    MILLRACE_CHECK(offset <= target.bytes && source.size() <= target.bytes - offset, "{} bytes at {} into {}",
-                   source.size(), offset, target.bytes);
+    check_range(target, offset, source.size());
     if (!source.empty()) std::memcpy(target.data() + offset, source.data(), source.size());
   }
 
   void read(const Buffer& source, std::size_t offset, std::span<std::byte> target) override {
-    MILLRACE_CHECK(offset <= source.bytes && target.size() <= source.bytes - offset, "{} bytes at {} of {}",
-                   target.size(), offset, source.bytes);
+    check_range(source, offset, target.size());
     if (!target.empty()) std::memcpy(target.data(), source.data() + offset, target.size());
+  }
+
+  void copy(const Buffer& target, std::size_t target_offset, const Buffer& source, std::size_t source_offset,
+            std::size_t bytes) override {
+    check_copy(target, target_offset, source, source_offset, bytes);
+    if (bytes != 0) std::memcpy(target.data() + target_offset, source.data() + source_offset, bytes);
   }
 
   Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
@@ -126,34 +125,10 @@ class CpuBackend final : public Backend {
   }
 
   void attend(const ForwardBatch& batch, const AttendArgs& args) override {
-    const std::int64_t group = args.heads / args.kv_heads;
-    const auto block_rows = static_cast<std::int32_t>(std::max<std::int64_t>(1, kAttendQueries / group));
-    blocks_.clear();
-    std::int64_t pairs = 0;  // of a query and a key
-    for (const SequenceRows& sequence : batch.sequences) {
-      if (sequence.rows == 0) continue;
-      check_pages(sequence, args);
-      for (std::int32_t first = 0; first < sequence.rows; first += block_rows) {
-        blocks_.push_back({&sequence, first, std::min(block_rows, sequence.rows - first)});
-      }
-      const std::int64_t last = sequence.first_position + sequence.rows;
-      pairs += sequence.rows * (args.window > 0 ? std::min(args.window, last) : last);
-    }
-    reserve_scratch(attend_scratch(block_rows * group, args.head_dim));
-    const auto tasks = static_cast<std::int64_t>(blocks_.size()) * args.kv_heads;
-    const std::int64_t products = 2 * pairs * args.heads * args.head_dim / std::max<std::int64_t>(tasks, 1);
-    for_each(tasks, products, kParallelProducts, [&](std::int64_t task, int thread) {
-      // The last rows of a prompt have the most to read: they go first, so that no thread is left alone with them.
-      const RowBlock& block = blocks_[blocks_.size() - 1 - static_cast<std::size_t>(task / args.kv_heads)];
-      const SequenceRows& sequence = *block.sequence;
-      kernels_.attend({.args = &args,
-                       .page_table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)].data(),
-                       .batch_row = sequence.first_row + block.first,
-                       .position = sequence.first_position + block.first,
-                       .rows = block.rows,
-                       .kv_head = static_cast<std::int32_t>(task % args.kv_heads),
-                       .scratch = scratch(thread)});
-    });
+    attend_plan_.make(batch, args, pool_->threads());
+    reserve_scratch(attend_scratch(attend_block_rows(args) * (args.heads / args.kv_heads), args.head_dim));
+    attend_blocks(args, attend_plan_.first());
+    attend_blocks(args, attend_plan_.resumed());
   }
 
   void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
@@ -298,16 +273,22 @@ class CpuBackend final : public Backend {
     kernels_.activate(ffn.activation, ffn.clamp_limit, gate, gate + ffn.intermediate(), gate, count);
   }
 
-  /// Every position that a row of the sequence sees must have a page: kernels trust the table.
-  static void check_pages(const SequenceRows& sequence, const AttendArgs& args) {
-    const std::int64_t first =
-        args.window > 0 ? std::max<std::int64_t>(0, sequence.first_position - args.window + 1) : 0;
-    const std::int64_t last = sequence.first_position + sequence.rows - 1;
-    const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
-    for (std::int64_t page = first / args.kv.page_tokens; page <= last / args.kv.page_tokens; ++page) {
-      const auto index = static_cast<std::size_t>(page);
-      MILLRACE_CHECK(index < table.size() && table[index] >= 0, "position {} has no page", page * args.kv.page_tokens);
+  /// The blocks, each for every kv head.
+  void attend_blocks(const AttendArgs& args, std::span<const AttendTask> blocks) {
+    const auto tasks = static_cast<std::int64_t>(blocks.size()) * args.kv_heads;
+    if (tasks == 0) return;
+    std::int64_t pairs = 0;  // of a query and a key, about
+    for (const AttendTask& block : blocks) {
+      const std::int64_t seen = block.end - block.begin;
+      pairs += block.rows * (args.window > 0 ? std::min(args.window, seen) : seen);
     }
+    for_each(tasks, 2 * pairs * args.heads * args.head_dim / tasks, kParallelProducts,
+             [&](std::int64_t index, int thread) {
+               AttendTask task = blocks[static_cast<std::size_t>(index / args.kv_heads)];
+               task.kv_head = static_cast<std::int32_t>(index % args.kv_heads);
+               task.scratch = scratch(thread);
+               kernels_.attend(task);
+             });
   }
 
   std::unique_ptr<ThreadPool> pool_;
@@ -316,7 +297,7 @@ class CpuBackend final : public Backend {
   std::shared_ptr<void> scratch_;
   std::int64_t scratch_floats_ = 0;
   // Kept between calls so that steps do not allocate.
-  std::vector<RowBlock> blocks_;
+  AttendPlan attend_plan_;
   std::vector<const SequenceRows*> sequence_of_row_;
   std::vector<float> moe_logits_, moe_weights_, moe_x_, moe_scratch_, moe_out_;
   std::vector<std::uint8_t> moe_chosen_;

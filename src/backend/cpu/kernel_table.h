@@ -50,13 +50,23 @@ struct MatmulTask {
   float* scratch = nullptr;     // kMatmulScratch floats, 64-byte aligned
 };
 
-/// The rows [first_row, first_row + rows) of a sequence, all heads of one kv head.
+/// Consecutive rows of the batch, all heads of one kv head, take in the positions [begin, end) of one page table, as
+/// far as each row sees them. Either the rows are of one sequence, or all of them see all of [begin, end).
+///
+/// A row whose positions are divided between two tasks keeps its state from the first, which suspends, to the second,
+/// which resumes: its sum of weighted values in args->out, its maximum and sum in `state`. Nothing is rounded on the
+/// way, so the result has the bits that one task would give it.
 struct AttendTask {
   const AttendArgs* args = nullptr;
   const std::int32_t* page_table = nullptr;
   std::int64_t batch_row = 0;  // of the first row
-  std::int64_t position = 0;   // of the first row
+  std::int64_t position = 0;   // of the first row; at least `end` where the rows are of several sequences
   std::int64_t rows = 0;
+  std::int64_t begin = 0;  // a multiple of kAttentionChunk
+  std::int64_t end = 0;    // at most position + rows; if the task suspends, a multiple of kAttentionChunk
+  bool resume = false;     // from the state after [0, begin)
+  bool suspend = false;    // leave the state, not the result
+  float* state = nullptr;  // [rows of the batch][heads][2]
   std::int32_t kv_head = 0;
   float* scratch = nullptr;  // attend_scratch(rows * group, head_dim) floats, 64-byte aligned
 };

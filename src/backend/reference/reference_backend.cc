@@ -114,6 +114,7 @@ std::byte* kv_slot(const KvLayer& kv, std::span<const std::int32_t> table, std::
 class ReferenceBackend final : public Backend {
  public:
   [[nodiscard]] std::string numeric_class() const override { return "reference/scalar/1"; }
+  [[nodiscard]] bool host_memory() const override { return true; }
 
   Result<Buffer> allocate(std::size_t bytes) override {
     const std::size_t rounded = (bytes + 63) / 64 * 64;
@@ -124,14 +125,19 @@ class ReferenceBackend final : public Backend {
   }
 
   void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) override {
-    MILLRACE_CHECK(offset + source.size() <= target.bytes, "{} + {} bytes into {}", offset, source.size(),
-                   target.bytes);
+    check_range(target, offset, source.size());
     if (!source.empty()) std::memcpy(target.data() + offset, source.data(), source.size());
   }
 
   void read(const Buffer& source, std::size_t offset, std::span<std::byte> target) override {
-    MILLRACE_CHECK(offset + target.size() <= source.bytes, "{} + {} bytes of {}", offset, target.size(), source.bytes);
+    check_range(source, offset, target.size());
     if (!target.empty()) std::memcpy(target.data(), source.data() + offset, target.size());
+  }
+
+  void copy(const Buffer& target, std::size_t target_offset, const Buffer& source, std::size_t source_offset,
+            std::size_t bytes) override {
+    check_copy(target, target_offset, source, source_offset, bytes);
+    if (bytes != 0) std::memcpy(target.data() + target_offset, source.data() + source_offset, bytes);
   }
 
   Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
@@ -178,9 +184,7 @@ class ReferenceBackend final : public Backend {
       if (args.h_scale != 1.0f) {
         for (std::int64_t i = 0; i < args.width; ++i) h[i] *= args.h_scale;
       }
-      if (args.norm != nullptr || args.unit_norm) {
-        rms_norm(h, args.norm, args.eps, args.width, args.out + r * args.width);
-      }
+      if (args.norm != nullptr) rms_norm(h, args.norm, args.eps, args.width, args.out + r * args.width);
     }
   }
 

@@ -4,7 +4,9 @@
 // Keys and values are taken in chunks of kAttentionChunk absolute positions. For each query a chunk gives a maximum m,
 // a sum l and a weighted value that depend on the chunk alone; these are folded in ascending order (Milakov &
 // Gimelshein, "Online normalizer calculation for softmax", 2018). So neither the other queries of the block nor where a
-// step began enter a result, and chunks computed by several threads could be folded to the same bits.
+// step began enter a result, and a query may take in its chunks in several tasks, in company that changes at a chunk's
+// border: the rows of many sequences together as long as their pages are the same, then each sequence alone (a
+// cascade).
 
 /// What one task works on. All arrays are in the scratch memory; `width` is head_dim rounded up to 16.
 struct AttendState {
@@ -103,8 +105,8 @@ inline void widen_row(const std::byte* source, DType type, std::int64_t count, f
 
 /// The part of the next chunk that block `block` of this one's positions corresponds to, as far as the task reads.
 inline ChunkRange ahead(const AttendTask& task, std::int64_t base, std::int64_t block) {
-  const std::int64_t begin = base + kAttentionChunk + block * 16, end = task.position + task.rows;
-  return {begin, begin + 16 < end ? begin + 16 : end};
+  const std::int64_t begin = base + kAttentionChunk + block * 16;
+  return {begin, begin + 16 < task.end ? begin + 16 : task.end};
 }
 
 /// Keys of the chunk with lanes of positions. Positions outside `range` may have no page: they count as zeros.
@@ -262,38 +264,61 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
   fold_chunk(s, first, end);
 }
 
-void attend(const AttendTask& task) {
+/// Query i of the task: its row in the batch, times heads, plus its head. Indexes `out` and the state.
+inline std::int64_t query_index(const AttendTask& task, const AttendState& s, std::int64_t i) {
+  return (task.batch_row + i / s.group) * task.args->heads + task.kv_head * s.group + i % s.group;
+}
+
+/// Fetches the queries, and their state: that of no position, or where another task has left them.
+inline void begin_queries(const AttendTask& task, const AttendState& s) {
   const AttendArgs& args = *task.args;
-  const AttendState s = make_attend_state(task);
-  const std::int64_t first_head = task.kv_head * s.group;
   for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
-    const std::int64_t head = first_head + i % s.group;
-    const float* q = args.q + (task.batch_row + i / s.group) * args.q_stride + head * s.head_dim;
+    const std::int64_t index = query_index(task, s, i), head = index % args.heads;
+    const float* q = args.q + index / args.heads * args.q_stride + head * s.head_dim;
+    const float* before = args.out + index * s.head_dim;
     for (std::int64_t d = 0; d < s.width; d += 16) {
       const std::int64_t lanes = s.head_dim - d < 16 ? s.head_dim - d : 16;
       store(s.query + i * s.width + d, load_part(q + d, lanes));
-      store(s.result + i * s.width + d, broadcast(0.0f));
+      store(s.result + i * s.width + d, task.resume ? load_part(before + d, lanes) : broadcast(0.0f));
     }
-    // A sink is a logit without a value: its exp(sink - largest) is the sum before the first chunk.
-    s.largest[i] = args.sinks != nullptr ? args.sinks[head] : -__builtin_inff();
-    s.sum[i] = args.sinks != nullptr ? 1.0f : 0.0f;
+    if (task.resume) {
+      s.largest[i] = task.state[2 * index];
+      s.sum[i] = task.state[2 * index + 1];
+    } else {  // A sink is a logit without a value: its exp(sink - largest) is the sum before the first chunk.
+      s.largest[i] = args.sinks != nullptr ? args.sinks[head] : -__builtin_inff();
+      s.sum[i] = args.sinks != nullptr ? 1.0f : 0.0f;
+    }
   }
+}
 
-  const std::int64_t end_position = task.position + task.rows;
-  std::int64_t base = first_visible(args, task.position) / kAttentionChunk * kAttentionChunk;
-  for (; base < end_position; base += kAttentionChunk) {
+/// Leaves the results, or the state for another task.
+inline void end_queries(const AttendTask& task, const AttendState& s) {
+  for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
+    const std::int64_t index = query_index(task, s, i);
+    const Lanes factor = broadcast(1.0f / s.sum[i]);
+    float* out = task.args->out + index * s.head_dim;
+    for (std::int64_t d = 0; d < s.head_dim; d += 16) {
+      const std::int64_t lanes = s.head_dim - d < 16 ? s.head_dim - d : 16;
+      const Lanes result = load(s.result + i * s.width + d);
+      store_part(out + d, task.suspend ? result : mul(result, factor), lanes);
+    }
+    if (!task.suspend) continue;
+    task.state[2 * index] = s.largest[i];
+    task.state[2 * index + 1] = s.sum[i];
+  }
+}
+
+void attend(const AttendTask& task) {
+  const AttendArgs& args = *task.args;
+  const AttendState s = make_attend_state(task);
+  begin_queries(task, s);
+  const std::int64_t seen = first_visible(args, task.position);
+  std::int64_t base = (seen > task.begin ? seen : task.begin) / kAttentionChunk * kAttentionChunk;
+  for (; base < task.end; base += kAttentionChunk) {
     std::int64_t first_row = 0, end_row = task.rows;
     while (task.position + first_row < base) ++first_row;
     while (first_visible(args, task.position + end_row - 1) >= base + kAttentionChunk) --end_row;
     attend_chunk(task, s, base, first_row, end_row);
   }
-
-  for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
-    const Lanes factor = broadcast(1.0f / s.sum[i]);
-    float* out = args.out + ((task.batch_row + i / s.group) * args.heads + first_head + i % s.group) * s.head_dim;
-    for (std::int64_t d = 0; d < s.head_dim; d += 16) {
-      const std::int64_t lanes = s.head_dim - d < 16 ? s.head_dim - d : 16;
-      store_part(out + d, mul(load(s.result + i * s.width + d), factor), lanes);
-    }
-  }
+  end_queries(task, s);
 }

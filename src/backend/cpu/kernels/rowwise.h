@@ -58,9 +58,7 @@ void residual_norm(const ResidualNormArgs& args, std::int64_t first_row, std::in
         store_part(h + i, v, lanes);
       }
     }
-    if (args.norm != nullptr || args.unit_norm) {
-      rms_norm(h, args.norm, args.eps, args.width, args.out + row * args.width);
-    }
+    if (args.norm != nullptr) rms_norm(h, args.norm, args.eps, args.width, args.out + row * args.width);
   }
 }
 

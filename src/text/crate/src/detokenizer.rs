@@ -4,7 +4,7 @@
 //! tokens one by one, holds back what a later token may still change, and passes on what is final. No text is decoded
 //! twice, so a token costs the same at the end of a long answer as at its beginning.
 
-mod stages;
+pub mod stages;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,10 +18,11 @@ use stages::Stage;
 
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
+    skip_special_tokens: bool,
     stages: Vec<Box<dyn Stage>>,
 }
 
-fn flatten<'a>(decoder: &'a DecoderWrapper, chain: &mut Vec<&'a DecoderWrapper>) {
+pub fn flatten<'a>(decoder: &'a DecoderWrapper, chain: &mut Vec<&'a DecoderWrapper>) {
     match decoder {
         DecoderWrapper::Sequence(sequence) => {
             for step in sequence.get_decoders() {
@@ -33,7 +34,7 @@ fn flatten<'a>(decoder: &'a DecoderWrapper, chain: &mut Vec<&'a DecoderWrapper>)
 }
 
 impl Detokenizer {
-    fn new(tokenizer: &Arc<Tokenizer>) -> Self {
+    fn new(tokenizer: &Arc<Tokenizer>, skip_special_tokens: bool) -> Self {
         let stages = match tokenizer.get_decoder() {
             None => vec![stages::joined()],
             Some(decoder) => {
@@ -42,7 +43,7 @@ impl Detokenizer {
                 stages::chain(&chain)
             }
         };
-        Detokenizer { tokenizer: tokenizer.clone(), stages }
+        Detokenizer { tokenizer: tokenizer.clone(), skip_special_tokens, stages }
     }
 
     /// Sends `tokens` through the stages from `first` on.
@@ -60,11 +61,10 @@ impl Detokenizer {
 
     fn push(&mut self, id: i32) -> Result<Vec<u8>, String> {
         let token = u32::try_from(id).ok().and_then(|id| self.tokenizer.id_to_token(id));
-        match token {
-            Some(token) if !self.tokenizer.get_added_vocabulary().is_special_token(&token) => {
-                Ok(self.run(0, vec![token])?.concat().into_bytes())
-            }
-            _ => Ok(Vec::new()),
+        let special = |token: &String| self.tokenizer.get_added_vocabulary().is_special_token(token);
+        match token.filter(|token| !self.skip_special_tokens || !special(token)) {
+            Some(token) => Ok(self.run(0, vec![token])?.concat().into_bytes()),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -82,8 +82,12 @@ impl Detokenizer {
 
 /// Never fails: null only if memory is exhausted, which aborts before.
 #[no_mangle]
-pub unsafe extern "C" fn millrace_detokenizer_new(tokenizer: *const Handle) -> *mut Detokenizer {
-    guarded(|| Ok(Box::into_raw(Box::new(Detokenizer::new(&(*tokenizer).0))))).unwrap_or(std::ptr::null_mut())
+pub unsafe extern "C" fn millrace_detokenizer_new(
+    tokenizer: *const Handle,
+    skip_special_tokens: bool,
+) -> *mut Detokenizer {
+    let made = guarded(|| Ok(Detokenizer::new(&(*tokenizer).0, skip_special_tokens)));
+    made.map_or(std::ptr::null_mut(), |detokenizer| Box::into_raw(Box::new(detokenizer)))
 }
 
 #[no_mangle]
@@ -99,4 +103,16 @@ pub unsafe extern "C" fn millrace_detokenizer_push(handle: *mut Detokenizer, id:
 #[no_mangle]
 pub unsafe extern "C" fn millrace_detokenizer_finish(handle: *mut Detokenizer, out: *mut Bytes) -> i32 {
     answer(out, guarded(|| (*handle).finish()))
+}
+
+/// `out`: the texts of the tokens that are skipped as special, each followed by a zero byte, in the order of their ids.
+#[no_mangle]
+pub unsafe extern "C" fn millrace_detokenizer_special_tokens(tokenizer: *const Handle, out: *mut Bytes) -> i32 {
+    let result = guarded(|| {
+        let added = (*tokenizer).0.get_added_tokens_decoder();
+        let mut special: Vec<_> = added.into_iter().filter(|(_, token)| token.special).collect();
+        special.sort_by_key(|(id, _)| *id);
+        Ok(special.into_iter().flat_map(|(_, token)| [token.content.as_str(), "\0"].concat().into_bytes()).collect())
+    });
+    answer(out, result)
 }

@@ -165,7 +165,7 @@ struct ByteRuns {
     run: Vec<String>,
 }
 
-fn is_byte_token(token: &str) -> bool {
+pub fn is_byte_token(token: &str) -> bool {
     token.len() == 6
         && token.starts_with("<0x")
         && token.ends_with('>')
@@ -199,7 +199,7 @@ struct ByteLevel {
 
 /// The byte that a character stands for in byte-level vocabularies (GPT-2): printable characters of Latin-1 stand for
 /// themselves, the other bytes in ascending order for U+0100 and on.
-fn byte_of(c: char) -> Option<u8> {
+pub fn byte_of(c: char) -> Option<u8> {
     let code = u32::from(c);
     match code {
         0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => Some(code as u8),

@@ -1,0 +1,125 @@
+// PrefixCache: which pages already hold the keys and values of which tokens. Pure bookkeeping.
+//
+// A tree. A node is one row: `page_tokens` consecutive tokens behind the tokens of its ancestors, and the page that
+// holds them in each cache group. Sequences lock the nodes of their own tokens, the tree itself holds one reference to
+// every page, and what nobody locks can be evicted, least recently used first and always from the leaves. A leaf may
+// also be partial: fewer tokens than a page, of which a sequence that begins with them makes a copy and goes on in it
+// (copy-on-write). Whatever is found is compared token by token: there are no hashes to collide.
+//
+// Trees are apart by name: what numeric class, recipe and rope regime computed the pages, and whose they are (a salt
+// keeps tenants from finding out each other's prompts by timing).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kv/page_pool.h"
+
+namespace millrace {
+
+/// Not thread-safe: one owner. The pools must outlive it.
+class PrefixCache {
+ public:
+  using Node = std::int32_t;
+  static constexpr Node kNone = -1;
+
+  /// `pools`: one a cache group. `window`: how many positions back the group that sees farthest looks, 0 for all; with
+  /// a window, rows that everybody's window has passed can be evicted from under their children.
+  PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, std::int64_t window);
+
+  /// The root of the tree `name`, locked.
+  Node lock_root(std::string_view name);
+
+  struct Match {
+    std::vector<Node> rows;  // whole rows found, from the root down; below a window some may have no pages
+    Node partial = kNone;    // a row whose first tokens come next: copy its pages
+    std::int32_t partial_tokens = 0;
+    std::int32_t coming_tokens = 0;  // the same of a row that step `step` or a later one fills, not to be copied yet
+  };
+  /// The longest known beginning of `tokens` behind `parent`, for a sequence that joins step `step`. Locks nothing.
+  [[nodiscard]] Match match(Node parent, std::span<const std::int32_t> tokens, std::int64_t step) const;
+
+  /// The row of exactly these `page_tokens` tokens; kNone if there is none with pages.
+  [[nodiscard]] Node find(Node parent, std::span<const std::int32_t> tokens) const;
+
+  /// Makes the row known, whose pages [groups] a sequence fills in step `step`, and locks it. Of a row that is known
+  /// already and that somebody uses, the tree keeps the pages that it has, and the caller's stay the caller's own; if
+  /// nobody does, the caller's take their place, so that a lock never takes more than the caller holds anyway. `parent`
+  /// must be locked.
+  Node insert(Node parent, std::span<const std::int32_t> tokens, std::span<const std::int32_t> pages,
+              std::int64_t step);
+
+  /// The same with fewer tokens than a page; kNone where another sequence's is known already: a part has one owner,
+  /// since its page goes on being filled.
+  Node insert_partial(Node parent, std::span<const std::int32_t> tokens, std::span<const std::int32_t> pages,
+                      std::int64_t step);
+
+  void lock(Node node);
+  /// The last unlock makes the row the most recently used of those that can be evicted. Unlock children before parents.
+  void unlock(Node node);
+  /// Unlocks a partial row, whose owner is the only one to lock it, and forgets it: its page has become more than that.
+  void drop_partial(Node node);
+
+  /// Frees the pages of the row that was used least recently; false when every row is locked.
+  bool evict();
+
+  /// Rows that evict() could free.
+  [[nodiscard]] std::int64_t evictable() const { return evictable_; }
+  /// Rows in the trees that have pages.
+  [[nodiscard]] std::int64_t rows() const { return rows_; }
+
+  /// [groups]; -1 where the row was evicted from under its children.
+  [[nodiscard]] std::span<const std::int32_t> pages(Node node) const;
+  /// Whether a lock would take the row from those that evict() could free.
+  [[nodiscard]] bool can_be_evicted(Node node) const { return at(node).users == 0 && !at(node).hollow; }
+  /// The step that fills the row: in it the row can be attended to, and copied in a later one only.
+  [[nodiscard]] std::int64_t step(Node node) const { return at(node).step; }
+  /// Aborts when the counts contradict each other, or a row that can be evicted has pages that somebody else holds. For
+  /// tests.
+  void check() const;
+  /// Adds one to references[page] for every page of cache group `group` that the trees hold. For tests.
+  void count_references(std::size_t group, std::span<std::int32_t> references) const;
+
+ private:
+  struct Entry {
+    Node parent = kNone;
+    Node newer = kNone, older = kNone;  // among the evictable
+    std::int32_t users = 0;
+    std::int32_t filled = 0;
+    bool hollow = false;  // evicted from under its children
+    std::int64_t step = 0;
+    std::vector<Node> children;                               // sorted by tokens
+    std::map<std::string, Node, std::less<>>::iterator name;  // of a root
+  };
+
+  [[nodiscard]] const Entry& at(Node node) const { return entries_[static_cast<std::size_t>(node)]; }
+  Entry& at(Node node) { return entries_[static_cast<std::size_t>(node)]; }
+  [[nodiscard]] std::span<const std::int32_t> tokens(Node node) const;
+  [[nodiscard]] std::size_t lower_bound(const Entry& parent, std::span<const std::int32_t> tokens) const;
+  [[nodiscard]] bool is_root(Node node) const { return at(node).parent == kNone; }
+
+  Node new_entry(Node parent, std::span<const std::int32_t> tokens);
+  Node add(Node parent, std::span<const std::int32_t> tokens, std::span<const std::int32_t> pages, std::int64_t step);
+  void hold_pages(Node node, std::span<const std::int32_t> pages);
+  void release_pages(Node node);
+  void remove(Node node);  // a leaf without pages or users; then its ancestors as far as they are the same
+  void list_newest(Node node);
+  void unlist(Node node);
+
+  std::span<PagePool> pools_;
+  std::int32_t page_tokens_;
+  std::int64_t window_;
+  std::vector<Entry> entries_;
+  std::vector<std::int32_t> tokens_;  // [entries][page_tokens]
+  std::vector<std::int32_t> pages_;   // [entries][groups]
+  std::vector<Node> unused_;
+  std::map<std::string, Node, std::less<>> roots_;
+  Node newest_ = kNone, oldest_ = kNone;
+  std::int64_t evictable_ = 0, rows_ = 0;
+};
+
+}  // namespace millrace

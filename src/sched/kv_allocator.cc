@@ -1,0 +1,229 @@
+#include "sched/kv_allocator.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/check.h"
+
+namespace millrace {
+
+namespace {
+
+std::int64_t farthest(const std::vector<std::int64_t>& windows) {
+  const bool all = std::ranges::find(windows, 0) != windows.end();
+  return all ? 0 : *std::ranges::max_element(windows);
+}
+
+}  // namespace
+
+KvAllocator::KvAllocator(const KvLimits& limits)
+    : limits_(limits),
+      window_(farthest(limits.windows)),
+      pools_(limits.windows.size(), PagePool(limits.pages)),
+      cache_(pools_, limits.page_tokens, window_) {}
+
+SequenceKv KvAllocator::make() {
+  SequenceKv kv;
+  kv.tables.reserve(pools_.size());
+  for (PagePool& pool : pools_) kv.tables.emplace_back(pool, limits_.page_tokens);
+  return kv;
+}
+
+std::int64_t KvAllocator::rows_for(std::int64_t tokens) const {
+  return (tokens + limits_.page_tokens - 1) / limits_.page_tokens;
+}
+
+std::int64_t KvAllocator::available() const {
+  std::int32_t free = limits_.pages;
+  for (const PagePool& pool : pools_) free = std::min(free, pool.free_count());
+  return free + cache_.evictable() - reserved_;
+}
+
+std::int64_t KvAllocator::used_rows() const {
+  return limits_.pages - available() - reserved_;
+}
+
+std::int64_t KvAllocator::cached_rows() const {
+  return cache_.evictable();
+}
+
+bool KvAllocator::make_room(std::int64_t rows) {
+  for (const PagePool& pool : pools_) {
+    while (pool.free_count() < rows) {
+      if (!cache_.evict()) return false;
+    }
+  }
+  return true;
+}
+
+KvAllocator::Admission KvAllocator::admit(SequenceKv& kv, const Candidate& candidate, std::vector<PageCopy>& copies) {
+  MILLRACE_CHECK(kv.nodes.empty() && kv.root == PrefixCache::kNone, "admitted twice");
+  Admission admission;
+  PrefixCache::Match match;
+  if (limits_.prefix_cache) {
+    kv.root = cache_.lock_root(candidate.name);
+    if (candidate.share) {
+      match = cache_.match(kv.root, candidate.tokens.first(candidate.tokens.size() - 1), candidate.step);
+    }
+  }
+  admission.wait = candidate.may_wait && match.coming_tokens > match.partial_tokens + 1;
+  // Locking takes rows out of what can be evicted; the copied row must survive until its copy has a page.
+  std::int64_t taken = 0;
+  for (const PrefixCache::Node node : match.rows) taken += cache_.can_be_evicted(node) ? 1 : 0;
+  const std::int64_t needed = rows_for(candidate.positions) - static_cast<std::int64_t>(match.rows.size());
+  admission.wanted = needed + taken + candidate.spare;
+  if (match.partial != PrefixCache::kNone &&
+      admission.wanted + (cache_.can_be_evicted(match.partial) ? 1 : 0) > available()) {
+    match.partial = PrefixCache::kNone;  // computed again: else a sequence that needs every page could never have them
+  }
+  if (admission.wait || admission.wanted > available()) {
+    if (kv.root != PrefixCache::kNone) cache_.unlock(std::exchange(kv.root, PrefixCache::kNone));
+    return admission;
+  }
+  for (const PrefixCache::Node node : match.rows) cache_.lock(node);
+  kv.nodes = std::move(match.rows);
+  // What stands before a row without pages is out of every window.
+  std::size_t first = kv.nodes.size();
+  while (first > 0 && cache_.pages(kv.nodes[first - 1]).front() >= 0) --first;
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    for (std::size_t row = 0; row < kv.nodes.size(); ++row) {
+      kv.tables[g].append(row < first ? -1 : cache_.pages(kv.nodes[row])[g]);
+    }
+  }
+  kv.rows = static_cast<std::int64_t>(kv.nodes.size());
+  kv.reserved = needed;
+  reserved_ += needed;
+  admission.admitted = true;
+  admission.cached_tokens = static_cast<std::int64_t>(kv.nodes.size()) * limits_.page_tokens;
+  if (match.partial == PrefixCache::kNone) return admission;
+  cache_.lock(match.partial);
+  const bool grown = grow(kv, admission.cached_tokens + 1);
+  MILLRACE_CHECK(grown, "no page for a copy, though {} were available", available());
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    copies.push_back({static_cast<std::int32_t>(g), cache_.pages(match.partial)[g], kv.tables[g].entries().back()});
+  }
+  cache_.unlock(match.partial);
+  admission.cached_tokens += match.partial_tokens;
+  return admission;
+}
+
+bool KvAllocator::grow(SequenceKv& kv, std::int64_t tokens) {
+  const std::int64_t more = rows_for(tokens) - kv.rows;
+  if (more <= 0) return true;
+  const std::int64_t promised = std::min(more, kv.reserved);
+  if (more - promised > available()) return false;
+  const bool room = make_room(more);
+  MILLRACE_CHECK(room, "{} rows were available, and {} can't be had", available(), more);
+  for (PageTable& table : kv.tables) {
+    const bool grown = table.grow(tokens);
+    MILLRACE_CHECK(grown, "the pool has too few pages for {} tokens", tokens);
+  }
+  kv.rows += more;
+  kv.reserved -= promised;
+  reserved_ -= promised;
+  return true;
+}
+
+std::int64_t KvAllocator::catch_up(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t computed) {
+  if (kv.root == PrefixCache::kNone) return 0;
+  const std::int64_t page = limits_.page_tokens;
+  std::int64_t at = computed;
+  while (at % page == 0 && at + page < static_cast<std::int64_t>(tokens.size()) &&
+         static_cast<std::int64_t>(kv.nodes.size()) * page == at && kv.rows * page == at) {
+    const PrefixCache::Node parent = kv.nodes.empty() ? kv.root : kv.nodes.back();
+    const PrefixCache::Node node =
+        cache_.find(parent, tokens.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(page)));
+    // A row that could be evicted counts as available: it is only taken in place of one that was promised.
+    if (node == PrefixCache::kNone || kv.reserved == 0) break;
+    cache_.lock(node);
+    kv.nodes.push_back(node);
+    for (std::size_t g = 0; g < pools_.size(); ++g) kv.tables[g].append(cache_.pages(node)[g]);
+    ++kv.rows;
+    --kv.reserved;
+    --reserved_;
+    at += page;
+  }
+  return at - computed;
+}
+
+void KvAllocator::publish(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t filled, bool partial,
+                          std::int64_t step) {
+  if (kv.root == PrefixCache::kNone) return;
+  const std::int64_t page = limits_.page_tokens;
+  std::vector<std::int32_t> pages(pools_.size());
+  const auto pages_of = [&](std::size_t row) {
+    for (std::size_t g = 0; g < pools_.size(); ++g) pages[g] = kv.tables[g].entries()[row];
+  };
+  while (static_cast<std::int64_t>(kv.nodes.size() + 1) * page <= filled) {
+    if (kv.partial != PrefixCache::kNone) cache_.drop_partial(std::exchange(kv.partial, PrefixCache::kNone));
+    const std::size_t row = kv.nodes.size();
+    pages_of(row);
+    const PrefixCache::Node parent = row == 0 ? kv.root : kv.nodes.back();
+    kv.nodes.push_back(cache_.insert(
+        parent, tokens.subspan(row * static_cast<std::size_t>(page), static_cast<std::size_t>(page)), pages, step));
+  }
+  const std::size_t row = kv.nodes.size();
+  const std::int64_t rest = filled - static_cast<std::int64_t>(row) * page;
+  if (!partial || rest == 0) return;
+  if (kv.partial != PrefixCache::kNone) cache_.drop_partial(std::exchange(kv.partial, PrefixCache::kNone));
+  pages_of(row);
+  kv.partial = cache_.insert_partial(
+      row == 0 ? kv.root : kv.nodes.back(),
+      tokens.subspan(row * static_cast<std::size_t>(page), static_cast<std::size_t>(rest)), pages, step);
+}
+
+void KvAllocator::trim(SequenceKv& kv, std::int64_t position) {
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    const std::int64_t window = limits_.windows[g];
+    if (window > 0 && position >= window) kv.tables[g].trim_below(position - window + 1);
+  }
+  if (window_ == 0 || position < window_) return;
+  const auto passed = static_cast<std::size_t>((position - window_ + 1) / limits_.page_tokens);
+  // The last row stays: what the sequence publishes next stands behind it.
+  for (; kv.first_locked < passed && kv.first_locked + 1 < kv.nodes.size(); ++kv.first_locked) {
+    cache_.unlock(kv.nodes[kv.first_locked]);
+  }
+}
+
+void KvAllocator::release(SequenceKv& kv) {
+  for (PageTable& table : kv.tables) table.clear();
+  kv.rows = 0;
+  if (kv.partial != PrefixCache::kNone) cache_.unlock(std::exchange(kv.partial, PrefixCache::kNone));
+  while (kv.nodes.size() > kv.first_locked) {  // from the leaf up, so that leaves are the first to be evicted
+    cache_.unlock(kv.nodes.back());
+    kv.nodes.pop_back();
+  }
+  kv.nodes.clear();
+  kv.first_locked = 0;
+  if (kv.root != PrefixCache::kNone) cache_.unlock(std::exchange(kv.root, PrefixCache::kNone));
+  reserved_ -= std::exchange(kv.reserved, 0);
+}
+
+void KvAllocator::check(std::span<const SequenceKv* const> live) const {
+  std::int64_t reserved = 0;
+  for (const SequenceKv* kv : live) reserved += kv->reserved;
+  MILLRACE_CHECK(reserved == reserved_, "{} rows promised, {} counted", reserved, reserved_);
+  MILLRACE_CHECK(available() >= 0, "{} rows available", available());
+  cache_.check();
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    std::vector<std::int32_t> references(static_cast<std::size_t>(limits_.pages), 0);
+    for (const SequenceKv* kv : live) {
+      const auto entries = static_cast<std::int64_t>(kv->tables[g].entries().size());
+      MILLRACE_CHECK(entries == kv->rows, "{} entries, {} rows", entries, kv->rows);
+      for (const std::int32_t page : kv->tables[g].entries()) {
+        if (page >= 0) ++references[static_cast<std::size_t>(page)];
+      }
+    }
+    cache_.count_references(g, references);
+    std::int32_t free = 0;
+    for (std::int32_t page = 0; page < limits_.pages; ++page) {
+      const std::int32_t counted = references[static_cast<std::size_t>(page)];
+      MILLRACE_CHECK(counted == pools_[g].references(page), "page {} has {} references, {} counted", page,
+                     pools_[g].references(page), counted);
+      free += counted == 0 ? 1 : 0;
+    }
+    MILLRACE_CHECK(free == pools_[g].free_count(), "{} pages free, {} counted", pools_[g].free_count(), free);
+  }
+}
+
+}  // namespace millrace

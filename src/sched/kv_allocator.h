@@ -1,0 +1,102 @@
+// KvAllocator: the pages of all sequences: who has which, what is shared, what is promised. Pure bookkeeping.
+//
+// Counts are in rows: a row is `page_tokens` positions and takes one page in every cache group.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kv/page_pool.h"
+#include "kv/prefix_cache.h"
+#include "sched/step_plan.h"
+
+namespace millrace {
+
+struct KvLimits {
+  std::int32_t pages = 0;  // of each cache group
+  std::int32_t page_tokens = 16;
+  std::vector<std::int64_t> windows{0};  // of each cache group, 0 for none
+  bool prefix_cache = true;
+};
+
+/// What a sequence has of KV memory. `tables` are its own; the rest is the allocator's.
+struct SequenceKv {
+  std::int64_t rows = 0;  // of each table
+  std::vector<PageTable> tables;
+  std::vector<PrefixCache::Node> nodes;  // locked nodes of its first rows
+  std::size_t first_locked = 0;          // windows have passed the nodes before it, and they are unlocked
+  PrefixCache::Node root = PrefixCache::kNone;
+  PrefixCache::Node partial = PrefixCache::kNone;  // its own unfinished row, as others may find it
+  std::int64_t reserved = 0;                       // rows that it may still take without asking
+};
+
+class KvAllocator {
+ public:
+  explicit KvAllocator(const KvLimits& limits);
+  KvAllocator(const KvAllocator&) = delete;
+  KvAllocator& operator=(const KvAllocator&) = delete;
+
+  /// The memory of a new sequence: none. It must not outlive the allocator.
+  SequenceKv make();
+
+  [[nodiscard]] std::int32_t page_tokens() const { return limits_.page_tokens; }
+  [[nodiscard]] std::int64_t total_rows() const { return limits_.pages; }
+  /// Rows that are free or could be, and that nobody was promised.
+  [[nodiscard]] std::int64_t available() const;
+  [[nodiscard]] std::int64_t used_rows() const;    // held by sequences
+  [[nodiscard]] std::int64_t cached_rows() const;  // held by the prefix cache alone
+  [[nodiscard]] std::int64_t rows_for(std::int64_t tokens) const;
+
+  struct Candidate {
+    std::string_view name;                 // the tree of the prefix cache
+    std::span<const std::int32_t> tokens;  // at least one of them stays to be computed
+    std::int64_t positions = 0;            // that rows are promised for: these, and tokens that are being sampled
+    bool share = true;                     // takes what is known of them
+    bool may_wait = true;                  // rather than compute what can be copied a step later
+    std::int64_t spare = 0;                // rows that must stay available to others
+    std::int64_t step = 0;                 // the one that is being planned
+  };
+  struct Admission {
+    std::int64_t cached_tokens = 0;  // whose keys and values are there
+    std::int64_t wanted = 0;         // rows that must be available, `spare` among them
+    bool wait = false;  // a step later more tokens can be had: this step fills a row that could be copied then
+    bool admitted = false;
+  };
+  /// Gives `kv` what is known of the tokens and promises it rows. Copies for a partial row go to
+  /// `copies`. Where the answer is not `admitted`, nothing has changed.
+  Admission admit(SequenceKv& kv, const Candidate& candidate, std::vector<PageCopy>& copies);
+
+  /// Pages for positions [0, tokens), from what was promised and then from what is available. False: too few.
+  bool grow(SequenceKv& kv, std::int64_t tokens);
+
+  /// Whole rows behind the `computed` ones that others have computed meanwhile: the sequence takes theirs. Returns how
+  /// many tokens that saves; at least one of `tokens` stays.
+  std::int64_t catch_up(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t computed);
+
+  /// Makes the rows known that are filled when the first `filled` positions of `tokens` are computed, in `step` or
+  /// before; with `partial` the unfinished one too. Rows that no window reaches any more must be known already.
+  void publish(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t filled, bool partial,
+               std::int64_t step);
+
+  /// Gives back what no window reaches from `position` on.
+  void trim(SequenceKv& kv, std::int64_t position);
+
+  /// Gives everything back. Rows that were published stay in the prefix cache until their pages are needed.
+  void release(SequenceKv& kv);
+
+  /// Aborts when the counts contradict each other; `live` are all sequences' memory. For tests.
+  void check(std::span<const SequenceKv* const> live) const;
+
+ private:
+  bool make_room(std::int64_t rows);
+
+  KvLimits limits_;
+  std::int64_t window_;  // of the group that sees farthest; 0: all
+  std::vector<PagePool> pools_;
+  PrefixCache cache_;
+  std::int64_t reserved_ = 0;
+};
+
+}  // namespace millrace

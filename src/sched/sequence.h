@@ -1,0 +1,17 @@
+// What a step needs to know of a sequence: its tokens and where their keys and values are.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kv/page_pool.h"
+
+namespace millrace {
+
+struct SequenceView {
+  std::span<const std::int32_t> tokens;  // prompt, then what was generated
+  std::int64_t prompt_tokens = 0;
+  std::span<const PageTable> tables;  // one a cache group
+};
+
+}  // namespace millrace

@@ -1,0 +1,158 @@
+// The promise of the house: a request gets the same tokens alone and in any company, however its KV memory came about.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <random>
+
+#include "engine/engine_core.h"
+#include "runtime/load_model.h"
+
+namespace millrace {
+namespace {
+
+struct Setting {
+  const char* name;
+  bool prefix_cache = true;
+  std::int64_t rows = 96;
+  std::int32_t pages = 4000;  // of the KV memory
+  unsigned order = 0;         // shuffles the requests
+  int steps_between = 0;      // steps between two arrivals
+  bool expect_preemptions = false;
+};
+
+class Identity : public testing::TestWithParam<const char*> {
+ protected:
+  static LoadedModel load(std::int64_t rows, std::int32_t pages, DType compute = DType::f32) {
+    LoadOptions options;
+    options.path = std::string(MILLRACE_SOURCE_DIR "/tests/fixtures/logits/") + GetParam();
+    options.dummy = true;
+    options.threads = 2;
+    options.compute = compute;
+    options.limits = {.max_rows = rows, .max_logit_rows = rows};
+    const auto plan = plan_model(options);
+    EXPECT_TRUE(plan.ok()) << plan.error().message;
+    options.kv_memory = plan->layout.bytes_per_page_row() * static_cast<std::uint64_t>(pages);
+    auto model = load_model(options);
+    EXPECT_TRUE(model.ok()) << model.error().message;
+    return std::move(*model);
+  }
+
+  /// 64 requests of mixed lengths and settings; half of them begin with one of three common prompts.
+  static std::vector<Request> requests(std::int64_t vocab) {
+    std::mt19937 random(2026);
+    const auto tokens = [&](std::size_t count) {
+      std::vector<std::int32_t> ids(count);
+      for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random() % static_cast<unsigned>(vocab));
+      return ids;
+    };
+    const std::vector<std::vector<std::int32_t>> common{tokens(64), tokens(75), tokens(37)};
+    std::vector<Request> all;
+    for (int i = 0; i < 64; ++i) {
+      Request request;
+      if (i % 2 == 0) request.prompt = common[random() % common.size()];
+      const std::vector<std::int32_t> rest = tokens(1 + random() % 60);
+      request.prompt.insert(request.prompt.end(), rest.begin(), rest.end());
+      request.max_new_tokens = 1 + static_cast<std::int64_t>(random() % 40);
+      SamplingParams& s = request.sampling;
+      s.seed = random();
+      if (i % 3 != 0) s.temperature = 0.5f + static_cast<float>(random() % 10) / 10.0f;
+      if (i % 4 == 1) s.top_p = 0.9f;
+      if (i % 5 == 1) s.top_k = 20;
+      if (i % 7 == 1) s.min_p = 0.02f;
+      if (i % 6 == 1) s.repetition_penalty = 1.2f;
+      if (i % 6 == 2) s.frequency_penalty = 0.5f;
+      if (i % 9 == 1) s.logit_bias = {{5, 3.0f}};
+      if (i % 8 == 3) request.choices = 3;
+      if (i % 10 == 4) request.logprobs = 3;
+      request.priority = static_cast<std::int32_t>(i % 3) - 1;
+      all.push_back(std::move(request));
+    }
+    return all;
+  }
+
+  using Answers = std::map<std::pair<int, int>, std::vector<std::int32_t>>;  // by request and choice
+
+  static Answers run(EngineCore& engine, const std::vector<Request>& all, const std::vector<int>& order,
+                     int steps_between) {
+    Answers answers;
+    for (const int i : order) {
+      Request request = all[static_cast<std::size_t>(i)];
+      const Status prepared = engine.prepare(request);
+      EXPECT_TRUE(prepared.ok()) << prepared.error().message;
+      engine.submit(
+          static_cast<RequestId>(i), std::move(request),
+          [&answers, i](const TokenEvent& event) {
+            if (event.token >= 0) answers[{i, event.choice}].push_back(event.token);
+            return Demand::more;
+          },
+          EngineCore::Clock::now());
+      for (int s = 0; s < steps_between; ++s) engine.step();
+    }
+    while (engine.step()) {
+    }
+    engine.scheduler().check();
+    EXPECT_EQ(engine.snapshot().kv.used_pages, 0);
+    return answers;
+  }
+};
+
+TEST_P(Identity, SameTokensAloneTogetherCachedPreemptedAndInAnyOrder) {
+  Answers alone;
+  std::vector<Request> all;
+  {
+    LoadedModel model = load(96, 4000);
+    all = requests(model.runner->config().vocab);
+    EngineCore engine(*model.runner, nullptr, {.prefix_cache = false});
+    for (int i = 0; i < static_cast<int>(all.size()); ++i) alone.merge(run(engine, all, {i}, 0));
+  }
+  const Setting settings[] = {
+      {.name = "together, without prefix cache", .prefix_cache = false},
+      {.name = "together"},
+      {.name = "arriving one by one", .order = 7, .steps_between = 2},
+      {.name = "preempted, without prefix cache", .prefix_cache = false, .pages = 12, .expect_preemptions = true},
+      {.name = "preempted", .pages = 12, .order = 3, .steps_between = 1, .expect_preemptions = true},
+      {.name = "small steps", .rows = 17, .order = 11},
+  };
+  for (const Setting& setting : settings) {
+    SCOPED_TRACE(setting.name);
+    LoadedModel model = load(setting.rows, setting.pages);
+    EngineCore engine(*model.runner, nullptr, {.prefix_cache = setting.prefix_cache});
+    std::vector<int> order(all.size());
+    std::iota(order.begin(), order.end(), 0);
+    if (setting.order != 0) std::shuffle(order.begin(), order.end(), std::mt19937(setting.order));
+    EXPECT_EQ(run(engine, all, order, setting.steps_between), alone);
+    const Scheduler::Counters& counters = engine.scheduler().counters();
+    // Where every layer has a window, no sequence holds enough pages to be in another's way.
+    const std::vector<std::int64_t> windows = model.runner->cache().windows();
+    const bool holds_all = std::ranges::find(windows, 0) != windows.end();
+    EXPECT_EQ(counters.preemptions > 0, setting.expect_preemptions && holds_all) << counters.preemptions;
+    EXPECT_EQ(counters.cached_tokens > 0, setting.prefix_cache) << counters.cached_tokens;
+  }
+}
+
+TEST_P(Identity, InBfloat16Too) {
+  LoadedModel model = load(96, 4000, DType::bf16);
+  const std::vector<Request> all = requests(model.runner->config().vocab);
+  Answers alone;
+  {
+    EngineCore engine(*model.runner, nullptr, {.prefix_cache = false});
+    for (int i = 0; i < static_cast<int>(all.size()); i += 4) alone.merge(run(engine, all, {i}, 0));
+  }
+  EngineCore engine(*model.runner, nullptr);
+  std::vector<int> order(all.size());
+  std::iota(order.rbegin(), order.rend(), 0);
+  const Answers together = run(engine, all, order, 0);
+  for (const auto& [key, tokens] : alone) EXPECT_EQ(together.at(key), tokens) << key.first;
+}
+
+// A plain model; windows on every other layer, and on all; experts; a rope that depends on the length; sinks.
+INSTANTIATE_TEST_SUITE_P(Models, Identity,
+                         testing::Values("llama2", "gemma2", "mistral_window", "mixtral", "llama_longrope_long",
+                                         "gpt_oss"),
+                         [](const auto& model) { return std::string(model.param); });
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,191 @@
+#include "sched/fake_node.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/check.h"
+
+namespace millrace {
+
+namespace {
+
+std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
+  std::uint64_t x = a * 0x9e3779b97f4a7c15u + b + 0x632be59bd9b4e019u;
+  x = (x ^ (x >> 29)) * 0xbf58476d1ce4e5b9u;
+  return x ^ (x >> 32);
+}
+
+}  // namespace
+
+void FakeSequence::append(std::int32_t token) {
+  // Trees of the prefix cache hold what is not interchangeable, so a tree's name is part of what a page holds.
+  const std::uint64_t before = chain.empty() ? std::hash<std::string>{}(spec.cache_name) : chain.back();
+  chain.push_back(mix(before, static_cast<std::uint64_t>(token)));
+  tokens.push_back(token);
+}
+
+bool FakeSequence::complete() const {
+  const bool samples = spec.samples && spec.max_tokens > static_cast<std::int64_t>(spec.tokens.size());
+  return samples ? static_cast<std::int64_t>(tokens.size()) >= spec.max_tokens : prompt_done;
+}
+
+std::int32_t fake_sample(std::uint64_t chain, std::uint64_t seed) {
+  return static_cast<std::int32_t>(mix(chain, seed) % 3);  // few tokens, so that generations meet
+}
+
+std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed) {
+  FakeSequence sequence{.spec = spec, .seed = seed, .tokens = {}, .chain = {}};
+  for (const std::int32_t token : spec.tokens) sequence.append(token);
+  while (spec.samples && static_cast<std::int64_t>(sequence.tokens.size()) < spec.max_tokens) {
+    sequence.append(fake_sample(sequence.chain.back(), seed));
+  }
+  return sequence.tokens;
+}
+
+FakeNode::FakeNode(const SchedulerLimits& limits, bool look_everywhere)
+    : limits_(limits), look_everywhere_(look_everywhere), scheduler_(limits) {
+  const std::size_t slots = static_cast<std::size_t>(limits.kv.pages) * static_cast<std::size_t>(limits.kv.page_tokens);
+  memory_.assign(limits.kv.windows.size(), std::vector<std::uint64_t>(slots, 0));
+}
+
+bool FakeNode::add(SequenceId id, SequenceSpec spec, std::uint64_t seed) {
+  if (!scheduler_.add(id, spec).ok()) return false;
+  auto sequence = std::make_shared<FakeSequence>();
+  sequence->seed = seed;
+  sequence->spec = std::move(spec);
+  for (const std::int32_t token : sequence->spec.tokens) sequence->append(token);
+  alive_.emplace(id, std::move(sequence));
+  return true;
+}
+
+void FakeNode::finish(SequenceId id) {
+  scheduler_.finish(id);
+  alive_.erase(id);
+}
+
+void FakeNode::hold(SequenceId id, bool held) {
+  scheduler_.hold(id, held);
+}
+
+bool FakeNode::schedule() {
+  Step step;
+  step.plan = scheduler_.schedule();
+  check_plan(step.plan);
+  if (step.plan.empty()) return false;
+  for (const StepEntry& entry : step.plan.entries) {
+    const auto found = alive_.find(entry.id);
+    MILLRACE_CHECK(found != alive_.end(), "sequence {} is over, and planned", entry.id);
+    const SequenceView view = scheduler_.sequence(entry);
+    const FakeSequence& sequence = *found->second;
+    MILLRACE_CHECK(view.prompt_tokens == static_cast<std::int64_t>(sequence.spec.tokens.size()), "{} prompt tokens",
+                   view.prompt_tokens);
+    MILLRACE_CHECK(view.tokens.size() <= sequence.tokens.size() &&
+                       std::equal(view.tokens.begin(), view.tokens.end(), sequence.tokens.begin()),
+                   "sequence {} has other tokens", entry.id);
+    Entry kept{.sequence = found->second, .tables = {}};
+    for (const PageTable& table : view.tables) kept.tables.emplace_back(table.entries().begin(), table.entries().end());
+    step.entries.push_back(std::move(kept));
+  }
+  steps_.push_back(std::move(step));
+  return true;
+}
+
+void FakeNode::check_plan(const StepPlan& plan) const {
+  std::int64_t rows = 0, logit_rows = 0;
+  std::set<SequenceId> ids;
+  for (const StepEntry& entry : plan.entries) {
+    MILLRACE_CHECK(entry.rows >= 1 && entry.first_position >= 0, "{} rows from {}", entry.rows, entry.first_position);
+    MILLRACE_CHECK(ids.insert(entry.id).second, "sequence {} is planned twice", entry.id);
+    rows += entry.rows;
+    logit_rows += entry.all_logits ? entry.rows : entry.samples ? 1 : 0;
+  }
+  MILLRACE_CHECK(rows <= limits_.max_batch_tokens, "{} rows", rows);
+  MILLRACE_CHECK(logit_rows <= limits_.max_logit_rows, "{} logit rows", logit_rows);
+  MILLRACE_CHECK(plan.entries.size() <= static_cast<std::size_t>(limits_.max_sequences), "{} entries",
+                 plan.entries.size());
+  MILLRACE_CHECK(!plan.empty() || plan.copies.empty(), "copies for an empty plan");
+}
+
+std::uint64_t& FakeNode::slot(std::size_t group, std::int32_t page, std::int64_t position) {
+  const std::int64_t page_tokens = limits_.kv.page_tokens;
+  return memory_[group].at(static_cast<std::size_t>(page * page_tokens + position % page_tokens));
+}
+
+std::vector<SequenceId> FakeNode::run() {
+  const Step step = std::move(steps_.front());
+  steps_.pop_front();
+  const auto page_tokens = static_cast<std::size_t>(limits_.kv.page_tokens);
+  for (const PageCopy& copy : step.plan.copies) {
+    const auto begin = memory_[static_cast<std::size_t>(copy.group)].begin();
+    std::copy_n(begin + copy.from * static_cast<std::int64_t>(page_tokens), page_tokens,
+                begin + copy.to * static_cast<std::int64_t>(page_tokens));
+  }
+  for (std::size_t e = 0; e < step.entries.size(); ++e) {
+    const StepEntry& planned = step.plan.entries[e];
+    const Entry& entry = step.entries[e];
+    for (std::int64_t row = planned.first_position; row < planned.first_position + planned.rows; ++row) {
+      MILLRACE_CHECK(row < static_cast<std::int64_t>(entry.sequence->tokens.size()), "a row of no token yet");
+      for (std::size_t g = 0; g < entry.tables.size(); ++g) {
+        const std::int32_t page = entry.tables[g].at(static_cast<std::size_t>(row) / page_tokens);
+        slot(g, page, row) = entry.sequence->chain[static_cast<std::size_t>(row)];
+      }
+    }
+  }
+  std::vector<std::int32_t> sampled;
+  std::vector<std::uint64_t> last(step.entries.size());
+  for (std::size_t e = 0; e < step.entries.size(); ++e) {
+    const StepEntry& planned = step.plan.entries[e];
+    const Entry& entry = step.entries[e];
+    const std::int64_t end = planned.first_position + planned.rows;
+    for (std::int64_t row = planned.first_position; row < end; ++row) look(entry, row);
+    last[e] = slot(0, entry.tables[0].at(static_cast<std::size_t>(end - 1) / page_tokens), end - 1);
+    rows_run_ += planned.rows;
+  }
+  for (std::size_t e = 0; e < step.entries.size(); ++e) {
+    const StepEntry& planned = step.plan.entries[e];
+    FakeSequence& sequence = *step.entries[e].sequence;
+    const std::int64_t end = planned.first_position + planned.rows;
+    if (planned.all_logits && planned.first_position <= sequence.prompt_logits) {
+      sequence.prompt_logits = std::max(sequence.prompt_logits, end);
+    }
+    sequence.prompt_done = sequence.prompt_done || end >= static_cast<std::int64_t>(sequence.spec.tokens.size());
+    if (!planned.samples) continue;
+    MILLRACE_CHECK(end == static_cast<std::int64_t>(sequence.tokens.size()), "sampled behind {} of {} tokens", end,
+                   sequence.tokens.size());
+    sampled.push_back(fake_sample(last[e], sequence.seed));
+    sequence.append(sampled.back());
+  }
+  scheduler_.commit(step.plan, sampled);
+  std::vector<SequenceId> completed;
+  for (const StepEntry& entry : step.plan.entries) {
+    const auto found = alive_.find(entry.id);
+    if (found != alive_.end() && found->second->complete()) completed.push_back(entry.id);
+  }
+  return completed;
+}
+
+void FakeNode::look(const Entry& entry, std::int64_t row) {
+  for (std::size_t g = 0; g < entry.tables.size(); ++g) {
+    const std::int64_t window = limits_.kv.windows[g];
+    const std::int64_t first = window > 0 ? std::max<std::int64_t>(0, row - window + 1) : 0;
+    if (look_everywhere_ || row - first < 8) {
+      for (std::int64_t position = first; position <= row; ++position) look_at(entry, g, position, row);
+      continue;
+    }
+    const auto seen = static_cast<std::uint64_t>(row - first + 1);
+    for (const std::int64_t position : {first, row - 1, row, first + static_cast<std::int64_t>(random_() % seen),
+                                        first + static_cast<std::int64_t>(random_() % seen)}) {
+      look_at(entry, g, position, row);
+    }
+  }
+}
+
+void FakeNode::look_at(const Entry& entry, std::size_t group, std::int64_t position, std::int64_t row) {
+  const std::int32_t page = entry.tables[group].at(static_cast<std::size_t>(position / limits_.kv.page_tokens));
+  MILLRACE_CHECK(page >= 0, "row {} has no page for position {} of group {}", row, position, group);
+  MILLRACE_CHECK(slot(group, page, position) == entry.sequence->chain[static_cast<std::size_t>(position)],
+                 "row {} finds at position {} of group {}, in page {}, what is not of its own past", row, position,
+                 group, page);
+}
+
+}  // namespace millrace

@@ -1,0 +1,85 @@
+// A node without a model: an executor whose KV memory holds, in the slot of each position, a hash of all tokens up to
+// there. A row looks through its page tables at what its windows let it see and finds its own past there, or somebody
+// else's; a token that is sampled is a function of what was found. So a scheduler that loses, mixes or reuses KV memory
+// wrongly is noticed at once.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "sched/scheduler.h"
+
+namespace millrace {
+
+/// A generation as it must come out, and what has come out of it so far.
+struct FakeSequence {
+  SequenceSpec spec;
+  std::uint64_t seed = 0;
+  std::vector<std::int32_t> tokens;  // prompt, then what was sampled
+  std::vector<std::uint64_t> chain;  // [tokens] hashes
+  std::int64_t prompt_logits = 0;    // positions whose logits an all_logits sequence was given, from the first on
+  bool prompt_done = false;
+
+  void append(std::int32_t token);
+  /// All its rows have run.
+  [[nodiscard]] bool complete() const;
+};
+
+/// The token after a position with this hash.
+std::int32_t fake_sample(std::uint64_t chain, std::uint64_t seed);
+
+/// The tokens of a sequence that ran alone, without any scheduler.
+std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed);
+
+class FakeNode {
+ public:
+  /// `look_everywhere`: rows look at every slot they may see, instead of some.
+  FakeNode(const SchedulerLimits& limits, bool look_everywhere);
+
+  Scheduler& scheduler() { return scheduler_; }
+
+  /// False where the scheduler refuses.
+  bool add(SequenceId id, SequenceSpec spec, std::uint64_t seed);
+  void finish(SequenceId id);
+  void hold(SequenceId id, bool held);
+
+  /// Plans a step and keeps what an executor would take from it. False when the plan is empty.
+  bool schedule();
+  /// Runs and commits the oldest plan. Returns the ids of sequences that have completed with it.
+  std::vector<SequenceId> run();
+
+  [[nodiscard]] std::size_t outstanding() const { return steps_.size(); }
+  [[nodiscard]] const std::map<SequenceId, std::shared_ptr<FakeSequence>>& alive() const { return alive_; }
+  [[nodiscard]] std::int64_t rows_run() const { return rows_run_; }
+
+ private:
+  struct Entry {
+    std::shared_ptr<FakeSequence> sequence;
+    std::vector<std::vector<std::int32_t>> tables;  // as they were when the plan was made
+  };
+  struct Step {
+    StepPlan plan;
+    std::vector<Entry> entries;
+  };
+
+  std::uint64_t& slot(std::size_t group, std::int32_t page, std::int64_t position);
+  void check_plan(const StepPlan& plan) const;
+  void look(const Entry& entry, std::int64_t position);
+  void look_at(const Entry& entry, std::size_t group, std::int64_t position, std::int64_t row);
+
+  SchedulerLimits limits_;
+  bool look_everywhere_;
+  Scheduler scheduler_;
+  std::vector<std::vector<std::uint64_t>> memory_;  // [groups][pages * page_tokens]
+  std::map<SequenceId, std::shared_ptr<FakeSequence>> alive_;
+  std::deque<Step> steps_;
+  std::mt19937 random_{1};
+  std::int64_t rows_run_ = 0;
+};
+
+}  // namespace millrace

@@ -1,0 +1,118 @@
+#include "server/http_text.h"
+
+#include <gtest/gtest.h>
+
+#include "server/http_auth.h"
+#include "server/http_parser.h"
+#include "server/http_router.h"
+
+namespace millrace {
+namespace {
+
+TEST(HttpText, TargetPaths) {
+  EXPECT_EQ(target_path("/a/b?c=d"), "/a/b");
+  EXPECT_EQ(target_path("/a#b"), "/a");
+  EXPECT_EQ(target_path("/"), "/");
+  EXPECT_EQ(target_path("*"), "*");
+  EXPECT_EQ(target_path("http://host:80/a?b"), "/a");
+  EXPECT_EQ(target_path("HTTPS://host"), "/");
+  EXPECT_EQ(target_path("http://host?x=/y"), "/");
+  EXPECT_EQ(target_path("//a"), "//a");
+  for (const char* bad : {"", "a", "http:///a", "ftp://a/b", "?a"}) EXPECT_FALSE(target_path(bad)) << bad;
+}
+
+TEST(HttpText, PercentDecoding) {
+  EXPECT_EQ(percent_decode("a%2Fb%20c%c3%a9+"), "a/b c\xc3\xa9+");
+  for (const char* bad : {"%", "%2", "%zz", "a%00b", "%2"}) EXPECT_FALSE(percent_decode(bad)) << bad;
+}
+
+TEST(HttpText, RequestIds) {
+  EXPECT_TRUE(valid_request_id("Abc-1_2.3:4/5+6=7@8~"));
+  EXPECT_TRUE(valid_request_id(std::string(128, 'a')));
+  for (const std::string& bad : {std::string(), std::string(129, 'a'), std::string("a b"), std::string("a\"b"),
+                                 std::string("a\nb"), std::string("\xc3\xa9")}) {
+    EXPECT_FALSE(valid_request_id(bad)) << bad;
+  }
+  EXPECT_TRUE(valid_request_id(new_request_id()));
+  EXPECT_NE(new_request_id(), new_request_id());
+}
+
+TEST(HttpText, HeadsAndChunks) {
+  const std::vector<std::pair<std::string, std::string>> headers{{"A", "b"}, {"Evil", "c\r\nX: y"}};
+  const std::string head = response_head({.status = 429, .content_type = "a/b", .length = 5, .headers = headers});
+  EXPECT_TRUE(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"));
+  EXPECT_NE(head.find("\r\nContent-Length: 5\r\n"), std::string::npos);
+  EXPECT_NE(head.find("\r\nA: b\r\n"), std::string::npos);
+  EXPECT_EQ(head.find("X: y"), std::string::npos);
+  EXPECT_TRUE(head.ends_with("\r\n\r\n"));
+  EXPECT_EQ(response_head({.status = 204}).find("Content-Length"), std::string::npos);
+  std::string out;
+  append_chunk(out, "");
+  append_chunk(out, std::string(26, 'x'));
+  EXPECT_EQ(out, "1a\r\n" + std::string(26, 'x') + "\r\n");
+}
+
+TEST(ApiKeys, Files) {
+  const auto keys = ApiKeys::parse("#c\n a \r\n\nb", "f");
+  ASSERT_TRUE(keys.ok());
+  EXPECT_EQ(keys->size(), 2U);
+  EXPECT_TRUE(keys->tenant("Bearer a"));
+  EXPECT_FALSE(keys->tenant("Bearer c"));
+  EXPECT_FALSE(keys->tenant(""));
+  EXPECT_EQ(ApiKeys::parse("# only\n\n", "f").error().message, "f: no key in it; expected one a line");
+  const auto bad = ApiKeys::parse("good\nsecret words\n", "f");
+  ASSERT_FALSE(bad.ok());
+  EXPECT_EQ(bad.error().message.find("secret"), std::string::npos);
+  EXPECT_NE(bad.error().message.find("line 2"), std::string::npos);
+}
+
+TEST(HttpRouter, FindsPathsAndMethods) {
+  std::vector<HttpRoute> routes(3);
+  routes[0].path = "/v1/models";
+  routes[1].path = "/v1/models/{id}";
+  routes[2].path = "/v1/embeddings";
+  routes[2].method = HttpRoute::Method::post;
+  EXPECT_EQ(find_route(routes, "GET", "/v1/models").route, &routes[0]);
+  const RouteMatch model = find_route(routes, "GET", "/v1/models/org%2Fname/x");
+  EXPECT_EQ(model.route, &routes[1]);
+  EXPECT_EQ(model.parameter, "org/name/x");
+  for (const char* path : {"/v1/models/", "/v1/models/%zz", "/V1/models", "/v1/models//", "/models", "/v1"}) {
+    const RouteMatch match = find_route(routes, "GET", path);
+    EXPECT_EQ(match.route == nullptr, std::string(path) != "/v1/models//") << path;
+  }
+  EXPECT_FALSE(find_route(routes, "POST", "/v1/models").method_fits);
+  EXPECT_FALSE(find_route(routes, "HEAD", "/v1/embeddings").method_fits);
+}
+
+TEST(HttpParser, TakesARequestInPiecesOfAnySize) {
+  const std::string request =
+      "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nAuthorization: Bearer k\r\n\r\n"
+      "3\r\nabc\r\n4;e=1\r\ndefg\r\n0\r\nAuthorization: trailer\r\n\r\nNEXT";
+  for (std::size_t piece = 1; piece < request.size(); ++piece) {
+    HttpParser parser(1024, 1024);
+    std::optional<HttpFault> fault;
+    std::string input;
+    std::size_t given = 0;
+    int heads = 0;
+    HttpParser::Progress progress = HttpParser::Progress::need_more;
+    while (progress != HttpParser::Progress::complete && !fault && given <= request.size()) {
+      std::size_t consumed = 0;
+      progress = parser.put(input, consumed, fault);
+      input.erase(0, consumed);
+      if (progress == HttpParser::Progress::header_done) ++heads;
+      if (progress != HttpParser::Progress::need_more) continue;
+      if (given == request.size()) break;
+      input += request.substr(given, piece);
+      given = std::min(given + piece, request.size());
+    }
+    ASSERT_FALSE(fault) << piece << ": " << fault->message;
+    ASSERT_EQ(progress, HttpParser::Progress::complete) << piece;
+    EXPECT_EQ(heads, 1);
+    EXPECT_EQ(parser.body(), "abcdefg");
+    EXPECT_EQ(parser.head().authorization, "Bearer k");  // a trailer changes nothing that was decided on
+    EXPECT_TRUE(std::string("NEXT").starts_with(input));
+  }
+}
+
+}  // namespace
+}  // namespace millrace
