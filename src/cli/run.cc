@@ -68,10 +68,9 @@ Status run(const RunFlags& flags) {
   MILLRACE_TRY(request.prompt, prompt_ids(flags, model));
   const std::size_t prompt_tokens = request.prompt.size();
   const bool stream = !flags.model.json;
-  const bool texts = model.tokenizer.has_value();
-  if (stream && texts && flags.prompt) print_now(*flags.prompt);
+  if (stream && model.tokenizer && flags.prompt) print_now(*flags.prompt);
   MILLRACE_TRY(const Generated answer, generate(engine, std::move(request), [&](const TokenEvent& event) {
-                 if (stream) print_now(texts || event.token < 0 ? event.text : std::to_string(event.token) + " ");
+                 if (stream) print_now(event.text);
                }));
   if (stream) {
     print_now("\n");

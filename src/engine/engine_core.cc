@@ -1,6 +1,7 @@
 #include "engine/engine_core.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "core/check.h"
@@ -332,6 +333,8 @@ void EngineCore::deliver(const Sampled& sampled) {
   }
   if (choice.detokenizer != nullptr && !ended) {
     event.text = choice.stop_strings.push(choice.detokenizer->push(sampled.token));
+  } else if (choice.detokenizer == nullptr && !ended) {
+    event.text = std::to_string(sampled.token) + ' ';
   }
   if (ended || choice.stop_strings.stopped() || (choice.grammar && choice.grammar->finished())) {
     event.finish = FinishReason::stop;

@@ -35,7 +35,7 @@ class EngineCore {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// `tokenizer` may be null: then events carry ids and no text. It and `runner` must outlive the engine.
+  /// `tokenizer` may be null: then the text of a token is its id, and a space. It and `runner` must outlive the engine.
   EngineCore(ModelRunner& runner, const Tokenizer* tokenizer, EngineOptions options = {});
   ~EngineCore();
 

@@ -64,7 +64,7 @@ struct TokenEvent {
   std::int32_t choice = 0;
   std::int32_t token = -1;                     // -1: none
   bool of_prompt = false;                      // a token of the prompt (prompt_logprobs); its text is empty
-  std::string text = {};                       // newly final text; empty without a tokenizer
+  std::string text = {};                       // newly final text
   std::optional<TokenLogprobs> logprobs = {};  // of `token`, where asked for; not for the first token of a prompt
   FinishReason finish = FinishReason::none;
   std::string error = {};                          // one line, with FinishReason::error
