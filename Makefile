@@ -5,6 +5,7 @@ BOOTSTRAP ?= yes
 ASAN ?= no
 FUZZ_SECONDS ?= 60
 ARGS ?=
+SOAK_SECONDS ?= 1800
 
 # rustup's toolchain, where there is one, before the system's; tools/bootstrap looks in the same order.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -15,7 +16,7 @@ build = @mkdir -p build && $(call configure,$(1)) && cmake --build --preset $(1)
 ctest = ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo build test test-clients test-asan test-tsan test-long fuzz lint format bench conformance clean
+.PHONY: help bootstrap demo build test test-clients test-asan test-tsan test-long soak fuzz lint format bench conformance clean
 
 help:
 	@echo 'make demo         set up, build, and stream text from the built-in model'
@@ -25,6 +26,7 @@ help:
 	@echo 'make test-asan    the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make test-tsan    the tests under ThreadSanitizer'
 	@echo 'make test-long    both of these, the tests labelled long, and every fuzzer for FUZZ_SECONDS=60'
+	@echo 'make soak         a server under a real trace and misbehaving clients for SOAK_SECONDS=1800'
 	@echo 'make lint         layers, format, file sizes, shell scripts, clang-tidy (ARGS=--no-tidy: without that)'
 	@echo 'make format       clang-format on every C++ file'
 	@echo 'make bench        speed of the built-in model (ARGS: flags of millrace bench)'
@@ -67,6 +69,10 @@ test-tsan:
 fuzz:
 	$(call bootstrap,--long)
 	tools/fuzz --seconds $(FUZZ_SECONDS) --jobs $(JOBS)
+
+soak: build
+	cd tests/long && MILLRACE=$(CURDIR)/build/release/bin/millrace MILLRACE_SOAK_SECONDS=$(SOAK_SECONDS) \
+		python3 -u -m unittest -v soak_test
 
 test-long: test-asan test-tsan fuzz
 	$(call build,release)

@@ -59,10 +59,9 @@ ApiError ApiError::internal(std::string message) {
 }
 
 ApiError ApiError::unknown_model(std::string_view model) {
-  return {
-      .status = 404,
-      .message = fmt::format("The model `{}` does not exist or you do not have access to it.", model.substr(0, 256)),
-      .code = "model_not_found"};
+  return {.status = 404,
+          .message = fmt::format("this server has no model `{}`; /v1/models lists what it has", model.substr(0, 256)),
+          .code = "model_not_found"};
 }
 
 }  // namespace millrace
