@@ -17,7 +17,8 @@ namespace millrace {
 
 class Engine {
  public:
-  /// `tokenizer` may be null (EngineCore). It and `runner` must outlive the engine, and nobody else may run the runner meanwhile.
+  /// `tokenizer` may be null (EngineCore). It and `runner` must outlive the engine, and nobody else may run the runner
+  /// meanwhile.
   Engine(ModelRunner& runner, const Tokenizer* tokenizer, EngineOptions options);
   /// Cancels what has not ended; every sink gets its last events. Joins the thread.
   ~Engine();
