@@ -216,7 +216,6 @@ ForwardBatch EngineCore::prepare_batch(StepPlan& plan) {
     if (request.has_started) continue;
     request.has_started = true;
     request.started = now;
-    request.cached_tokens = scheduler_.cached_tokens(entry.id);
   }
   ForwardBatch batch = make_forward_batch(plan, [this](const StepEntry& entry) { return scheduler_.sequence(entry); });
   batch.wants_hidden = hidden;
@@ -387,6 +386,7 @@ void EngineCore::finish(ChoiceState& choice, TokenEvent event) {
   event.stop_string = choice.stop_strings.found();
   event.request = request.id;
   event.choice = static_cast<std::int32_t>(choice.sampling.choice);
+  if (choice.sampling.choice == 0) request.cached_tokens = scheduler_.cached_tokens(choice.sequence);
   sequences_.erase(choice.sequence);
   scheduler_.finish(choice.sequence);
   if (--request.unfinished > 0) {

@@ -76,7 +76,7 @@ struct TokenEvent {
 /// Counts and times of a request; times in seconds from submit().
 struct RequestSummary {
   std::int64_t prompt_tokens = 0;
-  std::int64_t cached_tokens = 0;     // of these, taken from shared KV memory instead of being computed
+  std::int64_t cached_tokens = 0;     // of these, taken from shared KV memory (by the first choice)
   std::int64_t generated_tokens = 0;  // of all choices
   double queued = 0.0;                // until its first row was scheduled
   double ttft = 0.0;                  // time to first token
