@@ -75,7 +75,9 @@ Status serve(const ServeFlags& flags, const std::string& version) {
   const Log log = make_log();
   MILLRACE_TRY(ServerOptions options, server_options(flags));
   MILLRACE_TRY(const std::uint64_t stream_buffer, parse_size(flags.stream_buffer));
-  MILLRACE_TRY(const LoadedModel model, load(flags.model, flags.max_sequences, flags.max_sequences));
+  ModelFlags model_flags = flags.model;
+  model_flags.max_batch_tokens = std::max(model_flags.max_batch_tokens, static_cast<int>(flags.max_sequences));
+  MILLRACE_TRY(const LoadedModel model, load(model_flags, flags.max_sequences, flags.max_sequences));
   MILLRACE_TRY(const ServedModel served,
                make_served_model(flags.model, flags.names, model,
                                  [&](const std::string& message) { log->warn("{}", message); }));
@@ -126,6 +128,8 @@ void add_serve(CLI::App& app, Command& chosen) {
   auto flags = std::make_shared<ServeFlags>();
   ServerOptions& server = flags->server;
   CLI::App* command = app.add_subcommand("serve", "Serve the OpenAI API over HTTP");
+  // Small chunks: the streams that run wait for one at most (docs/performance.md, 2026-11-25).
+  flags->model.max_batch_tokens = 128;
   add_model_flags(*command, flags->model);
   command->add_option("--host", server.host, "Address to listen on")->capture_default_str();
   command->add_option("--port", server.port, "Port; 0: any free one")->capture_default_str();
