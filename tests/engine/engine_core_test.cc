@@ -16,7 +16,7 @@ namespace {
 
 using Clock = EngineCore::Clock;
 
-/// A runner with `kv_memory` bytes for pages; one page of this model takes 8 KiB... see MakesRunner.
+/// A made-up model with `kv_memory` bytes for pages and steps of up to `rows` rows.
 LoadedModel load_tiny(std::uint64_t kv_memory, std::int64_t rows = 64, const char* name = "llama2") {
   LoadOptions options;
   options.path = std::string(MILLRACE_SOURCE_DIR "/tests/fixtures/logits/") + name;
