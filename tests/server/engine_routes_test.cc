@@ -118,6 +118,7 @@ TEST_F(EngineRoutes, AnswersAChat) {
   EXPECT_EQ(body["choices"][0]["message"]["content"], "Hello there");
   EXPECT_EQ(body["usage"]["prompt_tokens"], 3);
   EXPECT_FALSE(engine_.was_cancelled(1));
+  ASSERT_TRUE(eventually([&] { return !server_.records().empty(); }));  // it is written once the answer is sent
   EXPECT_EQ(server_.records().at(0).tokens.prompt, 3);
   EXPECT_EQ(server_.records().at(0).tokens.cached, 1);
 }
