@@ -1,13 +1,17 @@
-// `millrace bench`: prefill and decode speed, alone and batched. The machine's own limits come with the speed work.
+// `millrace bench`: prefill and decode speed, alone, batched and mixed. The machine's own limits come with the speed
+// work.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
 
 #include "cli/options.h"
+#include "core/check.h"
 #include "runtime/step_batch.h"
+#include "sched/scheduler.h"
 
 namespace millrace::cli {
 
@@ -33,11 +37,13 @@ struct Measurement {
   }
 };
 
+constexpr std::int32_t kShort = 16;  // tokens in front of what the decode test generates
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Drives the model runner directly: no scheduler, no sampler, ids that cost nothing to make.
+/// Drives the model runner directly: no sampler, ids that cost nothing to make.
 class Bench {
  public:
   explicit Bench(ModelRunner& runner) : runner_(&runner) {}
@@ -50,34 +56,64 @@ class Bench {
     return tokens / seconds_since(start);
   }
 
-  /// Tokens/s, all streams together, of `steps` decode steps at batch size `batch` behind prompts of 16 tokens.
+  /// Tokens/s, all streams together, of `steps` decode steps at batch size `batch` behind prompts of kShort tokens.
   double decode(std::int32_t steps, std::int32_t batch) {
-    constexpr std::int32_t kPrompt = 16;
-    UnscheduledSequences sequences = make_sequences(batch, kPrompt + steps);
-    fill(sequences, batch, kPrompt);
+    UnscheduledSequences sequences = make_sequences(batch, kShort + steps);
+    fill(sequences, batch, kShort);
     const auto start = std::chrono::steady_clock::now();
     for (std::int32_t step = 0; step < steps; ++step) {
       StepPlan plan;
       for (std::int32_t s = 0; s < batch; ++s) {
         plan.entries.push_back(
-            {.id = static_cast<SequenceId>(s), .rows = 1, .first_position = kPrompt + step, .samples = true});
+            {.id = static_cast<SequenceId>(s), .rows = 1, .first_position = kShort + step, .samples = true});
       }
       runner_->run(sequences.batch(plan));
     }
     return steps * static_cast<double>(batch) / seconds_since(start);
   }
 
+  /// Output tokens/s of `batch` requests that arrive together, each of `prompt` tokens that differ from the others' and
+  /// `gen` more: what a server of that many requests can reach at most. The scheduler mixes prompts and decoding.
+  double mixed(std::int32_t prompt, std::int32_t gen, std::int32_t batch) {
+    const auto start = std::chrono::steady_clock::now();
+    Scheduler scheduler(scheduler_limits(*runner_, false));
+    std::unordered_map<SequenceId, std::int32_t> missing;  // tokens of those that are not through
+    for (std::int32_t s = 0; s < batch; ++s) {
+      const auto id = static_cast<SequenceId>(s);
+      const Status added = scheduler.add(id, {.tokens = make_ids(s, prompt), .max_tokens = prompt + gen});
+      MILLRACE_CHECK(added.ok(), "check_room() has let a sequence pass that does not fit");
+      missing.emplace(id, gen);
+    }
+    while (!missing.empty()) {
+      const StepPlan plan = scheduler.schedule();
+      runner_->run(make_forward_batch(plan, [&](const StepEntry& entry) { return scheduler.sequence(entry); }));
+      const auto sampled = std::ranges::count_if(plan.entries, &StepEntry::samples);
+      scheduler.commit(plan, std::vector<std::int32_t>(static_cast<std::size_t>(sampled), 0));
+      for (const StepEntry& entry : plan.entries) {
+        if (!entry.samples || --missing.at(entry.id) > 0) continue;
+        missing.erase(entry.id);
+        scheduler.finish(entry.id);
+      }
+    }
+    return gen * static_cast<double>(batch) / seconds_since(start);
+  }
+
  private:
+  /// Spread over the vocabulary, other ids for every sequence.
+  [[nodiscard]] std::vector<std::int32_t> make_ids(std::int32_t sequence, std::int32_t tokens) const {
+    std::vector<std::int32_t> ids;
+    for (std::int32_t t = 0; t < tokens; ++t) {
+      ids.push_back(
+          static_cast<std::int32_t>((std::int64_t{7919} * (t + 1) + 104729LL * sequence) % runner_->config().vocab));
+    }
+    return ids;
+  }
+
   UnscheduledSequences make_sequences(std::int32_t count, std::int32_t tokens) {
     const KvCache& cache = runner_->cache();
     UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
     for (std::int32_t s = 0; s < count; ++s) {
-      std::vector<std::int32_t> ids;
-      for (std::int32_t t = 0; t < tokens; ++t) {
-        ids.push_back(
-            static_cast<std::int32_t>((std::int64_t{7919} * (t + 1) + 104729LL * s) % runner_->config().vocab));
-      }
-      sequences.add(std::move(ids), tokens);
+      sequences.add(make_ids(s, tokens), tokens);
     }
     return sequences;
   }
@@ -100,14 +136,19 @@ class Bench {
   ModelRunner* runner_;
 };
 
+bool mixes(const BenchFlags& flags, std::int32_t batch) {
+  return batch > 1 && flags.prompt > 0 && flags.gen > 0;  // one alone is the sum of the other two tests
+}
+
 Status check_room(const BenchFlags& flags, ModelRunner& runner) {
-  const std::int64_t longest = std::max<std::int64_t>(flags.prompt, flags.gen + 16);
+  const std::int32_t widest = *std::max_element(flags.batches.begin(), flags.batches.end());
+  const std::int64_t decoded = std::max(kShort, mixes(flags, widest) ? flags.prompt : 0) + flags.gen;
+  const std::int64_t longest = std::max<std::int64_t>(flags.prompt, decoded);
   if (longest > runner.max_sequence_tokens()) {
     return fail("--prompt {} and --gen {} need sequences of {} tokens, there is room for {}", flags.prompt, flags.gen,
                 longest, runner.max_sequence_tokens());
   }
-  const std::int32_t widest = *std::max_element(flags.batches.begin(), flags.batches.end());
-  const std::int64_t pages = runner.cache().layout().pages_for(flags.gen + 16) * widest;
+  const std::int64_t pages = runner.cache().layout().pages_for(decoded) * widest;
   if (pages > runner.cache().pages()) {
     return fail("--batch {} needs KV memory for {} tokens, there is room for {}; raise --kv-memory", widest,
                 pages * runner.cache().layout().page_tokens, runner.cache().token_capacity());
@@ -133,7 +174,7 @@ Status run(const BenchFlags& flags) {
   const std::int32_t widest = *std::max_element(flags.batches.begin(), flags.batches.end());
   ModelFlags model_flags = flags.model;
   model_flags.max_batch_tokens = std::max(model_flags.max_batch_tokens, widest);
-  MILLRACE_TRY(LoadedModel model, load(model_flags, std::max(1, widest)));
+  MILLRACE_TRY(LoadedModel model, load(model_flags, std::max(1, widest), widest));
   MILLRACE_CHECK_OK(check_room(flags, *model.runner));
   Bench bench(*model.runner);
   std::vector<Measurement> measurements;
@@ -152,6 +193,9 @@ Status run(const BenchFlags& flags) {
       measure("tg" + std::to_string(flags.gen), batch, [&] { return bench.decode(flags.gen, batch); });
     }
   }
+  for (const std::int32_t batch : flags.batches) {
+    if (mixes(flags, batch)) measure("mixed", batch, [&] { return bench.mixed(flags.prompt, flags.gen, batch); });
+  }
   if (flags.model.json) print_json(measurements);
   return Ok{};
 }
@@ -162,9 +206,11 @@ void add_bench(CLI::App& app, Command& chosen) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* command = app.add_subcommand("bench", "Measure prefill and decode speed");
   add_model_flags(*command, flags->model);
-  command->add_option("--prompt", flags->prompt, "Tokens of the prefill; 0: none")->check(CLI::Range(0, 1 << 20));
-  command->add_option("--gen", flags->gen, "Decode steps; 0: none")->check(CLI::Range(0, 1 << 20));
-  command->add_option("--batch", flags->batches, "Batch sizes of the decode")
+  command->add_option("--prompt", flags->prompt, "Tokens of a prompt; 0: no prefill")->check(CLI::Range(0, 1 << 20));
+  command->add_option("--gen", flags->gen, "Tokens of an answer; 0: no decoding")->check(CLI::Range(0, 1 << 20));
+  command
+      ->add_option("--batch", flags->batches,
+                   "Sequences that decode at once; above 1, also together with their prompts (mixed)")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::Range(1, 1024));

@@ -1,7 +1,8 @@
 // Result<T>: how everything that a user, a file or a network can cause is reported.
 //
 // A function that can fail because of its input returns Result<T>; the Error holds one line that says what was wrong,
-// where, and what was expected. Broken invariants of our own abort instead: see core/check.h.
+// where, and what was expected. Where more must be told, it returns Result<T, E>. Broken invariants of our own abort
+// instead: see core/check.h.
 #pragma once
 
 #include <fmt/format.h>
@@ -26,11 +27,11 @@ template <typename... Args>
   return Error{fmt::format(format, std::forward<Args>(args)...), ErrorKind::invalid};
 }
 
-template <typename T>
+template <typename T, typename E = Error>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit by design
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit by design
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit by design
+  Result(E error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit by design
 
   [[nodiscard]] bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
@@ -44,11 +45,11 @@ class [[nodiscard]] Result {
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
-  [[nodiscard]] const Error& error() const& { return std::get<1>(state_); }
-  [[nodiscard]] Error&& error() && { return std::get<1>(std::move(state_)); }
+  [[nodiscard]] const E& error() const& { return std::get<1>(state_); }
+  [[nodiscard]] E&& error() && { return std::get<1>(std::move(state_)); }
 
  private:
-  std::variant<T, Error> state_;
+  std::variant<T, E> state_;
 };
 
 /// Result of a function that only succeeds or fails: `return Ok{};`

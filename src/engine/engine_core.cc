@@ -12,18 +12,6 @@ namespace millrace {
 
 namespace {
 
-SchedulerLimits scheduler_limits(ModelRunner& runner, bool prefix_cache) {
-  const Decoder::Limits& limits = runner.limits();
-  const auto sequences = static_cast<std::int32_t>(std::min(limits.max_logit_rows, limits.max_rows));
-  return {.max_batch_tokens = static_cast<std::int32_t>(limits.max_rows),
-          .max_sequences = sequences,
-          .max_logit_rows = static_cast<std::int32_t>(limits.max_logit_rows),
-          .kv = {.pages = runner.cache().pages(),
-                 .page_tokens = runner.cache().layout().page_tokens,
-                 .windows = runner.cache().windows(),
-                 .prefix_cache = prefix_cache}};
-}
-
 double seconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }

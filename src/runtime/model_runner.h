@@ -9,6 +9,7 @@
 #include "core/result.h"
 #include "model/decoder.h"
 #include "runtime/kv_cache.h"
+#include "sched/scheduler.h"
 
 namespace millrace {
 
@@ -45,5 +46,8 @@ class ModelRunner {
   std::vector<float> logits_, hidden_;  // where the device has memory of its own
   std::int64_t rows_ = 0;               // of the last batch
 };
+
+/// What a scheduler may plan for the runner: as many sequences at once as a step has rows of logits.
+SchedulerLimits scheduler_limits(ModelRunner& runner, bool prefix_cache);
 
 }  // namespace millrace

@@ -5,47 +5,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/json_extent.h"
+
 namespace millrace {
 
 namespace {
-
-/// What parsing a text would cost, found without building anything. Exact for valid JSON, harmless for other.
-struct Extent {
-  int depth = 0;
-  std::size_t values = 1;
-  std::uint64_t key_pairs = 0;
-};
-
-Extent measure(std::string_view text) {
-  Extent extent;
-  std::vector<std::uint64_t> keys;  // of each object or list that is open
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (keys.size() > kBodyMaxDepth) break;  // too deep already
-      keys.push_back(0);
-      extent.depth = std::max(extent.depth, static_cast<int>(keys.size()));
-      ++extent.values;
-    } else if (c == '}' || c == ']') {
-      if (keys.empty()) break;  // no JSON
-      extent.key_pairs += keys.back() * keys.back();
-      keys.pop_back();
-    } else if (c == ',') {
-      ++extent.values;
-    } else if (c == ':' && !keys.empty()) {
-      ++keys.back();
-    }
-  }
-  // An object that the end of the text cuts off is parsed up to there.
-  for (const std::uint64_t count : keys) extent.key_pairs += count * count;
-  return extent;
-}
 
 ApiError bad_body(std::string message) {
   return {.status = 400, .message = std::move(message)};
@@ -106,7 +70,7 @@ ApiError outside(std::string param, std::string_view kind, bool below, const std
 }  // namespace
 
 ApiResult<Json> parse_body(std::string_view body) {
-  const Extent extent = measure(body);
+  const JsonExtent extent = json_extent(body, kBodyMaxDepth);
   if (extent.depth > kBodyMaxDepth) {
     return bad_body(fmt::format("The body is nested more than {} levels deep.", kBodyMaxDepth));
   }

@@ -17,7 +17,7 @@ namespace millrace {
 using Json = nlohmann::ordered_json;
 
 /// Limits of a body, which no honest one comes near; they bound time, stack and memory of parsing.
-constexpr int kBodyMaxDepth = 100;
+constexpr std::size_t kBodyMaxDepth = 100;
 constexpr std::size_t kBodyMaxValues = 2'000'000;
 constexpr std::uint64_t kBodyMaxKeyPairs = 200'000'000;  // sum over all objects of keys², as look-ups are linear
 

@@ -142,7 +142,7 @@ class Contract(unittest.TestCase):
 
     def test_bench(self):
         tests = document("bench", "--prompt", "32", "--gen", "8", "--batch", "1,2", "--repeat", "1")["tests"]
-        self.assertEqual([(t["test"], t["batch"]) for t in tests], [("pp32", 1), ("tg8", 1), ("tg8", 2)])
+        self.assertEqual([(t["test"], t["batch"]) for t in tests], [("pp32", 1), ("tg8", 1), ("tg8", 2), ("mixed", 2)])
         self.assertTrue(all(t["tokens_per_second"] > 0 for t in tests))
 
     def test_eval(self):

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <random>
@@ -343,6 +344,34 @@ TEST(HttpServer, Keys) {
   EXPECT_EQ(server.ask(get("/ready")).status, 200);
   EXPECT_EQ(server.ask(get("/nowhere")).status, 401);  // what there is to ask for is not told either
   std::filesystem::remove(path);
+}
+
+TEST(HttpServer, KeysAreReadAgainOnSighup) {
+  const std::string path = ::testing::TempDir() + "millrace_keys_again_test";
+  std::ofstream(path) << "old\n";
+  std::atomic<int> read = 0, failed = 0;
+  ServerOptions options;
+  options.signals = true;
+  options.api_key_file = path;
+  options.on_message = [&](const std::string& message) {
+    if (message == "API keys read again") ++read;
+    if (message.starts_with("API keys stay as they were: ")) ++failed;
+  };
+  TestServer server(options, test_routes());
+  const auto status = [&](const std::string& key) {
+    return server.ask(post("/tenant", "", "Authorization: Bearer " + key + "\r\n")).status;
+  };
+  EXPECT_EQ(status("old"), 200);
+  std::ofstream(path) << "new\n";
+  EXPECT_EQ(status("new"), 401);
+  std::raise(SIGHUP);
+  EXPECT_TRUE(eventually([&] { return read == 1; }));
+  EXPECT_EQ(status("new"), 200);
+  EXPECT_EQ(status("old"), 401);
+  std::filesystem::remove(path);
+  std::raise(SIGHUP);
+  EXPECT_TRUE(eventually([&] { return failed == 1; }));
+  EXPECT_EQ(status("new"), 200);
 }
 
 TEST(HttpServer, Cors) {

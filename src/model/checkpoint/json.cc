@@ -2,47 +2,15 @@
 
 #include <algorithm>
 
+#include "core/json_extent.h"
 #include "core/mapped_file.h"
 
 namespace millrace {
 
-namespace {
-
-/// Depth and number of values, found without building anything. Both are exact for valid JSON and harmless for other.
-struct Extent {
-  int depth = 0;
-  std::size_t values = 1;
-};
-
-Extent measure(std::string_view text) {
-  Extent extent;
-  int depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      extent.depth = std::max(extent.depth, ++depth);
-      ++extent.values;
-    } else if (c == '}' || c == ']') {
-      --depth;
-    } else if (c == ',') {
-      ++extent.values;
-    }
-  }
-  return extent;
-}
-
-}  // namespace
-
 Result<nlohmann::json> parse_json(std::string_view text, std::string_view what) {
-  const Extent extent = measure(text);
+  const JsonExtent extent = json_extent(text, kJsonMaxDepth);
   if (extent.depth > kJsonMaxDepth) {
-    return fail("{}: JSON nested {} levels deep, at most {} are allowed", what, extent.depth, kJsonMaxDepth);
+    return fail("{}: JSON nested more than {} levels deep", what, kJsonMaxDepth);
   }
   if (extent.values > kJsonMaxValues) {
     return fail("{}: JSON with some {} values, at most {} are allowed", what, extent.values, kJsonMaxValues);

@@ -12,7 +12,7 @@
 namespace millrace {
 
 /// Limits that no honest file comes near; they keep parsing and destroying within small stack and memory.
-constexpr int kJsonMaxDepth = 64;
+constexpr std::size_t kJsonMaxDepth = 64;
 constexpr std::size_t kJsonMaxValues = 2'000'000;
 
 /// Parses a whole JSON text. `what` names it in messages (a path). Errors: not JSON, nested deeper than kJsonMaxDepth,
