@@ -5,10 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/dtype.h"
 #include "quant/format.h"
+#include "quant/integer.h"
 
 namespace millrace {
 
@@ -39,9 +41,12 @@ struct MatrixSource {
 void read_row(const MatrixSource& source, std::int64_t row, float* target);
 
 /// What a linear layer computes with. input f32: weights as stored, products and sums in f32. input bf16: the inputs
-/// are rounded to bfloat16, plain weights too; sums in f32.
+/// are rounded to bfloat16, plain weights too; sums in f32. With `integer` the weights are rounded to that format when
+/// they are packed, inputs are rounded to 8 bits for each row (quant/integer.h), sums within a group are exact and
+/// those over groups in f32; `input` then says nothing.
 struct LinearFormat {
   DType input = DType::f32;
+  std::optional<IntegerFormat> integer = {};
 };
 
 }  // namespace millrace

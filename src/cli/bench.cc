@@ -80,7 +80,8 @@ class Bench {
     std::unordered_map<SequenceId, std::int32_t> missing;  // tokens of those that are not through
     for (std::int32_t s = 0; s < batch; ++s) {
       const auto id = static_cast<SequenceId>(s);
-      const Status added = scheduler.add(id, {.tokens = make_ids(s, prompt), .max_tokens = prompt + gen});
+      const Status added =
+          scheduler.add(id, {.tokens = make_ids(s, prompt), .max_tokens = prompt + gen, .cache_name = {}});
       MILLRACE_CHECK(added.ok(), "check_room() has let a sequence pass that does not fit");
       missing.emplace(id, gen);
     }

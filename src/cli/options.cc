@@ -46,17 +46,10 @@ Result<std::optional<std::uint64_t>> optional_size(const std::string& text, cons
 }
 
 /// A recipe is a promise about how a model runs, so one that asks for what this build does not do is refused.
-Status check_recipe(const std::string& path) {
-  if (path.empty()) return Ok{};
+Result<Recipe> read_recipe(const std::string& path) {
+  if (path.empty()) return Recipe();
   MILLRACE_TRY(const std::string text, read_text_file(path, std::size_t{1} << 20));
-  const nlohmann::json recipe = nlohmann::json::parse(text, nullptr, false);
-  if (!recipe.is_object()) return fail("{}: not a JSON object", path);
-  const auto version = recipe.find("millrace_recipe");
-  if (version == recipe.end() || *version != 1) return fail("{}: \"millrace_recipe\" is not 1", path);
-  for (const auto& [key, value] : recipe.items()) {
-    if (key != "millrace_recipe") return fail("{}: \"{}\" is not supported by this version (dense only)", path, key);
-  }
-  return Ok{};
+  return parse_recipe(text, path);
 }
 
 Result<std::string> backend_name(const ModelFlags& flags) {
@@ -69,7 +62,7 @@ Result<std::string> backend_name(const ModelFlags& flags) {
 
 void add_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("model", flags.model, "Hugging Face directory or .gguf file; absent: the built-in model");
-  command.add_option("--recipe", flags.recipe, "Recipe file");
+  command.add_option("--recipe", flags.recipe, "File with the lossy methods to use");
   command.add_option("--threads", flags.threads, "Threads; 0: one a core")->check(CLI::Range(0, 1024));
   command.add_option("--device", flags.device, "auto, cpu, cuda, or reference (scalar and slow: the oracle)")
       ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}));
@@ -99,8 +92,8 @@ Result<std::string> model_path(const ModelFlags& flags) {
 }
 
 Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit_rows) {
-  MILLRACE_CHECK_OK(check_recipe(flags.recipe));
   LoadOptions options;
+  MILLRACE_TRY(options.recipe, read_recipe(flags.recipe));
   MILLRACE_TRY(options.path, model_path(flags));
   MILLRACE_TRY(options.backend, backend_name(flags));
   MILLRACE_TRY(options.kv_memory, optional_size(flags.kv_memory, "--kv-memory"));

@@ -48,6 +48,10 @@ class ExpertLoader {
   }
 
  private:
+  // As recipes name them, however the file does.
+  [[nodiscard]] std::string up_name() const { return prefix_ + "mlp.experts.gate_up_proj"; }
+  [[nodiscard]] std::string down_name() const { return prefix_ + "mlp.experts.down_proj"; }
+
   /// [experts, 2 * width, hidden] and [experts, hidden, width]; or both transposed.
   Status from_fused() {
     const auto shape = [&](std::int64_t rows, std::int64_t cols) {
@@ -77,7 +81,8 @@ class ExpertLoader {
         piece.column_stride = piece.row_stride * rows;
       }
       if (interleaved) piece.row_order = deinterleaved(rows);
-      MILLRACE_TRY((experts_[static_cast<std::size_t>(e)].*target).weight, builder_->matrix({{piece}}));
+      MILLRACE_TRY((experts_[static_cast<std::size_t>(e)].*target).weight,
+                   builder_->matrix({{piece}}, {target == &FfnWeights::down ? down_name() : up_name()}));
       builder_->release_slice(tensors.front(), e * step, step);
     }
     builder_->release(tensors);
@@ -127,11 +132,13 @@ class ExpertLoader {
       MILLRACE_TRY(tensors[0], builder_->tensor(base + names_->each_gate + ".weight", {width_, hidden_}));
       MILLRACE_TRY(tensors[1], builder_->tensor(base + names_->each_up + ".weight", {width_, hidden_}));
       MILLRACE_TRY(expert.gate_up.weight, builder_->matrix({{WeightBuilder::piece(tensors[0], width_, hidden_, {}),
-                                                             WeightBuilder::piece(tensors[1], width_, hidden_, {})}}));
+                                                             WeightBuilder::piece(tensors[1], width_, hidden_, {})}},
+                                                           {up_name()}));
       builder_->release(tensors);
       tensors.resize(1);
       MILLRACE_TRY(tensors[0], builder_->tensor(base + names_->each_down + ".weight", {hidden_, width_}));
-      MILLRACE_TRY(expert.down.weight, builder_->matrix({{WeightBuilder::piece(tensors[0], hidden_, width_, {})}}));
+      MILLRACE_TRY(expert.down.weight,
+                   builder_->matrix({{WeightBuilder::piece(tensors[0], hidden_, width_, {})}}, {down_name()}));
       builder_->release(tensors);
     }
     return Ok{};
@@ -154,8 +161,9 @@ class ExpertLoader {
     for (std::int64_t e = 0; e < count_; ++e) {
       FfnWeights& expert = experts_[static_cast<std::size_t>(e)];
       MILLRACE_TRY(expert.gate_up.weight,
-                   builder_->matrix({{slice(tensors[0], e, width_, hidden_), slice(tensors[1], e, width_, hidden_)}}));
-      MILLRACE_TRY(expert.down.weight, builder_->matrix({{slice(tensors[2], e, hidden_, width_)}}));
+                   builder_->matrix({{slice(tensors[0], e, width_, hidden_), slice(tensors[1], e, width_, hidden_)}},
+                                    {up_name()}));
+      MILLRACE_TRY(expert.down.weight, builder_->matrix({{slice(tensors[2], e, hidden_, width_)}}, {down_name()}));
       for (const SourceTensor& tensor : tensors) {
         const bool down = &tensor == &tensors[2];
         const std::int64_t size = down ? bytes(tensor, hidden_, width_) : bytes(tensor, width_, hidden_);
@@ -197,7 +205,8 @@ class ExpertLoader {
       }
       MatrixPiece piece{.format = QuantFormat::mxfp4, .data = assembled.data(), .rows = rows, .cols = cols};
       if (interleaved) piece.row_order = deinterleaved(rows);
-      MILLRACE_TRY((experts_[static_cast<std::size_t>(e)].*target).weight, builder_->matrix({{piece}}));
+      MILLRACE_TRY((experts_[static_cast<std::size_t>(e)].*target).weight,
+                   builder_->matrix({{piece}}, {target == &FfnWeights::down ? down_name() : up_name()}));
       builder_->release_slice(tensors[0], e * rows * blocks * kMxfp4Elements / 2, rows * blocks * kMxfp4Elements / 2);
     }
     builder_->release(tensors);

@@ -91,7 +91,19 @@ MatrixPiece WeightBuilder::piece(const SourceTensor& tensor, std::int64_t rows, 
           .row_order = std::move(row_order)};
 }
 
-Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces) {
+Result<LinearFormat> WeightBuilder::format_of(const std::vector<std::string>& names) const {
+  if (names.empty() || !formats_) return format_;
+  const LinearFormat format = formats_(names.front());
+  for (const std::string& name : names) {
+    if (formats_(name).integer != format.integer) {
+      return fail("{} and {} are computed as one and need the same format", names.front(), name);
+    }
+  }
+  return format;
+}
+
+Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces, const std::vector<std::string>& names) {
+  MILLRACE_TRY(const LinearFormat format, format_of(names));
   for (const MatrixPiece& piece : pieces.pieces) {
     if (piece.format == QuantFormat::u8) {
       return fail("a weight is stored as U8, expected F32, F16, BF16 or a block type of GGUF");
@@ -102,10 +114,12 @@ Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces) {
     }
   }
   if (!packing_) {
-    count(backend_->packed_bytes(pieces, format_));
+    count(backend_->packed_bytes(pieces, format));
     return Matrix();
   }
-  MILLRACE_TRY(Matrix matrix, backend_->pack(pieces, format_));
+  auto packed = backend_->pack(pieces, format);
+  if (!packed.ok()) return names.empty() ? packed.error() : fail("{}: {}", names.front(), packed.error().message);
+  Matrix matrix = std::move(*packed);
   count(matrix->bytes());
   return matrix;
 }

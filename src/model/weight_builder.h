@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -18,11 +19,15 @@ namespace millrace {
 /// `rotary_dim` apart. Empty for rotary_dim 0.
 std::vector<std::int32_t> half_split_order(std::int32_t heads, std::int32_t head_dim, std::int32_t rotary_dim);
 
+/// The format of a linear layer by its name, "model.layers.0.mlp.down_proj" or "lm_head"; the experts of a layer are
+/// "model.layers.0.mlp.experts.gate_up_proj" and "...down_proj". Empty: all have the general one.
+using LinearFormats = std::function<LinearFormat(const std::string& name)>;
+
 class WeightBuilder {
  public:
-  /// All must outlive the builder.
-  WeightBuilder(const TensorSource& source, Backend& backend, LinearFormat format)
-      : source_(&source), backend_(&backend), format_(format) {}
+  /// `format`: of the matrices that `formats` is not asked about: embeddings, routers. All must outlive the builder.
+  WeightBuilder(const TensorSource& source, Backend& backend, LinearFormat format, LinearFormats formats = {})
+      : source_(&source), backend_(&backend), format_(format), formats_(std::move(formats)) {}
 
   /// From now on weights are packed. `progress(done, total)`, in bytes, may be empty.
   void start_packing(std::uint64_t total, std::function<void(std::uint64_t, std::uint64_t)> progress);
@@ -44,18 +49,22 @@ class WeightBuilder {
   static MatrixPiece piece(const SourceTensor& tensor, std::int64_t rows, std::int64_t cols,
                            std::vector<std::int32_t> row_order);
 
-  /// Packs the pieces, whose tensors are released afterwards. Null in the first pass.
-  Result<Matrix> matrix(const MatrixSource& pieces);
+  /// Packs the pieces, whose tensors are released afterwards. Null in the first pass. `names`: of the linear layers
+  /// that the matrix is made of; none where it is no linear layer that may be rounded. Error: they are to have
+  /// different formats.
+  Result<Matrix> matrix(const MatrixSource& pieces, const std::vector<std::string>& names = {});
   void release(const std::vector<SourceTensor>& tensors) const;
   /// Releases `bytes` of a tensor from `offset` on: a tensor of many experts must not be resident as a whole.
   void release_slice(const SourceTensor& tensor, std::int64_t offset, std::int64_t bytes) const;
 
  private:
   void count(std::uint64_t bytes);
+  [[nodiscard]] Result<LinearFormat> format_of(const std::vector<std::string>& names) const;
 
   const TensorSource* source_;
   Backend* backend_;
   LinearFormat format_;
+  LinearFormats formats_;
   bool packing_ = false;
   std::uint64_t bytes_ = 0, total_ = 0;
   std::function<void(std::uint64_t, std::uint64_t)> progress_;

@@ -33,17 +33,20 @@ Result<Vector> WeightLoader::layer_norm(std::size_t index, const std::string& na
   return name.empty() ? Vector() : norm(in_layer(index, name), size);
 }
 
-Result<Matrix> WeightLoader::plain_matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
+Result<Matrix> WeightLoader::plain_matrix(const std::string& name, std::int64_t rows, std::int64_t cols,
+                                          const std::string& linear) {
+  const std::vector<std::string> names = linear.empty() ? std::vector<std::string>() : std::vector{linear};
   std::vector<SourceTensor> tensors(1);
   MILLRACE_TRY(tensors.front(), builder_.tensor(name, {rows, cols}));
-  MILLRACE_TRY(Matrix matrix, builder_.matrix({{WeightBuilder::piece(tensors.front(), rows, cols, {})}}));
+  MILLRACE_TRY(Matrix matrix, builder_.matrix({{WeightBuilder::piece(tensors.front(), rows, cols, {})}}, names));
   builder_.release(tensors);
   return matrix;
 }
 
 Result<LinearWeights> WeightLoader::linear(std::size_t index, const std::vector<Part>& parts, std::int64_t cols,
-                                           bool bias) {
+                                           bool bias, bool may_round) {
   LinearWeights weights;
+  std::vector<std::string> names;
   std::vector<SourceTensor> tensors;
   tensors.reserve(parts.size());
   MatrixSource source;
@@ -52,13 +55,14 @@ Result<LinearWeights> WeightLoader::linear(std::size_t index, const std::vector<
     MILLRACE_TRY(SourceTensor tensor, builder_.tensor(in_layer(index, part.name + ".weight"), {part.rows, cols}));
     tensors.push_back(std::move(tensor));
     source.pieces.push_back(WeightBuilder::piece(tensors.back(), part.rows, cols, part.row_order));
+    if (may_round) names.push_back(in_layer(index, part.name));
     if (!bias) continue;
     MILLRACE_TRY(const std::vector<float> values, builder_.floats(in_layer(index, part.name + ".bias"), part.rows));
     for (std::size_t i = 0; i < values.size(); ++i) {
       biases.push_back(values[part.row_order.empty() ? i : static_cast<std::size_t>(part.row_order[i])]);
     }
   }
-  MILLRACE_TRY(weights.weight, builder_.matrix(source));
+  MILLRACE_TRY(weights.weight, builder_.matrix(source, names));
   builder_.release(tensors);
   if (bias) {
     MILLRACE_TRY(weights.bias, builder_.vector(biases, source.rows()));
@@ -76,11 +80,12 @@ bool WeightLoader::has_own_head() {
 Result<ModelWeights> WeightLoader::build() {
   ModelWeights weights;
   const std::int64_t hidden = config_->hidden;
-  MILLRACE_TRY(weights.embedding, plain_matrix("model.embed_tokens.weight", config_->vocab, hidden));
+  MILLRACE_TRY(weights.embedding,
+               plain_matrix("model.embed_tokens.weight", config_->vocab, hidden, has_own_head() ? "" : "lm_head"));
   // The largest matrices first: while one is packed, its file pages are resident too, and that must not be when nearly
   // everything else is in memory already.
   if (has_own_head()) {
-    MILLRACE_TRY(weights.head, plain_matrix("lm_head.weight", config_->vocab, hidden));
+    MILLRACE_TRY(weights.head, plain_matrix("lm_head.weight", config_->vocab, hidden, "lm_head"));
   }
   if (config_->per_layer_input > 0) MILLRACE_CHECK_OK(per_layer_inputs(weights));
   for (std::size_t l = 0; l < config_->layers.size(); ++l) {
@@ -160,7 +165,8 @@ Status WeightLoader::experts(std::size_t index, LayerWeights& weights) {
       break;
     }
   }
-  MILLRACE_TRY(weights.router, linear(index, {{router, spec.moe.experts, {}}}, config_->hidden, names.router_bias));
+  MILLRACE_TRY(weights.router,
+               linear(index, {{router, spec.moe.experts, {}}}, config_->hidden, names.router_bias, false));
   MILLRACE_TRY(weights.experts, load_experts(builder_, *config_, spec, names, in_layer(index, "")));
   return Ok{};
 }

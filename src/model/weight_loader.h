@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <utility>
 
 #include "backend/backend.h"
 #include "core/result.h"
@@ -19,8 +20,8 @@ class WeightLoader {
  public:
   /// All must outlive the loader.
   WeightLoader(const ModelConfig& config, const TensorNames& names, const TensorSource& source, Backend& backend,
-               LinearFormat format)
-      : config_(&config), names_(&names), builder_(source, backend, format) {}
+               LinearFormat format, LinearFormats formats = {})
+      : config_(&config), names_(&names), builder_(source, backend, format, std::move(formats)) {}
 
   /// Bytes that the packed weights will take; nothing is read or allocated. Errors: a tensor that is missing, or has a
   /// shape or format that the model cannot have.
@@ -55,9 +56,12 @@ class WeightLoader {
   Result<Vector> norm(const std::string& name, std::int64_t size);
   /// A norm's weight in a layer; none for an empty name.
   Result<Vector> layer_norm(std::size_t index, const std::string& name, std::int64_t size);
-  Result<Matrix> plain_matrix(const std::string& name, std::int64_t rows, std::int64_t cols);
+  /// A whole tensor; `linear`: the name of the linear layer that it is, empty where it is none that may be rounded.
+  Result<Matrix> plain_matrix(const std::string& name, std::int64_t rows, std::int64_t cols,
+                              const std::string& linear = {});
   /// The parts' rows one below the other, and their biases.
-  Result<LinearWeights> linear(std::size_t index, const std::vector<Part>& parts, std::int64_t cols, bool bias);
+  Result<LinearWeights> linear(std::size_t index, const std::vector<Part>& parts, std::int64_t cols, bool bias,
+                               bool may_round = true);
 
   const ModelConfig* config_;
   const TensorNames* names_;

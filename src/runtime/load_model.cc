@@ -1,6 +1,8 @@
 #include "runtime/load_model.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/reference/reference_backend.h"
@@ -29,6 +31,29 @@ Result<std::unique_ptr<Backend>> make_backend(const LoadOptions& options) {
 Result<TensorSource> tensor_source(const LoadOptions& options, const Checkpoint& checkpoint) {
   if (options.dummy) return TensorSource::dummy(checkpoint.config());
   return TensorSource::of_checkpoint(checkpoint);
+}
+
+LinearFormat linear_format(const LoadOptions& options, const std::string& layer) {
+  return {.input = options.compute, .integer = options.recipe.weights_of(layer)};
+}
+
+/// What the weights will take. The recipe must not name layers in vain.
+Result<std::uint64_t> measure_weights(const LoadOptions& options, const ModelPlan& plan, const TensorSource& source) {
+  std::vector<std::string> layers;
+  WeightLoader loader(plan.config, plan.names, source, *plan.backend, {.input = options.compute},
+                      [&](const std::string& layer) {
+                        layers.push_back(layer);
+                        return linear_format(options, layer);
+                      });
+  MILLRACE_TRY(const std::uint64_t bytes, loader.measure());
+  for (const WeightRule& rule : options.recipe.weights) {
+    const auto named = [&](const std::string& layer) { return matches(rule.pattern, layer); };
+    if (std::ranges::none_of(layers, named)) {
+      return fail("the recipe's pattern \"{}\" matches no linear layer of {}; it has layers such as {}", rule.pattern,
+                  options.path.string(), layers.empty() ? "none" : layers.back());
+    }
+  }
+  return bytes;
 }
 
 /// GGUF files hold the factors of Llama 3's rope as a tensor: each frequency is divided by its own.
@@ -74,8 +99,7 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_CHECK_OK(read_rope_factors(checkpoint, plan.config));
   MILLRACE_TRY(plan.backend, make_backend(options));
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
-  WeightLoader loader(plan.config, plan.names, source, *plan.backend, LinearFormat{options.compute});
-  MILLRACE_TRY(plan.weight_bytes, loader.measure());
+  MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
   plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);
   if (!plan.backend->host_memory()) {  // then the runner keeps a copy of the logits
     plan.workspace_bytes += static_cast<std::uint64_t>(options.limits.max_logit_rows) *
@@ -104,7 +128,8 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
   MILLRACE_TRY(model.chat_template, load_chat_template(plan.checkpoint));
   Backend& backend = *plan.backend;
   MILLRACE_TRY(const TensorSource source, tensor_source(options, plan.checkpoint));
-  WeightLoader loader(plan.config, plan.names, source, backend, LinearFormat{options.compute});
+  WeightLoader loader(plan.config, plan.names, source, backend, {.input = options.compute},
+                      [&](const std::string& layer) { return linear_format(options, layer); });
   MILLRACE_TRY(ModelWeights weights, loader.load(plan.weight_bytes, options.progress));
   MILLRACE_TRY(std::unique_ptr<Decoder> decoder,
                Decoder::create(std::move(plan.config), std::move(weights), backend, options.limits));

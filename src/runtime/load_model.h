@@ -15,6 +15,7 @@
 #include "model/checkpoint/checkpoint.h"
 #include "model/config.h"
 #include "model/tensor_names.h"
+#include "recipe/recipe.h"
 #include "runtime/memory_plan.h"
 #include "runtime/model_runner.h"
 #include "text/chat_template.h"
@@ -28,6 +29,7 @@ struct LoadOptions {
   std::string backend = "cpu";  // "cpu", "cpu:scalar", "cpu:avx2", "cpu:avx512" or "reference"
   int threads = 0;              // 0: one a core
   DType compute = DType::f32;   // what matrix products read and the KV memory holds (backend/matrix_source.h)
+  Recipe recipe;                // lossy methods
   std::optional<std::uint64_t> kv_memory;      // bytes
   std::optional<std::uint64_t> weight_memory;  // bytes that weights may take
   std::optional<std::int64_t> max_model_len;   // tokens of a sequence
@@ -56,7 +58,8 @@ struct LoadedModel {
   MemoryPlan memory;
 };
 
-/// Errors: whatever is wrong with the files, an unsupported architecture, a tensor that is missing or misshapen.
+/// Errors: whatever is wrong with the files, an unsupported architecture, a tensor that is missing or misshapen, a
+/// recipe that speaks of layers which the model does not have.
 Result<ModelPlan> plan_model(const LoadOptions& options);
 
 /// plan_model, then everything else. Errors: those, and too little memory (with the figures).

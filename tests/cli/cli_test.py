@@ -86,8 +86,29 @@ class Usage(unittest.TestCase):
             path = pathlib.Path(folder, "recipe.json")
             path.write_text('{"millrace_recipe": 1}')
             self.assertEqual(millrace("run", FIXTURE, "--dummy", "--ids", "1", "-n", "1", "--recipe", path).returncode, 0)
-            path.write_text('{"millrace_recipe": 1, "weights": {"default": "int8"}}')
-            self.assertIn("weights", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--recipe", path))
+            for text, complaint in (
+                ('{"millrace_recipe": 1, "kv": {"format": "int8"}}', '"kv" is not supported'),
+                ('{"millrace_recipe": 1, "weights": {"default": "int7"}}', '"int7" is not supported'),
+                ('{"millrace_recipe": 1, "weights": {"*.no_such_proj": "int8"}}', "matches no linear layer"),
+                ('{"millrace_recipe": 1, "weights": {"*.q_proj": "int8"}}', "need the same format"),
+                ('{"millrace_recipe": 2}', "is not 1"),
+            ):
+                path.write_text(text)
+                self.assertIn(complaint, self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--recipe", path))
+
+    def test_a_recipe_changes_weights_and_memory(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "recipe.json")
+            whole = document("inspect")["memory"]["weights_bytes"]
+            logits = document("logits", "--ids", "1,2,3")["logits"]
+            for name, most in (("int8", 0.6), ("int4", 0.55), ("int4.g32.sym", 0.55)):
+                path.write_text(json.dumps({"millrace_recipe": 1, "weights": {"default": name}}))
+                self.assertLess(document("inspect", "--recipe", path)["memory"]["weights_bytes"], most * whole)
+                rounded = document("logits", "--ids", "1,2,3", "--recipe", path)["logits"]
+                errors = [abs(a - b) for x, y in zip(logits, rounded) for a, b in zip(x, y)]
+                spread = max(logits[-1]) - min(logits[-1])
+                self.assertGreater(max(errors), 0)
+                self.assertLess(sum(errors) / len(errors), 0.1 * spread)
 
 
 class Contract(unittest.TestCase):

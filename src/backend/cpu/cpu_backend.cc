@@ -36,6 +36,7 @@ struct MatmulRun {
   std::int64_t rows = 0;
   float* out = nullptr;
   std::int64_t out_stride = 0;
+  IntegerInputs integers = {};  // x in codes, for integer weights
 };
 
 class CpuBackend final : public Backend {
@@ -94,7 +95,7 @@ class CpuBackend final : public Backend {
 
   void linear(const Linear& linear, const float* x, std::int64_t rows, float* out, std::int64_t out_stride) override {
     const CpuMatrix& weight = as_cpu(*linear.weight);
-    matmul({&weight, linear.bias, x, weight.cols(), rows, out, out_stride});
+    matmul(quantized({&weight, linear.bias, x, weight.cols(), rows, out, out_stride}));
   }
 
   void rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) override {
@@ -134,7 +135,7 @@ class CpuBackend final : public Backend {
   void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
     const CpuMatrix& gate_up = as_cpu(*ffn.gate_up.weight);
     const std::int64_t width = ffn.intermediate();
-    const MatmulRun up_run{&gate_up, ffn.gate_up.bias, x, gate_up.cols(), rows, scratch, 2 * width};
+    const MatmulRun up_run = quantized({&gate_up, ffn.gate_up.bias, x, gate_up.cols(), rows, scratch, 2 * width});
     if (const std::int64_t up_panel = gate_up.twin_panel(); up_panel > 0) {
       // Gate and up of the same columns are computed by one task, which activates them while they are in its cache.
       matmul_tasks(up_run, up_panel, 2,
@@ -152,7 +153,7 @@ class CpuBackend final : public Backend {
                [&](std::int64_t row, int) { activate(ffn, scratch + row * 2 * width, 0, width); });
     }
     const CpuMatrix& down = as_cpu(*ffn.down.weight);
-    matmul({&down, ffn.down.bias, scratch, 2 * width, rows, out, down.rows()});
+    matmul(quantized({&down, ffn.down.bias, scratch, 2 * width, rows, out, down.rows()}));
   }
 
   void moe(const MoeArgs& args) override;
@@ -218,9 +219,44 @@ class CpuBackend final : public Backend {
     return static_cast<float*>(scratch_.get()) + thread * scratch_floats_;
   }
 
+  /// The run with its inputs as codes where the weight is of integers. They are kept until the next call.
+  MatmulRun quantized(MatmulRun run) {
+    const PackedIntegers* weight = run.weight->integers();
+    if (weight == nullptr) return run;
+    const std::int64_t stride = weight->padded_cols, blocks = stride / kIntegerBlock;
+    input_codes_.resize(static_cast<std::size_t>(run.rows * stride));
+    input_sums_.resize(static_cast<std::size_t>(run.rows * blocks));
+    input_scales_.resize(static_cast<std::size_t>(run.rows));
+    for_each(run.rows, 4 * stride, kParallelElements, [&](std::int64_t row, int) {
+      kernels_.quantize({.x = run.x + row * run.x_stride,
+                         .cols = weight->cols,
+                         .padded_cols = stride,
+                         .codes = input_codes_.data() + row * stride,
+                         .sums = input_sums_.data() + row * blocks,
+                         .scale = input_scales_.data() + row});
+    });
+    run.integers = {input_codes_.data(), input_sums_.data(), input_scales_.data(), stride};
+    return run;
+  }
+
   /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows.
   void multiply_panels(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count,
                        float* space) const {
+    if (const PackedIntegers* integers = run.weight->integers(); integers != nullptr) {
+      const IntegerInputs& x = run.integers;
+      kernels_.multiply_integers({.weight = *integers,
+                                  .first_panel = first,
+                                  .end_panel = end,
+                                  .x = {.codes = x.codes + row * x.stride,
+                                        .sums = x.sums + row * (x.stride / kIntegerBlock),
+                                        .scales = x.scales + row,
+                                        .stride = x.stride},
+                                  .rows = count,
+                                  .out = run.out + row * run.out_stride,
+                                  .out_stride = run.out_stride,
+                                  .bias = run.bias});
+      return;
+    }
     for (const CpuMatrix::Segment& segment : run.weight->segments()) {
       const std::int64_t from = std::max(first, segment.first_panel);
       const std::int64_t to = std::min(end, segment.first_panel + segment.panels());
@@ -301,6 +337,9 @@ class CpuBackend final : public Backend {
   std::vector<const SequenceRows*> sequence_of_row_;
   std::vector<float> moe_logits_, moe_weights_, moe_x_, moe_scratch_, moe_out_;
   std::vector<std::uint8_t> moe_chosen_;
+  std::vector<std::int8_t> input_codes_;  // what quantized() made, as the next two
+  std::vector<std::int32_t> input_sums_;
+  std::vector<float> input_scales_;
   std::vector<std::int64_t> moe_rows_;
 };
 

@@ -50,6 +50,50 @@ struct MatmulTask {
   float* scratch = nullptr;     // kMatmulScratch floats, 64-byte aligned
 };
 
+/// Outputs in an integer format (quant/integer.h), in panels of 16; the last panel repeats zeros. Inputs are padded to
+/// whole blocks of kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
+///   8 bits: [padded_cols / 4][16 outputs][4 inputs] int8
+///   4 bits: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
+struct PackedIntegers {
+  std::int32_t bits = 8;
+  std::int64_t rows = 0, cols = 0, padded_cols = 0;
+  std::int64_t group_blocks = 0;          // blocks of a group
+  const std::byte* codes = nullptr;       // [panels]
+  const float* row_scales = nullptr;      // 8 bits: [panels][16]
+  const std::uint16_t* scales = nullptr;  // 4 bits: [panels][groups][16], halves
+  const std::uint8_t* zeros = nullptr;    // 4 bits: [panels][groups][16]
+};
+
+/// Rows of inputs as codes: value = scales[r] * codes[r][k].
+struct IntegerInputs {
+  const std::int8_t* codes = nullptr;  // [rows][stride], stride >= padded_cols, zeros behind the last column
+  const std::int32_t* sums = nullptr;  // [rows][stride / kIntegerBlock]: of the codes of a block
+  const float* scales = nullptr;       // [rows]
+  std::int64_t stride = 0;
+};
+
+/// out[r, o] = x scale[r] * (sum over groups g, ascending, of scale[o, g] * (sum over k in g of (code[o, k] - zero[o,
+/// g])
+/// * x code[r, k])) + bias[o]. The inner sum is exact.
+struct IntegerTask {
+  PackedIntegers weight;
+  std::int64_t first_panel = 0, end_panel = 0;
+  IntegerInputs x;  // of the task's first row on
+  std::int64_t rows = 0;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+  const float* bias = nullptr;  // may be null
+};
+
+/// A row of inputs to codes, as quantize_inputs() defines it, with the padding and the sums of its blocks.
+struct QuantizeTask {
+  const float* x = nullptr;  // [cols]
+  std::int64_t cols = 0, padded_cols = 0;
+  std::int8_t* codes = nullptr;  // [padded_cols]
+  std::int32_t* sums = nullptr;  // [padded_cols / kIntegerBlock]
+  float* scale = nullptr;
+};
+
 /// Consecutive rows of the batch, all heads of one kv head, take in the positions [begin, end) of one page table, as
 /// far as each row sees them. Either the rows are of one sequence, or all of them see all of [begin, end).
 ///
@@ -109,6 +153,8 @@ enum class MathFunction : std::uint8_t { exp, tanh, sigmoid, erf };
 
 struct KernelTable {
   void (*matmul)(const MatmulTask& task);
+  void (*quantize)(const QuantizeTask& task);
+  void (*multiply_integers)(const IntegerTask& task);
   void (*attend)(const AttendTask& task);
   void (*rope_store)(const RopeStoreTask& task);
   void (*residual_norm)(const ResidualNormArgs& args, std::int64_t first_row, std::int64_t end_row);

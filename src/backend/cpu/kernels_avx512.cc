@@ -15,6 +15,8 @@ namespace {
 #include "backend/cpu/kernels/lanes_avx512.h"
 #include "backend/cpu/kernels/math.h"
 #include "backend/cpu/kernels/multiply.h"
+#include "backend/cpu/kernels/integers_x86.h"
+#include "backend/cpu/kernels/integers.h"
 #include "backend/cpu/kernels/attention.h"
 #include "backend/cpu/kernels/rowwise.h"
 #include "backend/cpu/kernels/table.h"

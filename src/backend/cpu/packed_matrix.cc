@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <utility>
 
 #include "backend/cpu/device_memory.h"
+#include "backend/cpu/packed_integers.h"
 #include "core/check.h"
 #include "core/float16.h"
 #include "quant/codec.h"
@@ -116,6 +119,13 @@ void pack_rows(const MatrixSource& source, const CpuMatrix::Segment& segment, st
 void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
   cols_ = source.cols();
   input_ = format.input;
+  integer_ = format.integer;
+  if (integer_) {
+    rows_ = source.rows();
+    segments_.push_back({{QuantFormat::u8, nullptr, rows_, cols_}, 0, 0});
+    bytes_ = packed_integer_bytes(*integer_, rows_, cols_);
+    return;
+  }
   const bool round = format.input == DType::bf16 && std::all_of(source.pieces.begin(), source.pieces.end(),
                                                                 [](const auto& p) { return is_plain(p.format); });
   for (const MatrixPiece& piece : source.pieces) {
@@ -142,6 +152,10 @@ Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, L
   matrix->lay_out(source, format);
   MILLRACE_TRY(matrix->memory_, allocate_device_memory(matrix->bytes_, "a weight"));
 
+  if (format.integer) {
+    MILLRACE_CHECK_OK(matrix->pack_integers(source, pool));
+    return matrix;
+  }
   auto* next = static_cast<std::byte*>(matrix->memory_.get());
   for (Segment& segment : matrix->segments_) {
     std::byte* data = next;
@@ -156,6 +170,20 @@ Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, L
     });
   }
   return matrix;
+}
+
+Status CpuMatrix::pack_integers(const MatrixSource& source, ThreadPool& pool) {
+  integers_ = lay_out_integers(*integer_, rows_, cols_, static_cast<const std::byte*>(memory_.get()));
+  std::mutex mutex;
+  std::optional<Error> error;
+  pool.run(segments_.front().panels(), [&](std::int64_t panel, int) {
+    Status status = pack_integer_panel(*integer_, source, integers_, panel);
+    if (status.ok()) return;
+    const std::lock_guard lock(mutex);
+    if (!error) error = std::move(status).error();
+  });
+  if (error) return *std::move(error);
+  return Ok{};
 }
 
 std::int64_t CpuMatrix::panels() const {
@@ -176,6 +204,10 @@ std::int64_t CpuMatrix::twin_panel() const {
 }
 
 void CpuMatrix::decode_row(std::int64_t row, float* target) const {
+  if (integer_) {
+    decode_integer_row(integers_, row, target);
+    return;
+  }
   for (const Segment& segment : segments_) {
     const PackedSegment& stored = segment.stored;
     const std::int64_t inside = row - segment.first_row;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "backend/backend.h"
@@ -26,8 +27,9 @@ class CpuMatrix final : public PackedMatrix {
 
   /// Copies the source into the kernels' layout, the pool's threads each taking some rows: plain elements into panels,
   /// everything else row by row as stored. Neighbouring pieces of one format become one segment. With a format of
-  /// input bf16, a source of plain pieces alone is rounded to bf16.
-  /// Takes the packed size and no more. Error: no memory.
+  /// input bf16, a source of plain pieces alone is rounded to bf16; with an integer format all pieces are rounded to it
+  /// and become one segment (integers()).
+  /// Takes the packed size and no more. Errors: no memory; a weight that cannot be rounded.
   static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, ThreadPool& pool);
   /// bytes() of what pack() would return; needs no data.
   static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format);
@@ -37,6 +39,8 @@ class CpuMatrix final : public PackedMatrix {
   [[nodiscard]] std::size_t bytes() const override { return bytes_; }
 
   [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16; }
+  /// The one segment's codes, where the format is an integer one; else null, and segments() have the data.
+  [[nodiscard]] const PackedIntegers* integers() const { return integer_ ? &integers_ : nullptr; }
   [[nodiscard]] std::int64_t panels() const;
   [[nodiscard]] const std::vector<Segment>& segments() const { return segments_; }
 
@@ -51,12 +55,15 @@ class CpuMatrix final : public PackedMatrix {
  private:
   CpuMatrix() = default;
 
+  Status pack_integers(const MatrixSource& source, ThreadPool& pool);
   /// The segments, without data yet, and what follows from them.
   void lay_out(const MatrixSource& source, LinearFormat format);
 
   std::int64_t rows_ = 0, cols_ = 0;
   std::size_t bytes_ = 0;
   DType input_ = DType::f32;
+  std::optional<IntegerFormat> integer_;
+  PackedIntegers integers_;
   std::vector<Segment> segments_;
   std::shared_ptr<void> memory_;
 };

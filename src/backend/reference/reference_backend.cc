@@ -18,19 +18,19 @@ namespace {
 /// Every weight decoded to floats, row-major.
 class ReferenceMatrix final : public PackedMatrix {
  public:
-  ReferenceMatrix(std::int64_t rows, std::int64_t cols, DType input)
-      : rows_(rows), cols_(cols), input_(input), values_(static_cast<std::size_t>(rows * cols)) {}
+  ReferenceMatrix(std::int64_t rows, std::int64_t cols, LinearFormat format)
+      : rows_(rows), cols_(cols), format_(format), values_(static_cast<std::size_t>(rows * cols)) {}
 
   [[nodiscard]] std::int64_t rows() const override { return rows_; }
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
   [[nodiscard]] std::size_t bytes() const override { return values_.size() * sizeof(float); }
-  [[nodiscard]] DType input() const { return input_; }
+  [[nodiscard]] const LinearFormat& format() const { return format_; }
   [[nodiscard]] const float* row(std::int64_t r) const { return values_.data() + r * cols_; }
   [[nodiscard]] float* row(std::int64_t r) { return values_.data() + r * cols_; }
 
  private:
   std::int64_t rows_, cols_;
-  DType input_;
+  LinearFormat format_;
   std::vector<float> values_;
 };
 
@@ -41,6 +41,35 @@ const ReferenceMatrix& as_reference(const PackedMatrix& matrix) {
 bool has_plain_weights(const MatrixSource& source) {
   return std::all_of(source.pieces.begin(), source.pieces.end(),
                      [](const MatrixPiece& p) { return is_plain(p.format); });
+}
+
+/// The weights of an output become the values of their codes.
+Status round_to_integers(const IntegerFormat& format, std::int64_t cols, float* values) {
+  for (std::int64_t c = 0; c < cols; ++c) {
+    if (!std::isfinite(values[c])) return fail("a weight is not finite: it cannot be rounded to integers");
+  }
+  const auto groups = static_cast<std::size_t>(format.groups(cols));
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(cols));
+  std::vector<float> scales(groups);
+  std::vector<std::uint8_t> zeros(groups);
+  quantize_row(format, values, cols, {codes.data(), scales.data(), zeros.data()});
+  for (std::int64_t c = 0; c < cols; ++c) {
+    const auto group = static_cast<std::size_t>(format.group == 0 ? 0 : c / format.group);
+    values[c] = scales[group] * static_cast<float>(codes[static_cast<std::size_t>(c)] - zeros[group]);
+  }
+  return Ok{};
+}
+
+/// A row of inputs as a layer of this format sees it.
+void round_inputs(const LinearFormat& format, const float* x, std::vector<float>& target) {
+  std::copy_n(x, target.size(), target.begin());
+  if (format.integer) {
+    std::vector<std::int8_t> codes(target.size());
+    const float scale = quantize_inputs(x, static_cast<std::int64_t>(target.size()), codes.data());
+    for (std::size_t c = 0; c < target.size(); ++c) target[c] = scale * static_cast<float>(codes[c]);
+  } else if (format.input == DType::bf16) {
+    for (float& value : target) value = round_to_bf16(value);
+  }
 }
 
 float sigmoid(float x) {
@@ -142,11 +171,14 @@ class ReferenceBackend final : public Backend {
 
   Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
     try {
-      auto matrix = std::make_unique<ReferenceMatrix>(source.rows(), source.cols(), format.input);
+      auto matrix = std::make_unique<ReferenceMatrix>(source.rows(), source.cols(), format);
       const bool round_weights = format.input == DType::bf16 && has_plain_weights(source);
       for (std::int64_t r = 0; r < source.rows(); ++r) {
         read_row(source, r, matrix->row(r));
-        if (!round_weights) continue;
+        if (format.integer) {
+          MILLRACE_CHECK_OK(round_to_integers(*format.integer, source.cols(), matrix->row(r)));
+        }
+        if (format.integer || !round_weights) continue;
         for (std::int64_t c = 0; c < source.cols(); ++c) matrix->row(r)[c] = round_to_bf16(matrix->row(r)[c]);
       }
       return std::unique_ptr<PackedMatrix>(std::move(matrix));
@@ -193,10 +225,7 @@ class ReferenceBackend final : public Backend {
     const std::int64_t cols = weight.cols();
     std::vector<float> input(static_cast<std::size_t>(cols));
     for (std::int64_t r = 0; r < rows; ++r) {
-      for (std::int64_t c = 0; c < cols; ++c) {
-        const float value = x[r * cols + c];
-        input[static_cast<std::size_t>(c)] = weight.input() == DType::bf16 ? round_to_bf16(value) : value;
-      }
+      round_inputs(weight.format(), x + r * cols, input);
       for (std::int64_t o = 0; o < weight.rows(); ++o) {
         const float* w = weight.row(o);
         float sum = 0.0f;

@@ -1,6 +1,8 @@
 // The kernels of a level, gathered. Included inside an anonymous namespace (see kernel_table.h).
 
 constexpr KernelTable kTable{.matmul = matmul,
+                             .quantize = quantize,
+                             .multiply_integers = multiply_integers,
                              .attend = attend,
                              .rope_store = rope_store,
                              .residual_norm = residual_norm,

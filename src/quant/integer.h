@@ -1,0 +1,50 @@
+// Integer weights with 8-bit inputs: value = scale * (code - zero). The codec here defines them; backends compute with
+// the codes. docs/number-formats.md has the layouts.
+//
+//   int8          8 bits, a scale for each output ("per channel"), symmetric: codes -127 to 127
+//   int4[.gN]     4 bits, a scale and a zero point for each group of N inputs of an output (32, 64, 128; 128 if not
+//                 said): codes 0 to 15, and 0.0 is always one of the values
+//   int4[.gN].sym the same without a zero point: codes 0 to 15 with zero 8
+//
+// Inputs are rounded to 8 bits with a scale for each row ("per token"). Sources: Jacob et al. 2018 (affine integer
+// quantisation); Dettmers et al. 2022, "LLM.int8()" (per-token and per-channel scales).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace millrace {
+
+struct IntegerFormat {
+  std::int32_t bits = 8;   // 8 or 4
+  std::int32_t group = 0;  // inputs that share a scale, a multiple of kIntegerBlock; 0: all of an output's
+  bool symmetric = true;   // no zero points
+  bool operator==(const IntegerFormat&) const = default;
+
+  [[nodiscard]] std::int64_t groups(std::int64_t cols) const { return group == 0 ? 1 : (cols + group - 1) / group; }
+};
+
+/// Groups are whole numbers of these, and inputs are padded to them.
+inline constexpr std::int32_t kIntegerBlock = 32;
+
+/// "int8", "int4", "int4.g32", "int4.g64.sym", ...; nothing for any other name.
+std::optional<IntegerFormat> integer_format_from_name(std::string_view name);
+std::string integer_format_name(const IntegerFormat& format);
+
+/// Where the codes of an output go: codes [cols] (as they are in memory: int8, or 0 to 15), scales and zeros [groups].
+struct IntegerRow {
+  std::int8_t* codes = nullptr;
+  float* scales = nullptr;        // of 4 bits: representable in half precision
+  std::uint8_t* zeros = nullptr;  // 0 to 15; of 8 bits always 0
+};
+
+/// Rounds an output's weights to the nearest codes, ties to even. `weights` [cols] must be finite.
+void quantize_row(const IntegerFormat& format, const float* weights, std::int64_t cols, const IntegerRow& target);
+
+/// Rounds a row of inputs: codes [cols] in -127 to 127; returns the scale, max |x| / 127, 0 for a row of zeros. A row
+/// with a value that is not finite gets a scale that is not finite, and so results that are not.
+float quantize_inputs(const float* x, std::int64_t cols, std::int8_t* codes);
+
+}  // namespace millrace

@@ -1,0 +1,43 @@
+// Recipe: the lossy methods of one model on one kind of hardware, as a file says them. Pure.
+//
+//   {"millrace_recipe": 1, "weights": {"default": "int8", "model.layers.0.*": "stored"}}
+//
+// "weights" says the format of each linear layer by its name (model/weight_builder.h). Of the patterns that match, in
+// which * stands for any text, the last one decides; "default" is for what none matches. A default of 4 bits makes the
+// head (lm_head) int8: it is the layer that rounding harms most, and there is one of it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/result.h"
+#include "quant/integer.h"
+
+namespace millrace {
+
+/// How the weights of a linear layer are held. Nothing: as they are stored.
+using WeightFormat = std::optional<IntegerFormat>;
+
+struct WeightRule {
+  std::string pattern;
+  WeightFormat format;
+};
+
+struct Recipe {
+  WeightFormat default_weights;
+  std::vector<WeightRule> weights;  // in the order of the file
+
+  [[nodiscard]] WeightFormat weights_of(std::string_view layer) const;
+  [[nodiscard]] bool lossless() const;
+};
+
+/// Errors name `name` and the place: not JSON, another version, a key or a format that is not known. A recipe never
+/// half-applies.
+Result<Recipe> parse_recipe(std::string_view text, const std::string& name);
+
+/// Whether `pattern`, in which * stands for any text, matches all of `text`.
+bool matches(std::string_view pattern, std::string_view text);
+
+}  // namespace millrace

@@ -1,0 +1,165 @@
+#include "quant/integer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "core/float16.h"
+
+namespace millrace {
+namespace {
+
+struct Rounded {
+  std::vector<std::int8_t> codes;
+  std::vector<float> scales;
+  std::vector<std::uint8_t> zeros;
+  std::vector<float> values;
+};
+
+Rounded round_row(const IntegerFormat& format, const std::vector<float>& weights) {
+  const auto cols = static_cast<std::int64_t>(weights.size());
+  const auto groups = static_cast<std::size_t>(format.groups(cols));
+  Rounded r{
+      std::vector<std::int8_t>(weights.size()), std::vector<float>(groups), std::vector<std::uint8_t>(groups), {}};
+  quantize_row(format, weights.data(), cols, {r.codes.data(), r.scales.data(), r.zeros.data()});
+  for (std::size_t k = 0; k < weights.size(); ++k) {
+    const std::size_t group = format.group == 0 ? 0 : k / static_cast<std::size_t>(format.group);
+    r.values.push_back(r.scales[group] * static_cast<float>(r.codes[k] - r.zeros[group]));
+  }
+  return r;
+}
+
+std::vector<float> normals(std::uint32_t seed, std::size_t count, float mean = 0.0f) {
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> draw(mean, 1.0f);
+  std::vector<float> values(count);
+  for (float& value : values) value = draw(engine);
+  return values;
+}
+
+const std::vector<IntegerFormat> kFormats = {
+    {}, {4, 32, false}, {4, 64, false}, {4, 128, false}, {4, 32, true}, {4, 64, true}, {4, 128, true}};
+
+TEST(IntegerFormat, NamesAreReadAsTheyAreWritten) {
+  for (const IntegerFormat& format : kFormats) {
+    EXPECT_EQ(integer_format_from_name(integer_format_name(format)), format) << integer_format_name(format);
+  }
+  EXPECT_EQ(integer_format_from_name("int4"), (IntegerFormat{4, 128, false}));
+  EXPECT_EQ(integer_format_from_name("int4.sym"), (IntegerFormat{4, 128, true}));
+  for (const char* name :
+       {"", "int", "int88", "int8.g32", "int4.g", "int4.g3", "int4.g320", "int4.g32.", "int4.symm"}) {
+    EXPECT_FALSE(integer_format_from_name(name)) << name;
+  }
+}
+
+TEST(QuantizeRow, TheErrorIsAtMostHalfAStep) {
+  for (const IntegerFormat& format : kFormats) {
+    for (const float mean : {0.0f, 3.0f, -3.0f}) {
+      const std::vector<float> weights = normals(7, 300, mean);
+      const Rounded r = round_row(format, weights);
+      for (std::size_t k = 0; k < weights.size(); ++k) {
+        const std::size_t group = format.group == 0 ? 0 : k / static_cast<std::size_t>(format.group);
+        // The zero point is rounded too, which moves the ends by another half; symmetric 4 bits cut one end there.
+        const float steps = format.bits == 8 ? 0.5001f : 1.0001f;
+        EXPECT_LE(std::fabs(r.values[k] - weights[k]), steps * r.scales[group])
+            << integer_format_name(format) << " weight " << weights[k];
+      }
+    }
+  }
+}
+
+TEST(QuantizeRow, CodesAndScalesAreThoseOfTheFormat) {
+  for (const IntegerFormat& format : kFormats) {
+    const Rounded r = round_row(format, normals(11, 512));
+    const int low = format.bits == 8 ? -127 : 0, high = format.bits == 8 ? 127 : 15;
+    int lowest = 200, highest = -200;
+    for (const std::int8_t code : r.codes) {
+      lowest = std::min<int>(lowest, code);
+      highest = std::max<int>(highest, code);
+    }
+    EXPECT_GE(lowest, low);
+    EXPECT_LE(highest, high);
+    EXPECT_TRUE(lowest == low || highest == high) << integer_format_name(format);
+    for (const float scale : r.scales) {
+      EXPECT_TRUE(format.bits == 8 || f16_to_float(float_to_f16(scale)) == scale) << scale;
+    }
+    for (const std::uint8_t zero : r.zeros) {
+      EXPECT_LE(zero, format.bits == 8 ? 0 : 15);
+      EXPECT_TRUE(format.bits == 8 || !format.symmetric || zero == 8);
+    }
+  }
+}
+
+TEST(QuantizeRow, ZerosStayZerosAndTinyOrHugeWeightsAreFinite) {
+  for (const IntegerFormat& format : kFormats) {
+    for (const float size : {0.0f, 1e-40f, 1e-10f, 1e30f, 1e38f}) {
+      std::vector<float> weights(64, 0.0f);
+      weights[3] = size;
+      weights[40] = -size;
+      const Rounded r = round_row(format, weights);
+      for (std::size_t k = 0; k < weights.size(); ++k) {
+        EXPECT_TRUE(std::isfinite(r.values[k]));
+        EXPECT_TRUE(weights[k] != 0.0f || r.values[k] == 0.0f) << integer_format_name(format) << ' ' << size;
+      }
+    }
+  }
+}
+
+TEST(QuantizeInputs, NearestCodesOfEachRow) {
+  const std::vector<float> x = normals(3, 97);
+  std::vector<std::int8_t> codes(x.size());
+  const float scale = quantize_inputs(x.data(), 97, codes.data());
+  float largest = 0.0f;
+  for (const float value : x) largest = std::max(largest, std::fabs(value));
+  EXPECT_EQ(scale, largest / 127.0f);
+  for (std::size_t k = 0; k < x.size(); ++k) {
+    EXPECT_LE(std::fabs(scale * static_cast<float>(codes[k]) - x[k]), 0.5001f * scale);
+  }
+}
+
+TEST(QuantizeInputs, TiesGoToEvenAndZerosHaveNoScale) {
+  const std::vector<float> x = {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -127.0f};
+  std::vector<std::int8_t> codes(x.size());
+  EXPECT_EQ(quantize_inputs(x.data(), 7, codes.data()), 1.0f);
+  EXPECT_EQ(codes, (std::vector<std::int8_t>{127, 0, 2, 2, 0, -2, -127}));
+  const std::vector<float> zeros(7, 0.0f);
+  EXPECT_EQ(quantize_inputs(zeros.data(), 7, codes.data()), 0.0f);
+  EXPECT_EQ(codes, std::vector<std::int8_t>(7, 0));
+}
+
+TEST(QuantizeInputs, WhatIsNotFiniteShows) {
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    const std::vector<float> x = {1.0f, bad, 2.0f};
+    std::vector<std::int8_t> codes(x.size(), 5);
+    EXPECT_FALSE(std::isfinite(quantize_inputs(x.data(), 3, codes.data())));
+  }
+}
+
+TEST(Float16, EveryHalfSurvivesAndNeighboursRoundToNearestEven) {
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    const float value = f16_to_float(half);
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(f16_to_float(float_to_f16(value))));
+      continue;
+    }
+    EXPECT_EQ(float_to_f16(value), half);
+    // Between a half and the next one away from zero: below, at and above the middle.
+    if ((bits & 0x7fff) >= 0x7bff) continue;
+    const double next = f16_to_float(static_cast<std::uint16_t>(half + 1));
+    const auto middle = static_cast<float>((value + next) / 2);  // exact in float
+    EXPECT_EQ(float_to_f16(middle), (bits & 1) == 0 ? half : half + 1) << bits;
+    EXPECT_EQ(float_to_f16(std::nextafter(middle, value)), half);
+    EXPECT_EQ(float_to_f16(std::nextafter(middle, static_cast<float>(next))), half + 1);
+  }
+  EXPECT_EQ(float_to_f16(65519.9f), 0x7bff);
+  EXPECT_EQ(float_to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(float_to_f16(-1e30f), 0xfc00);
+  EXPECT_EQ(float_to_f16(1e-30f), 0);
+}
+
+}  // namespace
+}  // namespace millrace

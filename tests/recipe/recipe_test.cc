@@ -1,0 +1,72 @@
+#include "recipe/recipe.h"
+
+#include <gtest/gtest.h>
+
+namespace millrace {
+namespace {
+
+std::string message(const std::string& text) {
+  const auto recipe = parse_recipe(text, "r.json");
+  return recipe.ok() ? "" : recipe.error().message;
+}
+
+TEST(Recipe, TheSmallestIsLossless) {
+  const auto recipe = parse_recipe(R"({"millrace_recipe": 1})", "r.json");
+  ASSERT_TRUE(recipe.ok());
+  EXPECT_TRUE(recipe->lossless());
+  EXPECT_FALSE(recipe->weights_of("model.layers.0.mlp.down_proj"));
+}
+
+TEST(Recipe, TheLastPatternThatMatchesDecides) {
+  const auto recipe = parse_recipe(R"({"millrace_recipe": 1, "weights": {
+      "*.mlp.*": "int4.g32", "default": "int8", "model.layers.1.*": "stored", "*.down_proj": "int4.g64.sym"}})",
+                                   "r.json");
+  ASSERT_TRUE(recipe.ok()) << recipe.error().message;
+  EXPECT_FALSE(recipe->lossless());
+  const IntegerFormat int8, g32{4, 32, false}, g64{4, 64, true};
+  EXPECT_EQ(recipe->weights_of("model.layers.0.self_attn.q_proj"), int8);
+  EXPECT_EQ(recipe->weights_of("model.layers.0.mlp.up_proj"), g32);
+  EXPECT_EQ(recipe->weights_of("model.layers.0.mlp.down_proj"), g64);
+  EXPECT_EQ(recipe->weights_of("model.layers.1.mlp.up_proj"), WeightFormat());
+  EXPECT_EQ(recipe->weights_of("model.layers.1.mlp.down_proj"), g64);
+  EXPECT_EQ(recipe->weights_of("lm_head"), int8);
+}
+
+TEST(Recipe, TheHeadKeepsEightBitsUnlessItIsNamed) {
+  const auto four = parse_recipe(R"({"millrace_recipe": 1, "weights": {"default": "int4"}})", "r.json");
+  EXPECT_EQ(four->weights_of("lm_head"), IntegerFormat{});
+  EXPECT_EQ(four->weights_of("model.layers.0.mlp.up_proj"), (IntegerFormat{4, 128, false}));
+  const auto named = parse_recipe(R"({"millrace_recipe": 1, "weights": {"lm_head": "int4.g32"}})", "r.json");
+  EXPECT_EQ(named->weights_of("lm_head"), (IntegerFormat{4, 32, false}));
+  EXPECT_EQ(named->weights_of("model.layers.0.mlp.up_proj"), WeightFormat());
+}
+
+TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {
+  EXPECT_EQ(message("{"), "r.json: not a JSON object");
+  EXPECT_EQ(message("[1]"), "r.json: not a JSON object");
+  EXPECT_EQ(message("{}"), "r.json: \"millrace_recipe\" is not 1");
+  EXPECT_EQ(message(R"({"millrace_recipe": 2})"), "r.json: \"millrace_recipe\" is not 1");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {}})"),
+            "r.json: \"kv\" is not supported by this version (it has \"weights\")");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "weights": []})"), "r.json: \"weights\" is not an object");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "weights": {"default": 8}})"),
+            "r.json: \"weights\".\"default\" is not the name of a format, such as \"int8\"");
+  EXPECT_NE(message(R"({"millrace_recipe": 1, "weights": {"a": "int3"}})").find("\"weights\".\"a\": \"int3\" is not"),
+            std::string::npos);
+  EXPECT_EQ(message(std::string(1000, '[')), "r.json: too large for a recipe");
+}
+
+TEST(Matches, StarsStandForAnyText) {
+  EXPECT_TRUE(matches("", ""));
+  EXPECT_TRUE(matches("*", ""));
+  EXPECT_TRUE(matches("a*c", "abbbc"));
+  EXPECT_TRUE(matches("*b*d", "abcbd"));
+  EXPECT_TRUE(matches("a**", "a"));
+  EXPECT_FALSE(matches("a", "ab"));
+  EXPECT_FALSE(matches("ab", "a"));
+  EXPECT_FALSE(matches("a*c", "abcd"));
+  EXPECT_FALSE(matches("*.1.*", "model.layers.11.x"));
+}
+
+}  // namespace
+}  // namespace millrace
