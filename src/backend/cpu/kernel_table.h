@@ -50,8 +50,8 @@ struct MatmulTask {
   float* scratch = nullptr;     // kMatmulScratch floats, 64-byte aligned
 };
 
-/// Outputs in an integer format (quant/integer.h), in panels of 16; the last panel repeats zeros. Inputs are padded to
-/// whole blocks of kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
+/// Outputs in an integer format (quant/integer.h), in panels of 16; the last is filled up with zeros. Inputs are padded
+/// to whole blocks of kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
 ///   8 bits: [padded_cols / 4][16 outputs][4 inputs] int8
 ///   4 bits: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
 struct PackedIntegers {
@@ -72,9 +72,8 @@ struct IntegerInputs {
   std::int64_t stride = 0;
 };
 
-/// out[r, o] = x scale[r] * (sum over groups g, ascending, of scale[o, g] * (sum over k in g of (code[o, k] - zero[o,
-/// g])
-/// * x code[r, k])) + bias[o]. The inner sum is exact.
+/// out[r, o] = x scale[r] * (sum over groups g, ascending, of scale[o, g] * inner) + bias[o], where inner, the sum over
+/// k in g of (code[o, k] - zero[o, g]) * x code[r, k], is exact.
 struct IntegerTask {
   PackedIntegers weight;
   std::int64_t first_panel = 0, end_panel = 0;
