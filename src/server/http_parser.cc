@@ -4,6 +4,7 @@
 
 #include <boost/asio/buffer.hpp>
 #include <boost/beast/http/parser.hpp>
+#include <limits>
 
 #include "server/http_text.h"
 
@@ -66,8 +67,9 @@ struct HttpParser::Impl {
 };
 
 HttpParser::HttpParser(std::size_t max_header, std::uint64_t max_body)
-    : impl_(std::make_unique<Impl>()), max_body_(max_body) {
-  impl_->parser.header_limit(static_cast<std::uint32_t>(max_header));
+    : impl_(std::make_unique<Impl>()), max_header_(max_header), header_left_(max_header), max_body_(max_body) {
+  // Beast's own limit lies out of reach: it counts differently when a header comes in pieces, so put() keeps ours.
+  impl_->parser.header_limit(std::numeric_limits<std::uint32_t>::max());
   // Applied when the head is complete (take_head), so that also a refusal for its length knows the head.
   impl_->parser.body_limit(boost::none);
 }
@@ -86,12 +88,27 @@ HttpParser::Progress HttpParser::put(std::string_view input, std::size_t& consum
   auto& parser = impl_->parser;
   consumed = 0;
   while (!parser.is_done()) {
-    const std::string_view rest = input.substr(consumed);
+    std::string_view rest = input.substr(consumed);
     if (rest.empty()) return Progress::need_more;
+    // Beast (of Boost 1.81) asserts that a last chunk that it has begun to read is at least its shortest form.
+    constexpr std::size_t kShortestEnd = std::string_view("0\r\n\r\n").size();
+    if (head_taken_ && head_.chunked && rest.size() < kShortestEnd) return Progress::need_more;
+    // Beast leaves a head, and the trailers behind a body, until it sees all of them, so that what it is shown at once
+    // is what they may have.
+    const std::size_t window = head_taken_ ? max_header_ : header_left_;
+    const bool cut = rest.size() > window;
+    rest = rest.substr(0, window);
     error_code ec;
     const std::size_t taken = parser.put(boost::asio::const_buffer(rest.data(), rest.size()), ec);
     consumed += taken;
-    if (ec == http::error::need_more) return Progress::need_more;
+    if (!head_taken_) header_left_ -= taken;
+    if (ec == http::error::need_more && !cut) return Progress::need_more;
+    if (ec == http::error::need_more && taken > 0) continue;
+    if (ec == http::error::need_more) {
+      fault = head_taken_ ? HttpFault{400, "a chunk's extension or the trailers are too large"}
+                          : fault_of(http::error::header_limit);
+      return Progress::need_more;
+    }
     if (ec) {
       fault = fault_of(ec);
       return Progress::need_more;

@@ -34,6 +34,7 @@ struct HttpHead {
 /// expectations.
 class HttpParser {
  public:
+  /// `max_header` bytes from the request line to the empty line, however they arrive, and as many of trailers.
   /// `max_body` bytes, also of a chunked one; checked against Content-Length before any of the body is read.
   HttpParser(std::size_t max_header, std::uint64_t max_body);
   ~HttpParser();
@@ -56,6 +57,8 @@ class HttpParser {
   std::optional<HttpFault> take_head();
 
   std::unique_ptr<Impl> impl_;
+  std::size_t max_header_;
+  std::size_t header_left_;  // bytes that the head may still take
   std::uint64_t max_body_;
   HttpHead head_;
   bool head_taken_ = false;

@@ -114,5 +114,39 @@ TEST(HttpParser, TakesARequestInPiecesOfAnySize) {
   }
 }
 
+/// What became of `request`, given `piece` bytes at a time, when a head or trailers may have `limit` bytes.
+int status_in_pieces(const std::string& request, std::size_t piece, std::size_t limit) {
+  HttpParser parser(limit, 1024);
+  std::optional<HttpFault> fault;
+  std::string input;
+  for (std::size_t given = 0; given < request.size();) {
+    input += request.substr(given, piece);
+    given += piece;
+    auto progress = HttpParser::Progress::header_done;
+    while (progress == HttpParser::Progress::header_done && !fault) {
+      std::size_t consumed = 0;
+      progress = parser.put(input, consumed, fault);
+      input.erase(0, consumed);
+    }
+    if (fault) return fault->status;
+    if (progress == HttpParser::Progress::complete) return 200;
+  }
+  return 0;
+}
+
+TEST(HttpParser, LimitsHeadsAndTrailersToTheByte) {
+  const std::string head = "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const std::string trailers = "0\r\nX-Long: " + std::string(100, 'a') + "\r\n\r\n";
+  for (std::size_t piece = 1; piece < head.size() + trailers.size(); ++piece) {
+    EXPECT_EQ(status_in_pieces(head + "0\r\n\r\n", piece, head.size()), 200) << piece;
+    EXPECT_EQ(status_in_pieces(head + "0\r\n\r\n", piece, head.size() - 1), 431) << piece;
+    EXPECT_EQ(status_in_pieces(head + trailers, piece, trailers.size()), 200) << piece;
+    EXPECT_EQ(status_in_pieces(head + trailers, piece, trailers.size() - 1), 400) << piece;
+  }
+  // A chunk is no header: it may be longer.
+  const std::string body = "190\r\n" + std::string(400, 'b') + "\r\n0\r\n\r\n";
+  EXPECT_EQ(status_in_pieces(head + body, 1000, head.size()), 200);
+}
+
 }  // namespace
 }  // namespace millrace
