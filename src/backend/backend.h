@@ -7,6 +7,7 @@
 // number of threads. Identity to the bit is promised and tested (docs/architecture.md, "Rules").
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -36,13 +37,24 @@ void check_range(const Buffer& buffer, std::size_t offset, std::size_t bytes);
 void check_copy(const Buffer& target, std::size_t target_offset, const Buffer& source, std::size_t source_offset,
                 std::size_t bytes);
 
+/// What multiplies. Weights and inputs of bf16 and int8 products are of that type; sums are wider.
+enum class Arithmetic : std::uint8_t { f32, bf16, int8 };
+inline constexpr std::size_t kArithmetics = 3;
+
+/// What a device reaches at most in one thing at a time, with all its threads, measured now.
+struct DeviceLimits {
+  double read_bytes_per_second = 0;                             // of memory far larger than its caches
+  std::array<double, kArithmetics> operations_per_second = {};  // multiplications and additions, by Arithmetic
+};
+
 /// A weight in the backend's own layout: rows() outputs, cols() inputs.
 class PackedMatrix {
  public:
   virtual ~PackedMatrix() = default;
   [[nodiscard]] virtual std::int64_t rows() const = 0;
   [[nodiscard]] virtual std::int64_t cols() const = 0;
-  [[nodiscard]] virtual std::size_t bytes() const = 0;  // of memory that it holds
+  [[nodiscard]] virtual std::size_t bytes() const = 0;      // of memory that it holds
+  [[nodiscard]] virtual Arithmetic arithmetic() const = 0;  // of products with it
 };
 
 enum class Activation : std::uint8_t {
@@ -156,6 +168,9 @@ class Backend {
 
   /// Backend, ISA level and kernel revision: the backend's part of the numeric class, e.g. "cpu/avx2/1".
   [[nodiscard]] virtual std::string numeric_class() const = 0;
+
+  /// Takes a fraction of a second. Error: no memory for it, or a backend that is not made for speed.
+  virtual Result<DeviceLimits> measure_limits() = 0;
 
   /// Whether buffers are memory that the host may read and write as it is, between steps.
   [[nodiscard]] virtual bool host_memory() const = 0;

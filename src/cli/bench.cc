@@ -1,17 +1,17 @@
-// `millrace bench`: prefill and decode speed, alone, batched and mixed. The machine's own limits come with the speed
-// work.
+// `millrace bench`: prefill and decode speed, alone, batched, at depth and mixed, beside what the machine can do at
+// most.
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <unordered_map>
+#include <optional>
+#include <utility>
 
+#include "cli/bench_tests.h"
 #include "cli/options.h"
 #include "core/check.h"
-#include "runtime/step_batch.h"
-#include "sched/scheduler.h"
 
 namespace millrace::cli {
 
@@ -22,119 +22,68 @@ struct BenchFlags {
   std::int32_t prompt = 512;
   std::int32_t gen = 128;
   std::vector<std::int32_t> batches{1};
+  std::vector<std::int32_t> depths{0};
   std::int32_t repeat = 3;
+  bool profile = false;
 };
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t half = values.size() / 2;
+  return values.size() % 2 != 0 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+OpTotals sum(const std::map<OpKey, OpTotals>& operations) {
+  OpTotals all;
+  for (const auto& [key, totals] : operations) all += totals;
+  return all;
+}
+
+double all_operations(const OpTotals& totals) {
+  double all = 0;
+  for (const double operations : totals.operations) all += operations;
+  return all;
+}
+
+/// The limits at some moment; a backend that does not measure them has none.
+using Limits = std::optional<DeviceLimits>;
+
+DeviceLimits between(const DeviceLimits& a, const DeviceLimits& b) {
+  DeviceLimits mean{.read_bytes_per_second = (a.read_bytes_per_second + b.read_bytes_per_second) / 2};
+  for (std::size_t i = 0; i < kArithmetics; ++i) {
+    mean.operations_per_second[i] = (a.operations_per_second[i] + b.operations_per_second[i]) / 2;
+  }
+  return mean;
+}
 
 struct Measurement {
   std::string test;
-  std::int32_t batch = 1;
-  std::vector<double> tokens_per_second;  // one a repetition
+  std::int32_t batch = 1, depth = 0;
+  std::vector<BenchRun> runs = {};
+  std::vector<DeviceLimits> limits = {};  // of each run: halfway between those before and after; empty: not measured
 
-  [[nodiscard]] double median() const {
-    std::vector<double> sorted = tokens_per_second;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[sorted.size() / 2];
+  [[nodiscard]] std::vector<double> each(const std::function<double(const BenchRun&)>& figure) const {
+    std::vector<double> values;
+    for (const BenchRun& run : runs) values.push_back(figure(run));
+    return values;
   }
-};
-
-constexpr std::int32_t kShort = 16;  // tokens in front of what the decode test generates
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// Drives the model runner directly: no sampler, ids that cost nothing to make.
-class Bench {
- public:
-  explicit Bench(ModelRunner& runner) : runner_(&runner) {}
-
-  /// Tokens/s of computing a prompt of `tokens` tokens.
-  double prefill(std::int32_t tokens) {
-    UnscheduledSequences sequences = make_sequences(1, tokens);
-    const auto start = std::chrono::steady_clock::now();
-    fill(sequences, 1, tokens);
-    return tokens / seconds_since(start);
+  [[nodiscard]] std::vector<double> tokens_per_second() const {
+    return each([](const BenchRun& run) { return run.tokens / run.seconds; });
   }
-
-  /// Tokens/s, all streams together, of `steps` decode steps at batch size `batch` behind prompts of kShort tokens.
-  double decode(std::int32_t steps, std::int32_t batch) {
-    UnscheduledSequences sequences = make_sequences(batch, kShort + steps);
-    fill(sequences, batch, kShort);
-    const auto start = std::chrono::steady_clock::now();
-    for (std::int32_t step = 0; step < steps; ++step) {
-      StepPlan plan;
-      for (std::int32_t s = 0; s < batch; ++s) {
-        plan.entries.push_back(
-            {.id = static_cast<SequenceId>(s), .rows = 1, .first_position = kShort + step, .samples = true});
-      }
-      runner_->run(sequences.batch(plan));
+  [[nodiscard]] double bytes_per_second() const {
+    return median(each([](const BenchRun& run) { return sum(run.operations).bytes / run.seconds; }));
+  }
+  [[nodiscard]] double operations_per_second() const {
+    return median(each([](const BenchRun& run) { return all_operations(sum(run.operations)) / run.seconds; }));
+  }
+  [[nodiscard]] std::optional<double> fraction_of_limit() const {
+    if (limits.empty()) return std::nullopt;
+    std::vector<double> fractions;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      fractions.push_back(limit_seconds(sum(runs[i].operations), limits[i]) / runs[i].seconds);
     }
-    return steps * static_cast<double>(batch) / seconds_since(start);
+    return median(fractions);
   }
-
-  /// Output tokens/s of `batch` requests that arrive together, each of `prompt` tokens that differ from the others' and
-  /// `gen` more: what a server of that many requests can reach at most. The scheduler mixes prompts and decoding.
-  double mixed(std::int32_t prompt, std::int32_t gen, std::int32_t batch) {
-    const auto start = std::chrono::steady_clock::now();
-    Scheduler scheduler(scheduler_limits(*runner_, false));
-    std::unordered_map<SequenceId, std::int32_t> missing;  // tokens of those that are not through
-    for (std::int32_t s = 0; s < batch; ++s) {
-      const auto id = static_cast<SequenceId>(s);
-      const Status added =
-          scheduler.add(id, {.tokens = make_ids(s, prompt), .max_tokens = prompt + gen, .cache_name = {}});
-      MILLRACE_CHECK(added.ok(), "check_room() has let a sequence pass that does not fit");
-      missing.emplace(id, gen);
-    }
-    while (!missing.empty()) {
-      const StepPlan plan = scheduler.schedule();
-      runner_->run(make_forward_batch(plan, [&](const StepEntry& entry) { return scheduler.sequence(entry); }));
-      const auto sampled = std::ranges::count_if(plan.entries, &StepEntry::samples);
-      scheduler.commit(plan, std::vector<std::int32_t>(static_cast<std::size_t>(sampled), 0));
-      for (const StepEntry& entry : plan.entries) {
-        if (!entry.samples || --missing.at(entry.id) > 0) continue;
-        missing.erase(entry.id);
-        scheduler.finish(entry.id);
-      }
-    }
-    return gen * static_cast<double>(batch) / seconds_since(start);
-  }
-
- private:
-  /// Spread over the vocabulary, other ids for every sequence.
-  [[nodiscard]] std::vector<std::int32_t> make_ids(std::int32_t sequence, std::int32_t tokens) const {
-    std::vector<std::int32_t> ids;
-    for (std::int32_t t = 0; t < tokens; ++t) {
-      ids.push_back(
-          static_cast<std::int32_t>((std::int64_t{7919} * (t + 1) + 104729LL * sequence) % runner_->config().vocab));
-    }
-    return ids;
-  }
-
-  UnscheduledSequences make_sequences(std::int32_t count, std::int32_t tokens) {
-    const KvCache& cache = runner_->cache();
-    UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
-    for (std::int32_t s = 0; s < count; ++s) {
-      sequences.add(make_ids(s, tokens), tokens);
-    }
-    return sequences;
-  }
-
-  /// Computes the first `tokens` tokens of `count` sequences, in steps of the batch limit.
-  void fill(UnscheduledSequences& sequences, std::int32_t count, std::int32_t tokens) {
-    const auto limit = static_cast<std::int32_t>(runner_->limits().max_rows);
-    for (std::int32_t s = 0; s < count; ++s) {
-      for (std::int32_t done = 0; done < tokens; done += limit) {
-        const std::int32_t rows = std::min(limit, tokens - done);
-        runner_->run(sequences.batch({{{.id = static_cast<SequenceId>(s),
-                                        .rows = rows,
-                                        .first_position = done,
-                                        .samples = done + rows == tokens}},
-                                      {}}));
-      }
-    }
-  }
-
-  ModelRunner* runner_;
 };
 
 bool mixes(const BenchFlags& flags, std::int32_t batch) {
@@ -142,12 +91,14 @@ bool mixes(const BenchFlags& flags, std::int32_t batch) {
 }
 
 Status check_room(const BenchFlags& flags, ModelRunner& runner) {
-  const std::int32_t widest = *std::max_element(flags.batches.begin(), flags.batches.end());
-  const std::int64_t decoded = std::max(kShort, mixes(flags, widest) ? flags.prompt : 0) + flags.gen;
-  const std::int64_t longest = std::max<std::int64_t>(flags.prompt, decoded);
+  const std::int32_t widest = *std::ranges::max_element(flags.batches);
+  const std::int32_t deepest = *std::ranges::max_element(flags.depths);
+  const std::int64_t decoded =
+      std::max({BenchTests::kShort, deepest, mixes(flags, widest) ? flags.prompt : 0}) + flags.gen;
+  const std::int64_t longest = std::max<std::int64_t>(deepest + flags.prompt, decoded);
   if (longest > runner.max_sequence_tokens()) {
-    return fail("--prompt {} and --gen {} need sequences of {} tokens, there is room for {}", flags.prompt, flags.gen,
-                longest, runner.max_sequence_tokens());
+    return fail("--prompt {}, --gen {} and --depth {} need sequences of {} tokens, there is room for {}", flags.prompt,
+                flags.gen, deepest, longest, runner.max_sequence_tokens());
   }
   const std::int64_t pages = runner.cache().layout().pages_for(decoded) * widest;
   if (pages > runner.cache().pages()) {
@@ -157,47 +108,174 @@ Status check_room(const BenchFlags& flags, ModelRunner& runner) {
   return Ok{};
 }
 
-void print_json(const std::vector<Measurement>& measurements) {
-  nlohmann::ordered_json tests = nlohmann::ordered_json::array();
-  for (const Measurement& m : measurements) {
-    tests.push_back({{"test", m.test}, {"batch", m.batch}, {"depth", 0}, {"tokens_per_second", m.median()}});
-  }
-  std::printf("%s\n", nlohmann::ordered_json{{"tests", tests}}.dump().c_str());
+constexpr double kGiga = 1e9;
+
+nlohmann::ordered_json limits_json(const DeviceLimits& limits) {
+  const auto of = [&](Arithmetic a) { return limits.operations_per_second[static_cast<std::size_t>(a)] / kGiga; };
+  return {{"read_gb_s", limits.read_bytes_per_second / kGiga},
+          {"int8_gop_s", of(Arithmetic::int8)},
+          {"bf16_gflop_s", of(Arithmetic::bf16)},
+          {"f32_gflop_s", of(Arithmetic::f32)}};
 }
 
-void print_row(const Measurement& m) {
-  const auto [low, high] = std::minmax_element(m.tokens_per_second.begin(), m.tokens_per_second.end());
-  std::printf("%-8s batch %-4d %10.1f tokens/s   (%.1f to %.1f)\n", m.test.c_str(), m.batch, m.median(), *low, *high);
+std::string op_name(const OpKey& key) {
+  const char* kind = op_kind_name(key.kind);
+  return key.rows > 0 ? fmt::format("{} {}x{}", kind, key.rows, key.cols) : kind;
+}
+
+/// A row of the profile; `limits` where they were measured.
+struct ProfileRow {
+  std::string op;
+  OpTotals totals;
+};
+
+/// What the last run spent where, the longest first, and what passed outside of the operations.
+std::vector<ProfileRow> profile_of(const BenchRun& run) {
+  std::vector<ProfileRow> rows;
+  for (const auto& [key, totals] : run.operations) rows.push_back({op_name(key), totals});
+  std::ranges::stable_sort(rows, std::greater(), [](const ProfileRow& row) { return row.totals.seconds; });
+  rows.push_back({"outside operations", {.seconds = run.seconds - sum(run.operations).seconds}});
+  return rows;
+}
+
+nlohmann::ordered_json test_json(const Measurement& m, bool profile) {
+  nlohmann::ordered_json test{{"test", m.test},
+                              {"batch", m.batch},
+                              {"depth", m.depth},
+                              {"tokens_per_second", median(m.tokens_per_second())},
+                              {"repetitions", m.tokens_per_second()},
+                              {"gb_per_second", m.bytes_per_second() / kGiga},
+                              {"gop_per_second", m.operations_per_second() / kGiga},
+                              {"fraction_of_limit", nullptr}};
+  if (const auto fraction = m.fraction_of_limit()) test["fraction_of_limit"] = *fraction;
+  if (!profile) return test;
+  test["profile"] = nlohmann::ordered_json::array();
+  for (const ProfileRow& row : profile_of(m.runs.back())) {
+    nlohmann::ordered_json op{{"op", row.op},
+                              {"calls", row.totals.calls},
+                              {"seconds", row.totals.seconds},
+                              {"bytes", row.totals.bytes},
+                              {"operations", all_operations(row.totals)},
+                              {"limit_seconds", nullptr}};
+    if (!m.limits.empty()) op["limit_seconds"] = limit_seconds(row.totals, m.limits.back());
+    test["profile"].push_back(std::move(op));
+  }
+  return test;
+}
+
+void print_limits(const DeviceLimits& limits) {
+  const auto of = [&](Arithmetic a) { return limits.operations_per_second[static_cast<std::size_t>(a)] / kGiga; };
+  std::printf("this machine at most: reads %.1f GB/s; int8 %.0f GOP/s, bf16 %.0f GFLOP/s, f32 %.0f GFLOP/s\n\n",
+              limits.read_bytes_per_second / kGiga, of(Arithmetic::int8), of(Arithmetic::bf16), of(Arithmetic::f32));
+}
+
+void print_profile(const Measurement& m) {
+  const BenchRun& run = m.runs.back();
+  for (const ProfileRow& row : profile_of(run)) {
+    const OpTotals& t = row.totals;
+    std::printf("    %-28s %6lld calls %9.1f ms %5.1f %%", row.op.c_str(), static_cast<long long>(t.calls),
+                t.seconds * 1e3, 100 * t.seconds / run.seconds);
+    if (t.bytes > 0) {
+      std::printf("  %6.1f GB/s %7.1f GOP/s", t.bytes / t.seconds / kGiga, all_operations(t) / t.seconds / kGiga);
+      if (!m.limits.empty())
+        std::printf("  %4.0f %% of the limit", 100 * limit_seconds(t, m.limits.back()) / t.seconds);
+    }
+    std::printf("\n");
+  }
+}
+
+void print_row(const Measurement& m, bool profile) {
+  const std::vector<double> speeds = m.tokens_per_second();
+  const auto [low, high] = std::ranges::minmax_element(speeds);
+  std::printf("%-8s batch %-4d depth %-6d %9.1f tokens/s (%.1f to %.1f)  %6.1f GB/s %7.1f GOP/s", m.test.c_str(),
+              m.batch, m.depth, median(speeds), *low, *high, m.bytes_per_second() / kGiga,
+              m.operations_per_second() / kGiga);
+  if (const auto fraction = m.fraction_of_limit()) std::printf("  %4.0f %% of the limit", 100 * *fraction);
+  std::printf("\n");
+  if (profile) print_profile(m);
   std::fflush(stdout);
 }
 
+/// Runs tests, each `repeat` times, with the machine's limits measured between the runs.
+class Bench {
+ public:
+  Bench(const BenchFlags& flags, MeteredBackend& meter) : flags_(&flags), meter_(&meter) {
+    if (auto limits = meter.measure_limits(); limits.ok()) {
+      limits_ = *limits;
+      if (!flags.model.json) print_limits(*limits_);
+    } else if (!flags.model.json) {
+      std::printf("no limits: %s\n\n", limits.error().message.c_str());
+    }
+  }
+
+  Status measure(Measurement m, const std::function<BenchRun()>& once) {
+    once();  // the first run pays for page faults
+    MILLRACE_CHECK_OK(measure_limits());
+    for (std::int32_t i = 0; i < flags_->repeat; ++i) {
+      const Limits before = limits_;
+      m.runs.push_back(once());
+      MILLRACE_CHECK_OK(measure_limits());
+      if (before) m.limits.push_back(between(*before, *limits_));
+    }
+    if (!flags_->model.json) print_row(m, flags_->profile);
+    measurements_.push_back(std::move(m));
+    return Ok{};
+  }
+
+  void print_json() const {
+    nlohmann::ordered_json document{{"machine", nullptr}, {"tests", nlohmann::ordered_json::array()}};
+    if (limits_) document["machine"] = limits_json(*limits_);
+    for (const Measurement& m : measurements_) document["tests"].push_back(test_json(m, flags_->profile));
+    std::printf("%s\n", document.dump().c_str());
+  }
+
+ private:
+  Status measure_limits() {
+    if (!limits_) return Ok{};
+    MILLRACE_TRY(limits_, meter_->measure_limits());
+    return Ok{};
+  }
+
+  const BenchFlags* flags_;
+  MeteredBackend* meter_;
+  Limits limits_;  // measured last
+  std::vector<Measurement> measurements_;
+};
+
 Status run(const BenchFlags& flags) {
-  const std::int32_t widest = *std::max_element(flags.batches.begin(), flags.batches.end());
+  const std::int32_t widest = *std::ranges::max_element(flags.batches);
   ModelFlags model_flags = flags.model;
   model_flags.max_batch_tokens = std::max(model_flags.max_batch_tokens, widest);
-  MILLRACE_TRY(LoadedModel model, load(model_flags, std::max(1, widest), widest));
-  MILLRACE_CHECK_OK(check_room(flags, *model.runner));
-  Bench bench(*model.runner);
-  std::vector<Measurement> measurements;
-  const auto measure = [&](const std::string& test, std::int32_t batch, const std::function<double()>& once) {
-    once();  // the first run pays for page faults
-    Measurement m{test, batch, {}};
-    for (std::int32_t i = 0; i < flags.repeat; ++i) m.tokens_per_second.push_back(once());
-    if (!flags.model.json) print_row(m);
-    measurements.push_back(std::move(m));
+  MILLRACE_TRY(LoadOptions options, load_options(model_flags, std::max(1, widest)));
+  options.sequences = widest;
+  MeteredBackend* meter = nullptr;
+  options.wrap_backend = [&meter](std::unique_ptr<Backend> inner) {
+    auto metered = std::make_unique<MeteredBackend>(std::move(inner));
+    meter = metered.get();
+    return metered;
   };
-  if (flags.prompt > 0) {
-    measure("pp" + std::to_string(flags.prompt), 1, [&] { return bench.prefill(flags.prompt); });
-  }
-  if (flags.gen > 0) {
+  MILLRACE_TRY(LoadedModel model, load(std::move(options)));
+  MILLRACE_CHECK_OK(check_room(flags, *model.runner));
+
+  BenchTests tests(*model.runner, *meter);
+  Bench bench(flags, *meter);
+  for (const std::int32_t depth : flags.depths) {
+    if (flags.prompt > 0) {
+      MILLRACE_CHECK_OK(bench.measure({.test = "pp" + std::to_string(flags.prompt), .depth = depth},
+                                      [&] { return tests.prefill(flags.prompt, depth); }));
+    }
+    if (flags.gen == 0) continue;
     for (const std::int32_t batch : flags.batches) {
-      measure("tg" + std::to_string(flags.gen), batch, [&] { return bench.decode(flags.gen, batch); });
+      MILLRACE_CHECK_OK(bench.measure({.test = "tg" + std::to_string(flags.gen), .batch = batch, .depth = depth},
+                                      [&] { return tests.decode(flags.gen, batch, depth); }));
     }
   }
   for (const std::int32_t batch : flags.batches) {
-    if (mixes(flags, batch)) measure("mixed", batch, [&] { return bench.mixed(flags.prompt, flags.gen, batch); });
+    if (!mixes(flags, batch)) continue;
+    MILLRACE_CHECK_OK(
+        bench.measure({.test = "mixed", .batch = batch}, [&] { return tests.mixed(flags.prompt, flags.gen, batch); }));
   }
-  if (flags.model.json) print_json(measurements);
+  if (flags.model.json) bench.print_json();
   return Ok{};
 }
 
@@ -215,7 +293,12 @@ void add_bench(CLI::App& app, Command& chosen) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::Range(1, 1024));
+  command->add_option("--depth", flags->depths, "Tokens in front of each test, with made-up keys and values")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(0, 1 << 20));
   command->add_option("--repeat", flags->repeat, "Counted runs of each test")->check(CLI::Range(1, 1000));
+  command->add_flag("--profile", flags->profile, "Also what each operation takes");
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }
 

@@ -74,8 +74,12 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
       ->check(CLI::PositiveNumber);
   command.add_option("--max-batch-tokens", flags.max_batch_tokens, "Rows of a step: the chunk of a prefill")
       ->check(CLI::Range(1, 65536));
-  command.add_option("--compute-dtype", flags.compute_dtype, "What matrix products read and the KV memory holds")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+  command
+      .add_option(
+          "--compute-dtype", flags.compute_dtype,
+          "What matrix products read and the KV memory holds. With auto and bf16 products with GGUF's blocks read "
+          "8-bit inputs; f32: nothing is rounded")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}));
   command.add_flag("--dummy", flags.dummy, "Random weights from the config alone");
   command.add_flag("--json", flags.json, "Print one JSON document");
 }
@@ -102,6 +106,7 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
   options.dummy = flags.dummy;
   options.threads = flags.threads;
   options.compute = flags.compute_dtype == "bf16" ? DType::bf16 : DType::f32;
+  options.integer_blocks = flags.compute_dtype != "f32";
   options.limits = {.max_rows = flags.max_batch_tokens, .max_logit_rows = max_logit_rows};
   return options;
 }
@@ -109,6 +114,10 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
 Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows, std::int64_t sequences) {
   MILLRACE_TRY(LoadOptions options, load_options(flags, max_logit_rows));
   options.sequences = sequences;
+  return load(std::move(options));
+}
+
+Result<LoadedModel> load(LoadOptions options) {
   options.progress = ProgressBar("loading", format_size);
   return load_model(options);
 }

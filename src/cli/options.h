@@ -23,7 +23,7 @@ struct ModelFlags {
   std::string kv_memory, weight_memory;
   std::int64_t max_model_len = 0;
   int max_batch_tokens = 512;
-  std::string compute_dtype = "f32";
+  std::string compute_dtype = "auto";
   bool dummy = false;
   bool json = false;
 };
@@ -39,6 +39,7 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
 /// Loads the model with a progress bar on standard error where that is a terminal. `max_logit_rows`: rows of a step
 /// that may want logits; `sequences`: that run at once.
 Result<LoadedModel> load(const ModelFlags& flags, std::int64_t max_logit_rows, std::int64_t sequences = 1);
+Result<LoadedModel> load(LoadOptions options);
 
 /// A progress bar on standard error, called with (done, all); silent where that is no terminal.
 std::function<void(std::int64_t, std::int64_t)> progress_bar(const char* label);

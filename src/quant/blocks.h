@@ -1,6 +1,7 @@
 // What the codecs of the block formats share. All numbers in blocks are little-endian; nothing in them is aligned.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -34,6 +35,16 @@ inline float load_scale(const std::byte* p) {
 /// The sixteen levels of the non-linear 4-bit formats.
 inline constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                1,    13,   25,  38,  53,  69,  89,  113};
+
+/// Scales and minimums of the eight groups of Q4_K and Q5_K, 6 bits each in 12 bytes.
+struct GroupScales {
+  std::array<std::uint8_t, 8> scale, minimum;
+};
+GroupScales unpack_scales(const std::uint8_t* packed);
+
+/// What the scale of a group of Q3_K (of 16) and IQ4_XS (of 8) is multiplied with, from the fields that hold them.
+int q3_k_factor(const std::uint8_t* scales, int group);
+int iq4_xs_factor(int scales_high, const std::uint8_t* scales_low, int group);
 
 // One block of 256 elements each (codec_k.cc).
 void decode_q2_k(const std::byte* block, float* target);

@@ -10,13 +10,10 @@ namespace {
 
 constexpr int kGroups = 8;  // of 32 elements
 
-/// Scales and minimums of the eight groups of Q4_K and Q5_K, 6 bits each in 12 bytes. Groups 0 to 3 have theirs in the
-/// low 6 bits of bytes 0 to 3 (scales) and 4 to 7 (minimums). Groups 4 to 7 have the low 4 bits in the halves of bytes
-/// 8 to 11 and the high 2 bits in what the first eight bytes leave free.
-struct GroupScales {
-  std::array<std::uint8_t, kGroups> scale, minimum;
-};
+}  // namespace
 
+/// Groups 0 to 3 have theirs in the low 6 bits of bytes 0 to 3 (scales) and 4 to 7 (minimums). Groups 4 to 7 have the
+/// low 4 bits in the halves of bytes 8 to 11 and the high 2 bits in what the first eight bytes leave free.
 GroupScales unpack_scales(const std::uint8_t* packed) {
   GroupScales out;
   for (int g = 0; g < 4; ++g) {
@@ -28,8 +25,6 @@ GroupScales unpack_scales(const std::uint8_t* packed) {
   }
   return out;
 }
-
-}  // namespace
 
 /// 16 bytes of (minimum, scale) halves, one a group of 16; 64 bytes of codes; scale; scale of the minimums. Half h of
 /// the block has 32 bytes of codes: bits 2s and 2s + 1 of byte j belong to element 128 h + 32 s + j.
@@ -49,18 +44,28 @@ void decode_q2_k(const std::byte* block, float* target) {
   }
 }
 
+/// Scale g of 16 has its low 4 bits in a half of byte g % 8 and its high 2 bits in byte 8 + g % 4.
+int q3_k_factor(const std::uint8_t* scales, int group) {
+  const int low = group < 8 ? scales[group] & 0xf : scales[group - 8] >> 4;
+  const int high = (scales[8 + group % 4] >> (group / 4 * 2)) & 3;
+  return (low | high << 4) - 32;
+}
+
+int iq4_xs_factor(int scales_high, const std::uint8_t* scales_low, int group) {
+  const int low = (scales_low[group / 2] >> (group % 2 * 4)) & 0xf;
+  const int high = (scales_high >> (group * 2)) & 3;
+  return (low | high << 4) - 32;
+}
+
 /// 32 bytes of high bits (bit s of byte j belongs to element 32 s + j); 64 bytes of low bits as in Q2_K; 12 bytes of
-/// 6-bit scales; scale. (d * (scale - 32)) * (q - 4). Scale g of 16 has its low 4 bits in a half of byte g % 8 and its
-/// high 2 bits in byte 8 + g % 4.
+/// 6-bit scales; scale. (d * (scale - 32)) * (q - 4).
 void decode_q3_k(const std::byte* block, float* target) {
   const std::uint8_t* high = block_codes(block);
   const std::uint8_t* low = block_codes(block + 32);
   const std::uint8_t* scales = block_codes(block + 96);
   const float d = load_scale(block + 108);
   for (int group = 0; group < 16; ++group) {
-    const int scale_low = group < 8 ? scales[group] & 0xf : scales[group - 8] >> 4;
-    const int scale_high = (scales[8 + group % 4] >> (group / 4 * 2)) & 3;
-    const float scale = d * static_cast<float>((scale_low | scale_high << 4) - 32);
+    const float scale = d * static_cast<float>(q3_k_factor(scales, group));
     const int column = group % 2 * 16, shift = group / 2 % 4 * 2, bit = group / 2;
     const std::uint8_t* from = low + group / 8 * 32 + column;
     for (int j = 0; j < 16; ++j) {
@@ -135,9 +140,7 @@ void decode_iq4_xs(const std::byte* block, float* target) {
   const std::uint8_t* scales_low = block_codes(block + 4);
   const std::uint8_t* codes = block_codes(block + 8);
   for (int group = 0; group < kGroups; ++group) {
-    const int scale_low = (scales_low[group / 2] >> (group % 2 * 4)) & 0xf;
-    const int scale_high = (scales_high >> (group * 2)) & 3;
-    const float scale = d * static_cast<float>((scale_low | scale_high << 4) - 32);
+    const float scale = d * static_cast<float>(iq4_xs_factor(scales_high, scales_low, group));
     for (int j = 0; j < 16; ++j) {
       const std::uint8_t code = codes[group * 16 + j];
       target[group * 32 + j] = scale * static_cast<float>(kIq4Levels[code & 0xf]);

@@ -43,7 +43,7 @@ void quantize_group(const IntegerFormat& format, const float* weights, std::int6
   } else if (format.symmetric) {
     // The 16 codes reach from -8 to 7; a scale between largest / 8 and largest / 7 spreads the loss over both ends.
     scale = half_scale(largest / 7.5f);
-    offset = 8;
+    offset = kSymmetricZero;
   } else {
     scale = half_scale((high - low) / 15.0f);
     offset = scale > 0.0f ? nearest(-low / scale, 0, 15) : 0;
@@ -54,6 +54,22 @@ void quantize_group(const IntegerFormat& format, const float* weights, std::int6
         scale > 0.0f ? nearest(weights[k] / scale, first - offset, last - offset) + offset : offset;
     codes[k] = static_cast<std::int8_t>(code);
   }
+}
+
+float quantize_input_group(const float* x, std::int64_t cols, std::int8_t* codes) {
+  float largest = 0.0f;
+  for (std::int64_t k = 0; k < cols; ++k) {
+    if (!std::isfinite(x[k])) {
+      std::fill_n(codes, cols, std::int8_t{0});
+      return std::numeric_limits<float>::quiet_NaN();
+    }
+    largest = std::max(largest, std::fabs(x[k]));
+  }
+  const float scale = largest / 127.0f;
+  for (std::int64_t k = 0; k < cols; ++k) {
+    codes[k] = scale > 0.0f ? static_cast<std::int8_t>(nearest(x[k] / scale, -127, 127)) : std::int8_t{0};
+  }
+  return scale;
 }
 
 }  // namespace
@@ -93,20 +109,11 @@ void quantize_row(const IntegerFormat& format, const float* weights, std::int64_
   }
 }
 
-float quantize_inputs(const float* x, std::int64_t cols, std::int8_t* codes) {
-  float largest = 0.0f;
-  for (std::int64_t k = 0; k < cols; ++k) {
-    if (!std::isfinite(x[k])) {
-      std::fill_n(codes, cols, std::int8_t{0});
-      return std::numeric_limits<float>::quiet_NaN();
-    }
-    largest = std::max(largest, std::fabs(x[k]));
+void quantize_inputs(const float* x, std::int64_t cols, std::int64_t group, std::int8_t* codes, float* scales) {
+  const std::int64_t step = group == 0 ? cols : group;
+  for (std::int64_t first = 0; first < cols; first += step) {
+    *scales++ = quantize_input_group(x + first, std::min(step, cols - first), codes + first);
   }
-  const float scale = largest / 127.0f;
-  for (std::int64_t k = 0; k < cols; ++k) {
-    codes[k] = scale > 0.0f ? static_cast<std::int8_t>(nearest(x[k] / scale, -127, 127)) : std::int8_t{0};
-  }
-  return scale;
 }
 
 }  // namespace millrace

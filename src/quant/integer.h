@@ -6,8 +6,8 @@
 //                 said): codes 0 to 15, and 0.0 is always one of the values
 //   int4[.gN].sym the same without a zero point: codes 0 to 15 with zero 8
 //
-// Inputs are rounded to 8 bits with a scale for each row ("per token"). Sources: Jacob et al. 2018 (affine integer
-// quantisation); Dettmers et al. 2022, "LLM.int8()" (per-token and per-channel scales).
+// Inputs are rounded to 8 bits with a scale for each row ("per token") and group of the weight. Sources: Jacob et al.
+// 2018 (affine integer quantisation); Dettmers et al. 2022, "LLM.int8()" (per-token and per-channel scales).
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,9 @@ struct IntegerFormat {
 /// Groups are whole numbers of these, and inputs are padded to them.
 inline constexpr std::int32_t kIntegerBlock = 32;
 
+/// The zero of 4-bit codes without zero points.
+inline constexpr std::int32_t kSymmetricZero = 8;
+
 /// "int8", "int4", "int4.g32", "int4.g64.sym", ...; nothing for any other name.
 std::optional<IntegerFormat> integer_format_from_name(std::string_view name);
 std::string integer_format_name(const IntegerFormat& format);
@@ -43,8 +46,9 @@ struct IntegerRow {
 /// Rounds an output's weights to the nearest codes, ties to even. `weights` [cols] must be finite.
 void quantize_row(const IntegerFormat& format, const float* weights, std::int64_t cols, const IntegerRow& target);
 
-/// Rounds a row of inputs: codes [cols] in -127 to 127; returns the scale, max |x| / 127, 0 for a row of zeros. A row
-/// with a value that is not finite gets a scale that is not finite, and so results that are not.
-float quantize_inputs(const float* x, std::int64_t cols, std::int8_t* codes);
+/// Rounds a row of inputs, `group` of them (0: all) with one scale: codes [cols] in -127 to 127, scales [groups], each
+/// max |x| / 127, 0 for a group of zeros. A group with a value that is not finite gets a scale that is not finite, and
+/// so results that are not.
+void quantize_inputs(const float* x, std::int64_t cols, std::int64_t group, std::int8_t* codes, float* scales);
 
 }  // namespace millrace

@@ -1,6 +1,11 @@
 #include "runtime/kv_cache.h"
 
+#include <algorithm>
+#include <cstring>
 #include <utility>
+#include <vector>
+
+#include "core/philox.h"
 
 namespace millrace {
 
@@ -38,6 +43,20 @@ void KvCache::copy(std::span<const PageCopy> copies) {
     backend_->copy(memory_[group], static_cast<std::size_t>(copy.to) * bytes, memory_[group],
                    static_cast<std::size_t>(copy.from) * bytes, bytes);
   }
+}
+
+void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
+  const std::size_t element = dtype_bytes(layout_.dtype), bytes = layout_.groups[group].page_bytes;
+  std::vector<std::byte> noise(bytes);
+  for (std::size_t at = 0; at < bytes; at += sizeof(PhiloxBlock)) {
+    const PhiloxBlock block = philox4x32_10({static_cast<std::uint32_t>(at), 0, 0, 0}, {0, 0});
+    std::memcpy(noise.data() + at, block.data(), std::min(sizeof block, bytes - at));
+  }
+  // The sign stays as drawn, the exponent becomes one of ordinary numbers.
+  for (std::size_t at = element - 1; at < bytes; at += element) {
+    noise[at] = (noise[at] & std::byte{0x80}) | std::byte{0x3e};
+  }
+  backend_->write(memory_[group], static_cast<std::size_t>(page) * bytes, noise);
 }
 
 }  // namespace millrace

@@ -28,6 +28,9 @@ class KvCache {
   /// Copies pages within their groups, in the order of the list.
   void copy(std::span<const PageCopy> copies);
 
+  /// Keys and values of ordinary size that nobody computed, for measurements of speed.
+  void fill_with_noise(std::size_t group, std::int32_t page);
+
  private:
   explicit KvCache(Backend& backend) : backend_(&backend) {}
 

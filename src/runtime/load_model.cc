@@ -34,7 +34,8 @@ Result<TensorSource> tensor_source(const LoadOptions& options, const Checkpoint&
 }
 
 LinearFormat linear_format(const LoadOptions& options, const std::string& layer) {
-  return {.input = options.compute, .integer = options.recipe.weights_of(layer)};
+  return {
+      .input = options.compute, .integer = options.recipe.weights_of(layer), .integer_blocks = options.integer_blocks};
 }
 
 /// What the weights will take. The recipe must not name layers in vain.
@@ -98,6 +99,7 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_TRY(plan.names, parse_tensor_names(checkpoint.config(), plan.config));
   MILLRACE_CHECK_OK(read_rope_factors(checkpoint, plan.config));
   MILLRACE_TRY(plan.backend, make_backend(options));
+  if (options.wrap_backend) plan.backend = options.wrap_backend(std::move(plan.backend));
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
   plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);

@@ -29,12 +29,14 @@ struct LoadOptions {
   std::string backend = "cpu";  // "cpu", "cpu:scalar", "cpu:avx2", "cpu:avx512" or "reference"
   int threads = 0;              // 0: one a core
   DType compute = DType::f32;   // what matrix products read and the KV memory holds (backend/matrix_source.h)
+  bool integer_blocks = false;  // products with GGUF's blocks of integer codes round their inputs (same header)
   Recipe recipe;                // lossy methods
   std::optional<std::uint64_t> kv_memory;      // bytes
   std::optional<std::uint64_t> weight_memory;  // bytes that weights may take
   std::optional<std::int64_t> max_model_len;   // tokens of a sequence
   std::int64_t sequences = 1;                  // that run at once: KV memory for them, where there is room
   Decoder::Limits limits;
+  std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)> wrap_backend;  // may be empty
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;  // bytes of weights packed; may be empty
 };
 

@@ -44,8 +44,9 @@ std::vector<float> expected(IsaLevel level, const Case& c, const std::vector<flo
   std::vector<std::int8_t> codes(static_cast<std::size_t>(c.cols)), input(static_cast<std::size_t>(c.cols));
   std::vector<float> scales(static_cast<std::size_t>(groups)), out(static_cast<std::size_t>(batch * c.rows));
   std::vector<std::uint8_t> zeros(static_cast<std::size_t>(groups));
+  std::vector<float> x_scales(static_cast<std::size_t>(groups));
   for (std::int64_t r = 0; r < batch; ++r) {
-    const float x_scale = quantize_inputs(x.data() + r * c.cols, c.cols, input.data());
+    quantize_inputs(x.data() + r * c.cols, c.cols, c.format.group, input.data(), x_scales.data());
     for (std::int64_t o = 0; o < c.rows; ++o) {
       quantize_row(c.format, weights.data() + o * c.cols, c.cols, {codes.data(), scales.data(), zeros.data()});
       float total = 0.0f;
@@ -56,10 +57,11 @@ std::vector<float> expected(IsaLevel level, const Case& c, const std::vector<flo
                  input[static_cast<std::size_t>(k)];
         }
         const auto of_group = static_cast<float>(sum);
-        const float scale = scales[static_cast<std::size_t>(g)];
+        float scale = scales[static_cast<std::size_t>(g)];
+        if (c.format.group != 0) scale *= x_scales[static_cast<std::size_t>(g)];
         total = level == IsaLevel::scalar ? of_group * scale + total : std::fma(of_group, scale, total);
       }
-      const float product = total * x_scale;
+      const float product = c.format.group == 0 ? total * x_scales.front() : total;
       out[static_cast<std::size_t>(r * c.rows + o)] = bias != nullptr ? product + bias[o] : product;
     }
   }

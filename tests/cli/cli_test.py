@@ -162,9 +162,23 @@ class Contract(unittest.TestCase):
         self.assertIn("model.embed_tokens.weight", [tensor["name"] for tensor in model["tensors"]])
 
     def test_bench(self):
-        tests = document("bench", "--prompt", "32", "--gen", "8", "--batch", "1,2", "--repeat", "1")["tests"]
-        self.assertEqual([(t["test"], t["batch"]) for t in tests], [("pp32", 1), ("tg8", 1), ("tg8", 2), ("mixed", 2)])
-        self.assertTrue(all(t["tokens_per_second"] > 0 for t in tests))
+        result = document("bench", "--prompt", "32", "--gen", "8", "--batch", "1,2", "--depth", "0,40", "--repeat", "1")
+        tests = result["tests"]
+        self.assertEqual([(t["test"], t["batch"], t["depth"]) for t in tests],
+                         [("pp32", 1, 0), ("tg8", 1, 0), ("tg8", 2, 0), ("pp32", 1, 40), ("tg8", 1, 40), ("tg8", 2, 40),
+                          ("mixed", 2, 0)])
+        for test in tests:
+            for figure in ("tokens_per_second", "gb_per_second", "gop_per_second", "fraction_of_limit"):
+                self.assertGreater(test[figure], 0)
+        for limit in ("read_gb_s", "int8_gop_s", "bf16_gflop_s", "f32_gflop_s"):
+            self.assertGreater(result["machine"][limit], 0)
+
+    def test_bench_profile_adds_up(self):
+        (test,) = document("bench", "--prompt", "64", "--gen", "0", "--repeat", "1", "--profile")["tests"]
+        seconds = sum(op["seconds"] for op in test["profile"])
+        self.assertAlmostEqual(seconds * test["tokens_per_second"], 64, delta=0.01)
+        self.assertIn("attend", [op["op"] for op in test["profile"]])
+        self.assertEqual(test["profile"][-1]["op"], "outside operations")
 
     def test_eval(self):
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
@@ -175,6 +189,32 @@ class Contract(unittest.TestCase):
         low, high = result["ci95"]["perplexity"]
         self.assertLessEqual(low, result["perplexity"])
         self.assertGreaterEqual(high, result["perplexity"])
+        self.assertEqual((result["kl_mean"], result["top1_agreement"]), (0, 1))  # a model as stored is its own judge
+
+    def test_eval_of_a_recipe(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text, recipe, cache = (pathlib.Path(folder, name) for name in ("t.txt", "r.json", "cache"))
+            text.write_text("The old man went down to the sea, and the sea was calm and grey. " * 30)
+            recipe.write_text('{"millrace_recipe": 1, "weights": {"default": "int4"}}')
+            flags = ("eval", "--text", str(text), "--recipe", str(recipe), "--window", "128", "--reference-cache", str(cache))
+            first = document(*flags)
+            (reference,) = cache.iterdir()
+            written = reference.stat().st_mtime_ns
+            again = document(*flags)
+            self.assertEqual(reference.stat().st_mtime_ns, written)  # the model as stored ran once
+            alone = document("eval", "--text", str(text), "--window", "128")
+            without = document(*flags, "--no-reference")
+        self.assertEqual(first, again)
+        self.assertGreater(first["kl_mean"], 0)
+        self.assertGreater(first["kl_p99"], first["kl_mean"])
+        self.assertLess(first["top1_agreement"], 1)
+        self.assertAlmostEqual(first["reference_perplexity"], alone["perplexity"], delta=1e-3 * alone["perplexity"])
+        self.assertAlmostEqual(first["perplexity_ratio"], first["perplexity"] / first["reference_perplexity"], places=6)
+        for figure in ("perplexity", "perplexity_ratio", "kl_mean", "top1_agreement"):
+            low, high = first["ci95"][figure]
+            self.assertTrue(low <= first[figure] <= high, figure)
+        self.assertNotIn("kl_mean", without)
+        self.assertEqual(without["perplexity"], first["perplexity"])
 
     def test_one_window_has_no_interval(self):
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:

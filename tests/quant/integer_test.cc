@@ -111,7 +111,8 @@ TEST(QuantizeRow, ZerosStayZerosAndTinyOrHugeWeightsAreFinite) {
 TEST(QuantizeInputs, NearestCodesOfEachRow) {
   const std::vector<float> x = normals(3, 97);
   std::vector<std::int8_t> codes(x.size());
-  const float scale = quantize_inputs(x.data(), 97, codes.data());
+  float scale = 0.0f;
+  quantize_inputs(x.data(), 97, 0, codes.data(), &scale);
   float largest = 0.0f;
   for (const float value : x) largest = std::max(largest, std::fabs(value));
   EXPECT_EQ(scale, largest / 127.0f);
@@ -123,18 +124,37 @@ TEST(QuantizeInputs, NearestCodesOfEachRow) {
 TEST(QuantizeInputs, TiesGoToEvenAndZerosHaveNoScale) {
   const std::vector<float> x = {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -127.0f};
   std::vector<std::int8_t> codes(x.size());
-  EXPECT_EQ(quantize_inputs(x.data(), 7, codes.data()), 1.0f);
+  float scale = 0.0f;
+  quantize_inputs(x.data(), 7, 0, codes.data(), &scale);
+  EXPECT_EQ(scale, 1.0f);
   EXPECT_EQ(codes, (std::vector<std::int8_t>{127, 0, 2, 2, 0, -2, -127}));
   const std::vector<float> zeros(7, 0.0f);
-  EXPECT_EQ(quantize_inputs(zeros.data(), 7, codes.data()), 0.0f);
+  quantize_inputs(zeros.data(), 7, 0, codes.data(), &scale);
+  EXPECT_EQ(scale, 0.0f);
   EXPECT_EQ(codes, std::vector<std::int8_t>(7, 0));
+}
+
+TEST(QuantizeInputs, GroupsAreRoundedOnTheirOwn) {
+  const std::vector<float> x = normals(4, 80);
+  std::vector<std::int8_t> codes(x.size()), alone(32);
+  std::vector<float> scales(3);
+  quantize_inputs(x.data(), 80, 32, codes.data(), scales.data());
+  for (std::size_t g = 0; g < 3; ++g) {
+    const std::size_t first = 32 * g, count = std::min<std::size_t>(32, x.size() - first);
+    float scale = 0.0f;
+    quantize_inputs(x.data() + first, static_cast<std::int64_t>(count), 0, alone.data(), &scale);
+    EXPECT_EQ(scales[g], scale);
+    for (std::size_t k = 0; k < count; ++k) EXPECT_EQ(codes[first + k], alone[k]);
+  }
 }
 
 TEST(QuantizeInputs, WhatIsNotFiniteShows) {
   for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
     const std::vector<float> x = {1.0f, bad, 2.0f};
     std::vector<std::int8_t> codes(x.size(), 5);
-    EXPECT_FALSE(std::isfinite(quantize_inputs(x.data(), 3, codes.data())));
+    float scale = 0.0f;
+    quantize_inputs(x.data(), 3, 0, codes.data(), &scale);
+    EXPECT_FALSE(std::isfinite(scale));
   }
 }
 

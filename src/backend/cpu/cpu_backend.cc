@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backend/cpu/attend_plan.h"
+#include "backend/cpu/cpu_limits.h"
 #include "backend/cpu/device_memory.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
@@ -45,6 +46,7 @@ class CpuBackend final : public Backend {
       : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)) {}
 
   [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/1", isa_level_name(level_)); }
+  Result<DeviceLimits> measure_limits() override { return measure_cpu_limits(kernels_, *pool_); }
   [[nodiscard]] bool host_memory() const override { return true; }
 
   Result<Buffer> allocate(std::size_t bytes) override {
@@ -219,59 +221,65 @@ class CpuBackend final : public Backend {
     return static_cast<float*>(scratch_.get()) + thread * scratch_floats_;
   }
 
-  /// The run with its inputs as codes where the weight is of integers. They are kept until the next call.
+  /// The run with its inputs as codes where the weight has integers. They are kept until the next call.
   MatmulRun quantized(MatmulRun run) {
-    const PackedIntegers* weight = run.weight->integers();
-    if (weight == nullptr) return run;
-    const std::int64_t stride = weight->padded_cols, blocks = stride / kIntegerBlock;
+    const std::optional<std::int64_t> group = run.weight->input_group();
+    if (!group) return run;
+    const std::int64_t cols = run.weight->cols(), stride = round_up(cols, kIntegerBlock),
+                       blocks = stride / kIntegerBlock;
+    const std::int64_t groups = *group == 0 ? 1 : (stride + *group - 1) / *group;
     input_codes_.resize(static_cast<std::size_t>(run.rows * stride));
     input_sums_.resize(static_cast<std::size_t>(run.rows * blocks));
-    input_scales_.resize(static_cast<std::size_t>(run.rows));
+    input_scales_.resize(static_cast<std::size_t>(run.rows * groups));
     for_each(run.rows, 4 * stride, kParallelElements, [&](std::int64_t row, int) {
       kernels_.quantize({.x = run.x + row * run.x_stride,
-                         .cols = weight->cols,
+                         .cols = cols,
                          .padded_cols = stride,
+                         .group = *group,
                          .codes = input_codes_.data() + row * stride,
                          .sums = input_sums_.data() + row * blocks,
-                         .scale = input_scales_.data() + row});
+                         .scales = input_scales_.data() + row * groups});
     });
-    run.integers = {input_codes_.data(), input_sums_.data(), input_scales_.data(), stride};
+    run.integers = {input_codes_.data(), input_sums_.data(), input_scales_.data(), stride, groups};
     return run;
   }
 
   /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows.
   void multiply_panels(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count,
                        float* space) const {
-    if (const PackedIntegers* integers = run.weight->integers(); integers != nullptr) {
-      const IntegerInputs& x = run.integers;
-      kernels_.multiply_integers({.weight = *integers,
-                                  .first_panel = first,
-                                  .end_panel = end,
-                                  .x = {.codes = x.codes + row * x.stride,
-                                        .sums = x.sums + row * (x.stride / kIntegerBlock),
-                                        .scales = x.scales + row,
-                                        .stride = x.stride},
-                                  .rows = count,
-                                  .out = run.out + row * run.out_stride,
-                                  .out_stride = run.out_stride,
-                                  .bias = run.bias});
-      return;
-    }
     for (const CpuMatrix::Segment& segment : run.weight->segments()) {
-      const std::int64_t from = std::max(first, segment.first_panel);
-      const std::int64_t to = std::min(end, segment.first_panel + segment.panels());
+      const std::int64_t from = std::max(first, segment.first_panel) - segment.first_panel;
+      const std::int64_t to = std::min(end, segment.first_panel + segment.panels()) - segment.first_panel;
       if (from >= to) continue;
-      kernels_.matmul({.weight = segment.stored,
-                       .first_panel = from - segment.first_panel,
-                       .end_panel = to - segment.first_panel,
-                       .x = run.x + row * run.x_stride,
-                       .x_stride = run.x_stride,
-                       .rows = count,
-                       .round_inputs = run.weight->round_inputs(),
-                       .out = run.out + row * run.out_stride + segment.first_row,
-                       .out_stride = run.out_stride,
-                       .bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr,
-                       .scratch = space});
+      float* out = run.out + row * run.out_stride + segment.first_row;
+      const float* bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr;
+      if (segment.integers) {
+        const IntegerInputs& x = run.integers;
+        kernels_.multiply_integers({.weight = *segment.integers,
+                                    .first_panel = from,
+                                    .end_panel = to,
+                                    .x = {.codes = x.codes + row * x.stride,
+                                          .sums = x.sums + row * (x.stride / kIntegerBlock),
+                                          .scales = x.scales + row * x.groups,
+                                          .stride = x.stride,
+                                          .groups = x.groups},
+                                    .rows = count,
+                                    .out = out,
+                                    .out_stride = run.out_stride,
+                                    .bias = bias});
+      } else {
+        kernels_.matmul({.weight = segment.stored,
+                         .first_panel = from,
+                         .end_panel = to,
+                         .x = run.x + row * run.x_stride,
+                         .x_stride = run.x_stride,
+                         .rows = count,
+                         .round_inputs = run.weight->round_inputs(),
+                         .out = out,
+                         .out_stride = run.out_stride,
+                         .bias = bias,
+                         .scratch = space});
+      }
     }
   }
 

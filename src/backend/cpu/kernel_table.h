@@ -50,30 +50,41 @@ struct MatmulTask {
   float* scratch = nullptr;     // kMatmulScratch floats, 64-byte aligned
 };
 
-/// Outputs in an integer format (quant/integer.h), in panels of 16; the last is filled up with zeros. Inputs are padded
-/// to whole blocks of kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
+/// Outputs as integer codes, in panels of 16; the last is filled up with zeros. Inputs are padded to whole blocks of
+/// kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
 ///   8 bits: [padded_cols / 4][16 outputs][4 inputs] int8
 ///   4 bits: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
+/// Groups of inputs have scales; what a format lacks is null.
 struct PackedIntegers {
   std::int32_t bits = 8;
   std::int64_t rows = 0, cols = 0, padded_cols = 0;
-  std::int64_t group_blocks = 0;          // blocks of a group
-  const std::byte* codes = nullptr;       // [panels]
-  const float* row_scales = nullptr;      // 8 bits: [panels][16]
-  const std::uint16_t* scales = nullptr;  // 4 bits: [panels][groups][16], halves
-  const std::uint8_t* zeros = nullptr;    // 4 bits: [panels][groups][16]
+  std::int64_t group = 0;        // inputs that share a scale: a multiple of 4; of 4 bits, of kIntegerBlock
+  std::int64_t groups = 0;       // that padded_cols are cut into
+  std::int64_t supers = 0;       // elements of `scales` of an output
+  std::int32_t super_shift = 0;  // log2 of the groups that share an element of `scales` and of `minimums`
+  std::int32_t input_shift = 0;  // log2 of the inputs of a row that share a scale of theirs; row_scales: of no meaning
+  const std::byte* codes = nullptr;              // [panels]
+  const float* row_scales = nullptr;             // [panels][16]: one group, and one scale for a row of inputs
+  const std::uint16_t* scales = nullptr;         // [panels][supers][16], halves
+  const std::int8_t* factors = nullptr;          // [panels][groups][16], of the scales
+  const std::uint8_t* zeros = nullptr;           // [panels][groups][16]: codes are less these
+  std::int32_t zero = 0;                         // or all less this
+  const std::uint16_t* minimums = nullptr;       // [panels][supers][16], halves
+  const std::int8_t* minimum_factors = nullptr;  // [panels][groups][16]
 };
 
-/// Rows of inputs as codes: value = scales[r] * codes[r][k].
+/// Rows of inputs as codes: value = scale of the row and group * codes[r][k].
 struct IntegerInputs {
   const std::int8_t* codes = nullptr;  // [rows][stride], stride >= padded_cols, zeros behind the last column
   const std::int32_t* sums = nullptr;  // [rows][stride / kIntegerBlock]: of the codes of a block
-  const float* scales = nullptr;       // [rows]
-  std::int64_t stride = 0;
+  const float* scales = nullptr;       // [rows][groups]
+  std::int64_t stride = 0, groups = 0;
 };
 
-/// out[r, o] = x scale[r] * (sum over groups g, ascending, of scale[o, g] * inner) + bias[o], where inner, the sum over
-/// k in g of (code[o, k] - zero[o, g]) * x code[r, k], is exact.
+/// With inner, the exact sum over k in a group g of (code[o, k] - zero[o, g]) * x code[r, k], the scales s of weights
+/// and x of inputs, and the minimum m: out[r, o] is the sum over g, ascending, in one accumulator, of (s[o, g] * x[r,
+/// g]) * inner + m[o, g] * (x[r, g] * sum of x codes[r, k]), plus bias[o]. With row_scales it is (s[o] * inner) * x[r]
+/// + bias[o].
 struct IntegerTask {
   PackedIntegers weight;
   std::int64_t first_panel = 0, end_panel = 0;
@@ -88,9 +99,10 @@ struct IntegerTask {
 struct QuantizeTask {
   const float* x = nullptr;  // [cols]
   std::int64_t cols = 0, padded_cols = 0;
+  std::int64_t group = 0;        // inputs that share a scale: a multiple of kIntegerBlock, or 0 for all
   std::int8_t* codes = nullptr;  // [padded_cols]
   std::int32_t* sums = nullptr;  // [padded_cols / kIntegerBlock]
-  float* scale = nullptr;
+  float* scales = nullptr;       // [groups]
 };
 
 /// Consecutive rows of the batch, all heads of one kv head, take in the positions [begin, end) of one page table, as
@@ -166,6 +178,11 @@ struct KernelTable {
   void (*combine)(float a, const float* x, float b, const float* y, float* out, std::int64_t count);
   void (*scale_softcap)(float* x, std::int64_t count, float scale, float softcap);
   void (*evaluate)(MathFunction function, const float* x, float* out, std::int64_t count);
+  /// Reads all of it (a multiple of 1,024 bytes) and says something of it, so that reading cannot be left out.
+  float (*read_memory)(const std::byte* memory, std::int64_t bytes);
+  /// Multiplies and adds in registers only, `rounds` times, as the level's products in that arithmetic do. Returns the
+  /// number of multiplications and additions; `sink` gets what came of them.
+  std::int64_t (*multiply_add)(Arithmetic arithmetic, std::int64_t rounds, float* sink);
 };
 
 extern const KernelTable kScalarKernels;

@@ -19,6 +19,7 @@ namespace {
 #include "backend/cpu/kernels/integers.h"
 #include "backend/cpu/kernels/attention.h"
 #include "backend/cpu/kernels/rowwise.h"
+#include "backend/cpu/kernels/limits.h"
 #include "backend/cpu/kernels/table.h"
 // clang-format on
 

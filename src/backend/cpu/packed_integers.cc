@@ -1,9 +1,12 @@
 #include "backend/cpu/packed_integers.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
+#include "core/check.h"
 #include "core/float16.h"
 
 namespace millrace {
@@ -12,119 +15,211 @@ namespace {
 
 constexpr std::int64_t kQuad = 4;  // inputs that stand side by side
 
-struct Sizes {
-  std::size_t codes = 0, scales = 0, zeros = 0;
-  [[nodiscard]] std::size_t all() const { return codes + scales + zeros; }
-};
-
-std::size_t aligned(std::int64_t bytes) {
-  return static_cast<std::size_t>(round_up(bytes, 64));
+std::int32_t log2_of(std::int64_t power) {
+  MILLRACE_CHECK(std::has_single_bit(static_cast<std::uint64_t>(power)), "{} is no power of two", power);
+  return std::countr_zero(static_cast<std::uint64_t>(power));
 }
 
-Sizes sizes(const IntegerFormat& format, std::int64_t rows, std::int64_t cols) {
-  const std::int64_t padded_rows = round_up(rows, kPanelRows), padded_cols = round_up(cols, kIntegerBlock);
-  Sizes sizes{.codes = aligned(padded_rows * padded_cols * format.bits / 8)};
-  if (format.bits == 8) {
-    sizes.scales = aligned(padded_rows * static_cast<std::int64_t>(sizeof(float)));
-  } else {
-    const std::int64_t groups = padded_rows * format.groups(cols);
-    sizes.scales = aligned(groups * static_cast<std::int64_t>(sizeof(std::uint16_t)));
-    sizes.zeros = aligned(groups);
-  }
-  return sizes;
-}
-
-std::int64_t groups_of(const PackedIntegers& layout) {
-  const std::int64_t blocks = layout.padded_cols / kIntegerBlock;
-  return (blocks + layout.group_blocks - 1) / layout.group_blocks;
-}
-
-/// Byte and half of the byte (4 bits) of output `lane`'s code of input `k` within a panel.
-struct Place {
-  std::int64_t byte = 0;
-  bool high = false;
-};
-
-Place place_of(std::int32_t bits, std::int64_t lane, std::int64_t k) {
-  if (bits == 8) return {(k / kQuad * kPanelRows + lane) * kQuad + k % kQuad, false};
-  return {(k / kQuad * (kPanelRows / 2) + lane % (kPanelRows / 2)) * kQuad + k % kQuad, lane >= kPanelRows / 2};
+std::int64_t panels_of(const PackedIntegers& layout) {
+  return (layout.rows + kPanelRows - 1) / kPanelRows;
 }
 
 std::int64_t panel_bytes(const PackedIntegers& layout) {
   return layout.padded_cols * kPanelRows * layout.bits / 8;
 }
 
-}  // namespace
+/// Hands out memory, part after part; without memory it counts.
+class Placer {
+ public:
+  explicit Placer(std::byte* memory) : memory_(memory) {}
 
-std::size_t packed_integer_bytes(const IntegerFormat& format, std::int64_t rows, std::int64_t cols) {
-  return sizes(format, rows, cols).all();
+  /// A part that the layout does not have stays null.
+  template <typename Element>
+  void place(const Element*& part, bool present, std::int64_t elements) {
+    if (!present) return;
+    if (memory_ != nullptr) part = reinterpret_cast<const Element*>(memory_ + bytes_);
+    bytes_ += static_cast<std::size_t>(round_up(elements * static_cast<std::int64_t>(sizeof(Element)), 64));
+  }
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* memory_;
+  std::size_t bytes_ = 0;
+};
+
+/// Stands for a part that the layout has, until it is placed.
+template <typename Element>
+const Element* present() {
+  alignas(64) static const std::byte somewhere[64]{};
+  return reinterpret_cast<const Element*>(somewhere);
 }
 
-PackedIntegers lay_out_integers(const IntegerFormat& format, std::int64_t rows, std::int64_t cols,
-                                const std::byte* memory) {
-  const Sizes parts = sizes(format, rows, cols);
-  PackedIntegers layout{.bits = format.bits, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
-  layout.group_blocks = (format.group == 0 ? layout.padded_cols : format.group) / kIntegerBlock;
-  layout.codes = memory;
-  const std::byte* scales = memory + parts.codes;
-  if (format.bits == 8) {
-    layout.row_scales = reinterpret_cast<const float*>(scales);
-  } else {
-    layout.scales = reinterpret_cast<const std::uint16_t*>(scales);
-    layout.zeros = reinterpret_cast<const std::uint8_t*>(scales + parts.scales);
+std::size_t place_all(PackedIntegers& layout, std::byte* memory) {
+  Placer placer(memory);
+  const std::int64_t panels = panels_of(layout);
+  const std::int64_t groups = panels * layout.groups * kPanelRows, supers = panels * layout.supers * kPanelRows;
+  placer.place(layout.codes, true, panels * panel_bytes(layout));
+  placer.place(layout.row_scales, layout.row_scales != nullptr, panels * kPanelRows);
+  placer.place(layout.scales, layout.scales != nullptr, supers);
+  placer.place(layout.factors, layout.factors != nullptr, groups);
+  placer.place(layout.zeros, layout.zeros != nullptr, groups);
+  placer.place(layout.minimums, layout.minimums != nullptr, supers);
+  placer.place(layout.minimum_factors, layout.minimum_factors != nullptr, groups);
+  return placer.bytes();
+}
+
+/// The memory is the caller's to fill and the layout's to read.
+template <typename Element>
+Element* writable(const Element* part) {
+  return const_cast<Element*>(part);
+}
+
+void write_codes(const PackedIntegers& layout, std::int64_t row, const std::int8_t* codes) {
+  const std::int64_t lane = row % kPanelRows;
+  std::byte* panel = writable(layout.codes) + row / kPanelRows * panel_bytes(layout);
+  for (std::int64_t k = 0; k < layout.cols; k += kQuad) {
+    std::uint8_t quad[kQuad] = {};
+    std::memcpy(quad, codes + k, static_cast<std::size_t>(std::min(kQuad, layout.cols - k)));
+    if (layout.bits == 8) {
+      std::memcpy(panel + (k * kPanelRows + lane * kQuad), quad, kQuad);
+      continue;
+    }
+    std::byte* target = panel + (k / kQuad * (kPanelRows / 2) + lane % (kPanelRows / 2)) * kQuad;
+    for (std::int64_t i = 0; i < kQuad; ++i) {
+      target[i] |= static_cast<std::byte>(lane >= kPanelRows / 2 ? quad[i] << 4 : quad[i]);
+    }
   }
+}
+
+/// One output's elements of a part that has `count` for each, to their lane.
+template <typename Element, typename Stored>
+void write_lane(const Element* part, std::int64_t row, std::int64_t count, const Stored* values) {
+  Element* target = writable(part) + row / kPanelRows * count * kPanelRows + row % kPanelRows;
+  for (std::int64_t i = 0; i < count; ++i) target[i * kPanelRows] = static_cast<Element>(values[i]);
+}
+
+template <typename Element>
+Element lane_element(const Element* part, std::int64_t row, std::int64_t count, std::int64_t index) {
+  return part[(row / kPanelRows * count + index) * kPanelRows + row % kPanelRows];
+}
+
+}  // namespace
+
+PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, std::int64_t cols) {
+  PackedIntegers layout{.bits = format.bits, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
+  if (format.group == 0) {
+    layout.group = layout.padded_cols;
+    layout.row_scales = present<float>();
+  } else {
+    layout.group = format.group;
+    layout.input_shift = log2_of(format.group);
+    layout.scales = present<std::uint16_t>();
+    if (format.symmetric) {
+      layout.zero = kSymmetricZero;
+    } else {
+      layout.zeros = present<std::uint8_t>();
+    }
+  }
+  layout.groups = layout.supers = (layout.padded_cols + layout.group - 1) / layout.group;
   return layout;
 }
 
-Status pack_integer_panel(const IntegerFormat& format, const MatrixSource& source, const PackedIntegers& layout,
-                          std::int64_t panel) {
-  const std::int64_t cols = layout.cols, groups = groups_of(layout);
-  std::vector<float> values(static_cast<std::size_t>(cols)), scales(static_cast<std::size_t>(groups));
-  std::vector<std::int8_t> codes(static_cast<std::size_t>(cols));
-  std::vector<std::uint8_t> zeros(static_cast<std::size_t>(groups));
-  // The memory is the caller's to fill and the layout's to read.
-  auto* target = const_cast<std::byte*>(layout.codes) + panel * panel_bytes(layout);
+PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, std::int64_t cols) {
+  PackedIntegers layout{.bits = blocks.bits, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
+  layout.group = blocks.group;
+  layout.groups = layout.padded_cols / blocks.group;
+  layout.super_shift = log2_of(blocks.super / blocks.group);
+  layout.supers = layout.padded_cols / blocks.super;
+  layout.input_shift = log2_of(kIntegerBlock);
+  layout.zero = blocks.zero;
+  layout.scales = present<std::uint16_t>();
+  if (blocks.factors()) layout.factors = present<std::int8_t>();
+  if (blocks.minimums) layout.minimums = present<std::uint16_t>();
+  if (blocks.minimums && blocks.factors()) layout.minimum_factors = present<std::int8_t>();
+  return layout;
+}
+
+std::size_t packed_integer_bytes(const PackedIntegers& layout) {
+  PackedIntegers copy = layout;
+  return place_all(copy, nullptr);
+}
+
+void place_integers(PackedIntegers& layout, std::byte* memory) {
+  place_all(layout, memory);
+}
+
+Status pack_integer_panel(const IntegerFormat& format, const MatrixSource& source, std::int64_t first_row,
+                          const PackedIntegers& layout, std::int64_t panel) {
+  std::vector<float> values(static_cast<std::size_t>(layout.cols)), scales(static_cast<std::size_t>(layout.groups));
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(layout.cols));
+  std::vector<std::uint8_t> zeros(static_cast<std::size_t>(layout.groups));
+  std::vector<std::uint16_t> halves(static_cast<std::size_t>(layout.groups));
   const std::int64_t end = std::min((panel + 1) * kPanelRows, layout.rows);
   for (std::int64_t row = panel * kPanelRows; row < end; ++row) {
-    read_row(source, row, values.data());
+    read_row(source, first_row + row, values.data());
     if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); })) {
-      return fail("a weight is not finite (output {}): it cannot be rounded to {}", row, integer_format_name(format));
+      return fail("a weight is not finite (output {}): it cannot be rounded to {}", first_row + row,
+                  integer_format_name(format));
     }
-    quantize_row(format, values.data(), cols, {codes.data(), scales.data(), zeros.data()});
-    const std::int64_t lane = row % kPanelRows;
-    for (std::int64_t k = 0; k < cols; ++k) {
-      const Place place = place_of(layout.bits, lane, k);
-      const auto code = static_cast<std::uint8_t>(codes[static_cast<std::size_t>(k)]);
-      target[place.byte] |= static_cast<std::byte>(place.high ? code << 4 : code);
-    }
-    if (layout.bits == 8) {
-      const_cast<float*>(layout.row_scales)[row] = scales.front();
+    quantize_row(format, values.data(), layout.cols, {codes.data(), scales.data(), zeros.data()});
+    write_codes(layout, row, codes.data());
+    if (layout.row_scales != nullptr) {
+      write_lane(layout.row_scales, row, 1, scales.data());
       continue;
     }
-    for (std::int64_t g = 0; g < groups; ++g) {
-      const std::int64_t index = (panel * groups + g) * kPanelRows + lane;
-      const_cast<std::uint16_t*>(layout.scales)[index] = float_to_f16(scales[static_cast<std::size_t>(g)]);
-      const_cast<std::uint8_t*>(layout.zeros)[index] = zeros[static_cast<std::size_t>(g)];
-    }
+    std::ranges::transform(scales, halves.begin(), float_to_f16);
+    write_lane(layout.scales, row, layout.groups, halves.data());
+    if (layout.zeros != nullptr) write_lane(layout.zeros, row, layout.groups, zeros.data());
   }
   return Ok{};
 }
 
+void pack_block_row(QuantFormat format, const std::byte* blocks, const PackedIntegers& layout, std::int64_t row) {
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(layout.cols)),
+      factors(static_cast<std::size_t>(layout.groups)), minimum_factors(factors.size());
+  std::vector<std::uint16_t> scales(static_cast<std::size_t>(layout.supers)), minimums(scales.size());
+  split_row(format, blocks, layout.cols,
+            {codes.data(), scales.data(), minimums.data(), factors.data(), minimum_factors.data()});
+  write_codes(layout, row, codes.data());
+  write_lane(layout.scales, row, layout.supers, scales.data());
+  if (layout.factors != nullptr) write_lane(layout.factors, row, layout.groups, factors.data());
+  if (layout.minimums != nullptr) write_lane(layout.minimums, row, layout.supers, minimums.data());
+  if (layout.minimum_factors != nullptr) {
+    write_lane(layout.minimum_factors, row, layout.groups, minimum_factors.data());
+  }
+}
+
 void decode_integer_row(const PackedIntegers& weight, std::int64_t row, float* target) {
-  const std::int64_t panel = row / kPanelRows, lane = row % kPanelRows, groups = groups_of(weight);
-  const std::byte* codes = weight.codes + panel * panel_bytes(weight);
+  const std::int64_t lane = row % kPanelRows;
+  const std::byte* panel = weight.codes + row / kPanelRows * panel_bytes(weight);
   for (std::int64_t k = 0; k < weight.cols; ++k) {
-    const Place place = place_of(weight.bits, lane, k);
-    const auto byte = std::to_integer<std::uint8_t>(codes[place.byte]);
+    const std::int64_t group = k / weight.group, super = group >> weight.super_shift;
     if (weight.bits == 8) {
-      target[k] = weight.row_scales[row] * static_cast<float>(static_cast<std::int8_t>(byte));
+      const auto code = std::to_integer<std::int8_t>(panel[(k / kQuad * kPanelRows + lane) * kQuad + k % kQuad]);
+      target[k] = static_cast<float>(code);
+    } else {
+      const auto both = std::to_integer<std::uint8_t>(
+          panel[(k / kQuad * (kPanelRows / 2) + lane % (kPanelRows / 2)) * kQuad + k % kQuad]);
+      std::int32_t code = (lane >= kPanelRows / 2 ? both >> 4 : both & 15) - weight.zero;
+      if (weight.zeros != nullptr) code -= lane_element(weight.zeros, row, weight.groups, group);
+      target[k] = static_cast<float>(code);
+    }
+    if (weight.row_scales != nullptr) {
+      target[k] *= weight.row_scales[row];
       continue;
     }
-    const std::int64_t group = k / kIntegerBlock / weight.group_blocks;
-    const std::int64_t index = (panel * groups + group) * kPanelRows + lane;
-    const int code = (place.high ? byte >> 4 : byte & 15) - weight.zeros[index];
-    target[k] = f16_to_float(weight.scales[index]) * static_cast<float>(code);
+    float scale = f16_to_float(lane_element(weight.scales, row, weight.supers, super));
+    if (weight.factors != nullptr) scale *= lane_element(weight.factors, row, weight.groups, group);
+    target[k] *= scale;
+    if (weight.minimums == nullptr) continue;
+    float minimum = f16_to_float(lane_element(weight.minimums, row, weight.supers, super));
+    if (weight.minimum_factors != nullptr) minimum *= lane_element(weight.minimum_factors, row, weight.groups, group);
+    target[k] += minimum;
   }
+}
+
+std::int64_t input_group(const PackedIntegers& weight) {
+  return weight.row_scales != nullptr ? 0 : std::int64_t{1} << weight.input_shift;
 }
 
 }  // namespace millrace

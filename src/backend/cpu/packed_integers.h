@@ -8,22 +8,32 @@
 #include "backend/matrix_source.h"
 #include "core/result.h"
 #include "quant/integer.h"
+#include "quant/integer_blocks.h"
 
 namespace millrace {
 
-/// Bytes that the codes, scales and zero points of a matrix take together.
-std::size_t packed_integer_bytes(const IntegerFormat& format, std::int64_t rows, std::int64_t cols);
+/// A layout of `rows` outputs without memory: what there is of it, and how much.
+PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, std::int64_t cols);
+PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, std::int64_t cols);
 
-/// The layout of a matrix that lies at `memory`, aligned to 64 bytes.
-PackedIntegers lay_out_integers(const IntegerFormat& format, std::int64_t rows, std::int64_t cols,
-                                const std::byte* memory);
+/// Bytes that all parts take together.
+std::size_t packed_integer_bytes(const PackedIntegers& layout);
 
-/// Rounds the 16 outputs of panel `panel` of `source` and writes them into the memory of the layout. Panels may be
-/// packed by several threads at once. Error: a weight is not finite.
-Status pack_integer_panel(const IntegerFormat& format, const MatrixSource& source, const PackedIntegers& layout,
-                          std::int64_t panel);
+/// Points the parts into zeroed memory of packed_integer_bytes(), aligned to 64 bytes.
+void place_integers(PackedIntegers& layout, std::byte* memory);
+
+/// Rounds the 16 outputs of panel `panel` and writes them into the memory of the layout. `first_row`: output 0 of the
+/// layout in the source. Panels may be packed by several threads at once. Error: a weight is not finite.
+Status pack_integer_panel(const IntegerFormat& format, const MatrixSource& source, std::int64_t first_row,
+                          const PackedIntegers& layout, std::int64_t panel);
+
+/// The same without rounding: one output's stored blocks.
+void pack_block_row(QuantFormat format, const std::byte* blocks, const PackedIntegers& layout, std::int64_t row);
 
 /// Output `row`'s values, target [cols].
 void decode_integer_row(const PackedIntegers& weight, std::int64_t row, float* target);
+
+/// Inputs that share a scale of theirs in products with the weight; 0: all of a row.
+std::int64_t input_group(const PackedIntegers& weight);
 
 }  // namespace millrace

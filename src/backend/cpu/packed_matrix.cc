@@ -98,6 +98,7 @@ std::size_t panel_bytes(const PackedSegment& segment) {
 }
 
 std::size_t segment_bytes(const CpuMatrix::Segment& segment) {
+  if (segment.integers) return packed_integer_bytes(*segment.integers);
   const PackedSegment& stored = segment.stored;
   const std::size_t bytes = is_plain(stored.format)
                                 ? panel_bytes(stored) * static_cast<std::size_t>(segment.panels())
@@ -122,8 +123,11 @@ void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
   integer_ = format.integer;
   if (integer_) {
     rows_ = source.rows();
-    segments_.push_back({{QuantFormat::u8, nullptr, rows_, cols_}, 0, 0});
-    bytes_ = packed_integer_bytes(*integer_, rows_, cols_);
+    Segment all{.stored = {QuantFormat::u8, nullptr, rows_, cols_},
+                .integers = integer_layout(*integer_, rows_, cols_)};
+    input_group_ = millrace::input_group(*all.integers);
+    bytes_ = segment_bytes(all);
+    segments_.push_back(std::move(all));
     return;
   }
   const bool round = format.input == DType::bf16 && std::all_of(source.pieces.begin(), source.pieces.end(),
@@ -133,12 +137,19 @@ void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
     const QuantFormat stored = round ? QuantFormat::bf16 : piece.format;
     if (segments_.empty() || segments_.back().stored.format != stored) {
       const std::int64_t panel = segments_.empty() ? 0 : segments_.back().first_panel + segments_.back().panels();
-      segments_.push_back({{stored, nullptr, 0, cols_}, rows_, panel});
+      segments_.push_back({.stored = {stored, nullptr, 0, cols_}, .first_row = rows_, .first_panel = panel});
     }
     segments_.back().stored.rows += piece.rows;
     rows_ += piece.rows;
   }
-  for (const Segment& segment : segments_) bytes_ += segment_bytes(segment);
+  for (Segment& segment : segments_) {
+    const auto blocks = format.integer_blocks ? integer_blocks(segment.stored.format) : std::nullopt;
+    if (blocks) {
+      segment.integers = integer_layout(*blocks, segment.stored.rows, cols_);
+      input_group_ = millrace::input_group(*segment.integers);
+    }
+    bytes_ += segment_bytes(segment);
+  }
 }
 
 std::size_t CpuMatrix::packed_bytes(const MatrixSource& source, LinearFormat format) {
@@ -152,35 +163,39 @@ Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, L
   matrix->lay_out(source, format);
   MILLRACE_TRY(matrix->memory_, allocate_device_memory(matrix->bytes_, "a weight"));
 
-  if (format.integer) {
-    MILLRACE_CHECK_OK(matrix->pack_integers(source, pool));
-    return matrix;
-  }
   auto* next = static_cast<std::byte*>(matrix->memory_.get());
   for (Segment& segment : matrix->segments_) {
-    std::byte* data = next;
-    segment.stored.data = data;
+    if (segment.integers) {
+      place_integers(*segment.integers, next);
+    } else {
+      segment.stored.data = next;
+    }
+    MILLRACE_CHECK_OK(matrix->pack_segment(source, segment, next, pool));
     next += segment_bytes(segment);
-    pool.run(segment.panels(), [&](std::int64_t panel, int) {
-      if (is_plain(segment.stored.format)) {
-        pack_panel(source, segment, panel, data + static_cast<std::size_t>(panel) * panel_bytes(segment.stored));
-      } else {
-        pack_rows(source, segment, panel, data);
-      }
-    });
   }
   return matrix;
 }
 
-Status CpuMatrix::pack_integers(const MatrixSource& source, ThreadPool& pool) {
-  integers_ = lay_out_integers(*integer_, rows_, cols_, static_cast<const std::byte*>(memory_.get()));
+Status CpuMatrix::pack_segment(const MatrixSource& source, const Segment& segment, std::byte* memory,
+                               ThreadPool& pool) const {
   std::mutex mutex;
   std::optional<Error> error;
-  pool.run(segments_.front().panels(), [&](std::int64_t panel, int) {
-    Status status = pack_integer_panel(*integer_, source, integers_, panel);
-    if (status.ok()) return;
-    const std::lock_guard lock(mutex);
-    if (!error) error = std::move(status).error();
+  pool.run(segment.panels(), [&](std::int64_t panel, int) {
+    if (integer_) {
+      Status status = pack_integer_panel(*integer_, source, segment.first_row, *segment.integers, panel);
+      if (status.ok()) return;
+      const std::lock_guard lock(mutex);
+      if (!error) error = std::move(status).error();
+    } else if (segment.integers) {
+      const std::int64_t end = std::min((panel + 1) * kPanelRows, segment.stored.rows);
+      for (std::int64_t row = panel * kPanelRows; row < end; ++row) {
+        pack_block_row(segment.stored.format, find_row(source, segment.first_row + row).start, *segment.integers, row);
+      }
+    } else if (is_plain(segment.stored.format)) {
+      pack_panel(source, segment, panel, memory + static_cast<std::size_t>(panel) * panel_bytes(segment.stored));
+    } else {
+      pack_rows(source, segment, panel, memory);
+    }
   });
   if (error) return *std::move(error);
   return Ok{};
@@ -204,14 +219,14 @@ std::int64_t CpuMatrix::twin_panel() const {
 }
 
 void CpuMatrix::decode_row(std::int64_t row, float* target) const {
-  if (integer_) {
-    decode_integer_row(integers_, row, target);
-    return;
-  }
   for (const Segment& segment : segments_) {
     const PackedSegment& stored = segment.stored;
     const std::int64_t inside = row - segment.first_row;
     if (inside >= stored.rows) continue;
+    if (segment.integers) {
+      decode_integer_row(*segment.integers, inside, target);
+      return;
+    }
     const auto columns = static_cast<std::size_t>(cols_);
     if (!is_plain(stored.format)) {
       const std::size_t row_bytes = format_bytes(stored.format, columns);

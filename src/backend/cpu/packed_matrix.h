@@ -18,17 +18,18 @@ namespace millrace {
 class CpuMatrix final : public PackedMatrix {
  public:
   struct Segment {
-    PackedSegment stored;
+    PackedSegment stored;                         // its format and shape; its data where there are no integers
+    std::optional<PackedIntegers> integers = {};  // the same outputs as codes
     std::int64_t first_row = 0;
     std::int64_t first_panel = 0;
 
     [[nodiscard]] std::int64_t panels() const { return (stored.rows + kPanelRows - 1) / kPanelRows; }
   };
 
-  /// Copies the source into the kernels' layout, the pool's threads each taking some rows: plain elements into panels,
-  /// everything else row by row as stored. Neighbouring pieces of one format become one segment. With a format of
-  /// input bf16, a source of plain pieces alone is rounded to bf16; with an integer format all pieces are rounded to it
-  /// and become one segment (integers()).
+  /// Copies the source into the kernels' layout, the pool's threads each taking some rows: plain elements and integer
+  /// codes into panels, everything else row by row as stored. Neighbouring pieces of one format become one segment.
+  /// With a format of input bf16, a source of plain pieces alone is rounded to bf16; with an integer format all pieces
+  /// are rounded to it and become one segment.
   /// Takes the packed size and no more. Errors: no memory; a weight that cannot be rounded.
   static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, ThreadPool& pool);
   /// bytes() of what pack() would return; needs no data.
@@ -38,9 +39,13 @@ class CpuMatrix final : public PackedMatrix {
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
   [[nodiscard]] std::size_t bytes() const override { return bytes_; }
 
+  [[nodiscard]] Arithmetic arithmetic() const override {
+    if (input_group_) return Arithmetic::int8;
+    return round_inputs() ? Arithmetic::bf16 : Arithmetic::f32;
+  }
   [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16; }
-  /// The one segment's codes, where the format is an integer one; else null, and segments() have the data.
-  [[nodiscard]] const PackedIntegers* integers() const { return integer_ ? &integers_ : nullptr; }
+  /// Where some segments have integers: the inputs that share a scale of their codes, 0 for all of a row.
+  [[nodiscard]] std::optional<std::int64_t> input_group() const { return input_group_; }
   [[nodiscard]] std::int64_t panels() const;
   [[nodiscard]] const std::vector<Segment>& segments() const { return segments_; }
 
@@ -55,7 +60,7 @@ class CpuMatrix final : public PackedMatrix {
  private:
   CpuMatrix() = default;
 
-  Status pack_integers(const MatrixSource& source, ThreadPool& pool);
+  Status pack_segment(const MatrixSource& source, const Segment& segment, std::byte* memory, ThreadPool& pool) const;
   /// The segments, without data yet, and what follows from them.
   void lay_out(const MatrixSource& source, LinearFormat format);
 
@@ -63,7 +68,7 @@ class CpuMatrix final : public PackedMatrix {
   std::size_t bytes_ = 0;
   DType input_ = DType::f32;
   std::optional<IntegerFormat> integer_;
-  PackedIntegers integers_;
+  std::optional<std::int64_t> input_group_;
   std::vector<Segment> segments_;
   std::shared_ptr<void> memory_;
 };

@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "core/float16.h"
+#include "quant/integer_blocks.h"
 
 namespace millrace {
 
@@ -19,19 +20,31 @@ namespace {
 class ReferenceMatrix final : public PackedMatrix {
  public:
   ReferenceMatrix(std::int64_t rows, std::int64_t cols, LinearFormat format)
-      : rows_(rows), cols_(cols), format_(format), values_(static_cast<std::size_t>(rows * cols)) {}
+      : rows_(rows),
+        cols_(cols),
+        format_(format),
+        values_(static_cast<std::size_t>(rows * cols)),
+        input_groups_(static_cast<std::size_t>(rows)) {}
 
   [[nodiscard]] std::int64_t rows() const override { return rows_; }
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
   [[nodiscard]] std::size_t bytes() const override { return values_.size() * sizeof(float); }
+  [[nodiscard]] Arithmetic arithmetic() const override { return Arithmetic::f32; }
   [[nodiscard]] const LinearFormat& format() const { return format_; }
   [[nodiscard]] const float* row(std::int64_t r) const { return values_.data() + r * cols_; }
   [[nodiscard]] float* row(std::int64_t r) { return values_.data() + r * cols_; }
+
+  /// How many inputs share a scale when they are rounded to 8 bits for this output, 0 for all; none: they are not.
+  [[nodiscard]] std::optional<std::int64_t> input_group(std::int64_t r) const {
+    return input_groups_[static_cast<std::size_t>(r)];
+  }
+  void set_input_group(std::int64_t r, std::int64_t group) { input_groups_[static_cast<std::size_t>(r)] = group; }
 
  private:
   std::int64_t rows_, cols_;
   LinearFormat format_;
   std::vector<float> values_;
+  std::vector<std::optional<std::int64_t>> input_groups_;
 };
 
 const ReferenceMatrix& as_reference(const PackedMatrix& matrix) {
@@ -60,13 +73,30 @@ Status round_to_integers(const IntegerFormat& format, std::int64_t cols, float* 
   return Ok{};
 }
 
-/// A row of inputs as a layer of this format sees it.
-void round_inputs(const LinearFormat& format, const float* x, std::vector<float>& target) {
+/// Outputs that are stored in blocks of integer codes.
+void set_block_groups(const MatrixSource& source, ReferenceMatrix& matrix) {
+  std::int64_t row = 0;
+  for (const MatrixPiece& piece : source.pieces) {
+    const bool integers = integer_blocks(piece.format).has_value();
+    for (std::int64_t end = row + piece.rows; row < end; ++row) {
+      if (integers) matrix.set_input_group(row, kIntegerBlock);
+    }
+  }
+}
+
+/// A row of inputs as an output with this input_group() sees it.
+void round_inputs(const LinearFormat& format, const std::optional<std::int64_t>& group, const float* x,
+                  std::vector<float>& target) {
   std::copy_n(x, target.size(), target.begin());
-  if (format.integer) {
+  if (group) {
+    const auto cols = static_cast<std::int64_t>(target.size()), step = *group == 0 ? cols : *group;
     std::vector<std::int8_t> codes(target.size());
-    const float scale = quantize_inputs(x, static_cast<std::int64_t>(target.size()), codes.data());
-    for (std::size_t c = 0; c < target.size(); ++c) target[c] = scale * static_cast<float>(codes[c]);
+    std::vector<float> scales(target.size());
+    quantize_inputs(x, cols, *group, codes.data(), scales.data());
+    for (std::int64_t c = 0; c < cols; ++c) {
+      const auto i = static_cast<std::size_t>(c);
+      target[i] = scales[static_cast<std::size_t>(c / step)] * static_cast<float>(codes[i]);
+    }
   } else if (format.input == DType::bf16) {
     for (float& value : target) value = round_to_bf16(value);
   }
@@ -143,6 +173,9 @@ std::byte* kv_slot(const KvLayer& kv, std::span<const std::int32_t> table, std::
 class ReferenceBackend final : public Backend {
  public:
   [[nodiscard]] std::string numeric_class() const override { return "reference/scalar/1"; }
+  Result<DeviceLimits> measure_limits() override {
+    return fail("the reference backend is made for being right: it is not measured against limits");
+  }
   [[nodiscard]] bool host_memory() const override { return true; }
 
   Result<Buffer> allocate(std::size_t bytes) override {
@@ -177,10 +210,12 @@ class ReferenceBackend final : public Backend {
         read_row(source, r, matrix->row(r));
         if (format.integer) {
           MILLRACE_CHECK_OK(round_to_integers(*format.integer, source.cols(), matrix->row(r)));
+          matrix->set_input_group(r, format.integer->group);
         }
         if (format.integer || !round_weights) continue;
         for (std::int64_t c = 0; c < source.cols(); ++c) matrix->row(r)[c] = round_to_bf16(matrix->row(r)[c]);
       }
+      if (format.integer_blocks && !format.integer) set_block_groups(source, *matrix);
       return std::unique_ptr<PackedMatrix>(std::move(matrix));
     } catch (const std::bad_alloc&) {
       return fail("cannot allocate {} bytes for a weight", packed_bytes(source, format));
@@ -225,8 +260,10 @@ class ReferenceBackend final : public Backend {
     const std::int64_t cols = weight.cols();
     std::vector<float> input(static_cast<std::size_t>(cols));
     for (std::int64_t r = 0; r < rows; ++r) {
-      round_inputs(weight.format(), x + r * cols, input);
       for (std::int64_t o = 0; o < weight.rows(); ++o) {
+        if (o == 0 || weight.input_group(o) != weight.input_group(o - 1)) {
+          round_inputs(weight.format(), weight.input_group(o), x + r * cols, input);
+        }
         const float* w = weight.row(o);
         float sum = 0.0f;
         for (std::int64_t c = 0; c < cols; ++c) sum += input[static_cast<std::size_t>(c)] * w[c];

@@ -1,96 +1,129 @@
 // Matrix products of integer weights and 8-bit inputs. Included inside an anonymous namespace (see kernel_table.h).
 //
 // Sums within a group are exact, so how they are cut does not matter; groups follow each other in one float accumulator
-// for each output, whatever the tile or the task.
+// for each output, whatever the tile or the task. IntegerTask says in which order what is rounded.
 
-inline Lanes group_scales(const PackedIntegers& weight, std::int64_t panel, std::int64_t groups, std::int64_t group) {
-  if (weight.bits == 8) return load(weight.row_scales + panel * 16);
-  return load(reinterpret_cast<const Half*>(weight.scales) + (panel * groups + group) * 16);
+/// Sixteen halves, times small integers where there are some.
+inline Lanes scaled_halves(const std::uint16_t* halves, const std::int8_t* factors, std::int64_t super,
+                           std::int64_t group) {
+  const Lanes scales = load(reinterpret_cast<const Half*>(halves) + super * 16);
+  return factors != nullptr ? mul(scales, load(factors + group * 16)) : scales;
 }
 
-template <int kRows, int kBits>
+/// Of the codes of a row's inputs in `blocks` blocks.
+inline std::int32_t sum_of_blocks(const std::int32_t* sums, std::int64_t blocks) {
+  std::int32_t sum = 0;
+  for (std::int64_t block = 0; block < blocks; ++block) sum += sums[block];
+  return sum;
+}
+
+template <int kRows, int kBits, bool kGrouped>
 inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t panel) {
   const PackedIntegers& weight = a.weight;
-  const std::int64_t blocks = weight.padded_cols / kIntegerBlock;
-  const std::int64_t groups = (blocks + weight.group_blocks - 1) / weight.group_blocks;
-  constexpr std::int64_t kBlockBytes = kIntegerBlock * 16 * kBits / 8;
-  const std::byte* codes = weight.codes + panel * blocks * kBlockBytes;
+  constexpr std::int64_t kInputBytes = 16 * kBits / 8;
+  const std::byte* codes = weight.codes + panel * weight.padded_cols * kInputBytes;
   const std::int8_t* x = a.x.codes + row * a.x.stride;
+  const bool offset = weight.zeros != nullptr || weight.zero != 0 || weight.minimums != nullptr;
   Lanes total[kRows];
   MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = broadcast(0.0f);
-  for (std::int64_t group = 0; group < groups; ++group) {
-    const std::int64_t first = group * weight.group_blocks;
-    const std::int64_t count = blocks - first < weight.group_blocks ? blocks - first : weight.group_blocks;
+  for (std::int64_t group = 0, first = 0; group < weight.groups; ++group, first += weight.group) {
+    const std::int64_t left = weight.padded_cols - first, count = left < weight.group ? left : weight.group;
     IntLanes sums[kRows];
     MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) sums[r] = no_sums();
-    if constexpr (kBits == 8) {
-      add_products_8<kRows>(codes + first * kBlockBytes, x + first * kIntegerBlock, a.x.stride, count, sums);
-    } else {
-      add_products_4<kRows>(codes + first * kBlockBytes, x + first * kIntegerBlock, a.x.stride, count, sums);
-      for (int r = 0; r < kRows; ++r) {
-        const std::int32_t* of_blocks = a.x.sums + (row + r) * (a.x.stride / kIntegerBlock) + first;
-        std::int32_t inputs = 0;
-        for (std::int64_t block = 0; block < count; ++block) inputs += of_blocks[block];
-        sums[r] = subtract_zeros(sums[r], weight.zeros + (panel * groups + group) * 16, inputs);
+    add_products<kRows, kBits>(codes + first * kInputBytes, x + first, a.x.stride, count, sums);
+    if constexpr (!kGrouped) {
+      const Lanes scales = load(weight.row_scales + panel * 16);
+      MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = mul(to_lanes(sums[r]), scales);
+      continue;
+    }
+    const std::int64_t super = panel * weight.supers + (group >> weight.super_shift);
+    const std::int64_t place = panel * weight.groups + group;
+    const Lanes scales = scaled_halves(weight.scales, weight.factors, super, place);
+    Lanes minimums = broadcast(0.0f);
+    if (weight.minimums != nullptr) {
+      minimums = scaled_halves(weight.minimums, weight.minimum_factors, super, place);
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const float x_scale = a.x.scales[(row + r) * a.x.groups + (first >> weight.input_shift)];
+      std::int32_t inputs = 0;
+      if (offset) {
+        inputs = sum_of_blocks(a.x.sums + ((row + r) * a.x.stride + first) / kIntegerBlock, count / kIntegerBlock);
+        if (weight.zeros != nullptr) {
+          sums[r] = subtract_zeros(sums[r], weight.zeros + place * 16, inputs);
+        } else if (weight.zero != 0) {
+          sums[r] = subtract(sums[r], weight.zero * inputs);
+        }
+      }
+      total[r] = fma(to_lanes(sums[r]), mul(scales, broadcast(x_scale)), total[r]);
+      if (weight.minimums != nullptr) {
+        total[r] = fma(minimums, broadcast(x_scale * static_cast<float>(inputs)), total[r]);
       }
     }
-    const Lanes scales = group_scales(weight, panel, groups, group);
-    MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = fma(to_lanes(sums[r]), scales, total[r]);
   }
   const std::int64_t left = weight.rows - panel * 16, lanes = left < 16 ? left : 16;
   for (int r = 0; r < kRows; ++r) {
-    Lanes result = mul(total[r], broadcast(a.x.scales[row + r]));
+    Lanes result = kGrouped ? total[r] : mul(total[r], broadcast(a.x.scales[row + r]));
     if (a.bias != nullptr) result = add(result, load_part(a.bias + panel * 16, lanes));
     store_part(a.out + (row + r) * a.out_stride + panel * 16, result, lanes);
   }
 }
 
-template <int kRows, int kBits>
+template <int kRows, int kBits, bool kGrouped>
 inline void integer_rows(const IntegerTask& a, std::int64_t row, std::int64_t rows, std::int64_t panel) {
   if constexpr (kRows > 0) {
-    for (; rows >= kRows; row += kRows, rows -= kRows) integer_tile<kRows, kBits>(a, row, panel);
-    integer_rows<kRows - 1, kBits>(a, row, rows, panel);
+    for (; rows >= kRows; row += kRows, rows -= kRows) integer_tile<kRows, kBits, kGrouped>(a, row, panel);
+    integer_rows<kRows - 1, kBits, kGrouped>(a, row, rows, panel);
   }
 }
 
 /// A panel, which the second-level cache holds, meets all rows in turn.
 void multiply_integers(const IntegerTask& a) {
   for (std::int64_t panel = a.first_panel; panel < a.end_panel; ++panel) {
-    if (a.weight.bits == 8) {
-      integer_rows<kIntegerTileRows, 8>(a, 0, a.rows, panel);
+    if (a.weight.bits == 4) {
+      integer_rows<kIntegerTileRows, 4, true>(a, 0, a.rows, panel);
+    } else if (a.weight.row_scales == nullptr) {
+      integer_rows<kIntegerTileRows, 8, true>(a, 0, a.rows, panel);
     } else {
-      integer_rows<kIntegerTileRows, 4>(a, 0, a.rows, panel);
+      integer_rows<kIntegerTileRows, 8, false>(a, 0, a.rows, panel);
     }
   }
 }
 
-void quantize(const QuantizeTask& task) {
+/// Codes of `count` inputs, zeros behind `cols`, and the sums of their blocks. Returns the scale.
+inline float quantize_group(const float* x, std::int64_t cols, std::int64_t count, std::int8_t* codes,
+                            std::int32_t* sums) {
   Lanes largest = broadcast(0.0f), poison = broadcast(0.0f);
-  for (std::int64_t k = 0; k < task.cols; k += 16) {
-    const Lanes x = load_part(task.x + k, task.cols - k < 16 ? task.cols - k : 16);
-    largest = max(largest, magnitude(x));
-    poison = fma(x, broadcast(0.0f), poison);  // infinities and NaN leave a NaN
+  for (std::int64_t k = 0; k < cols; k += 16) {
+    const Lanes values = load_part(x + k, cols - k < 16 ? cols - k : 16);
+    largest = max(largest, magnitude(values));
+    poison = fma(values, broadcast(0.0f), poison);  // infinities and NaN leave a NaN
   }
   const float reach = reduce_max(largest), doubt = reduce_add(poison);
   const float scale = doubt == 0.0f ? reach / 127.0f : doubt;
-  *task.scale = scale;
   const bool empty = !(scale > 0.0f);  // nothing but zeros, or not finite
-  for (std::int64_t k = 0; k < task.padded_cols; k += kIntegerBlock) {
-    std::int32_t sum = 0;
+  for (std::int64_t k = 0; k < count; k += kIntegerBlock) {
+    Lanes sum = broadcast(0.0f);
     for (std::int64_t half = k; half < k + kIntegerBlock; half += 16) {
-      float codes[16] = {};
-      const std::int64_t left = task.cols - half;
+      Lanes code = broadcast(0.0f);
+      const std::int64_t left = cols - half;
       if (!empty && left > 0) {
-        const Lanes x = load_part(task.x + half, left < 16 ? left : 16);
-        const Lanes code = round_nearest(div(x, broadcast(scale)));
-        store(codes, max(min(code, broadcast(127.0f)), broadcast(-127.0f)));
+        code = round_nearest(div(load_part(x + half, left < 16 ? left : 16), broadcast(scale)));
+        code = max(min(code, broadcast(127.0f)), broadcast(-127.0f));
       }
-      for (int i = 0; i < 16; ++i) {
-        const auto code = static_cast<std::int32_t>(codes[i]);
-        task.codes[half + i] = static_cast<std::int8_t>(code);
-        sum += code;
-      }
+      store(codes + half, code);
+      sum = add(sum, code);
     }
-    task.sums[k / kIntegerBlock] = sum;
+    sums[k / kIntegerBlock] = static_cast<std::int32_t>(reduce_add(sum));  // exact: far below 2^24
+  }
+  return scale;
+}
+
+void quantize(const QuantizeTask& task) {
+  const std::int64_t step = task.group == 0 ? task.padded_cols : task.group;
+  for (std::int64_t first = 0, group = 0; first < task.padded_cols; first += step, ++group) {
+    const std::int64_t left = task.padded_cols - first, count = left < step ? left : step;
+    const std::int64_t cols = task.cols - first < count ? task.cols - first : count;
+    task.scales[group] =
+        quantize_group(task.x + first, cols, count, task.codes + first, task.sums + first / kIntegerBlock);
   }
 }

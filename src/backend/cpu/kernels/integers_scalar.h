@@ -16,41 +16,63 @@ inline IntLanes subtract_zeros(IntLanes sums, const std::uint8_t* zeros, std::in
   return sums;
 }
 
+/// sums[o] - amount
+inline IntLanes subtract(IntLanes sums, std::int32_t amount) {
+  for (int o = 0; o < 16; ++o) sums.value[o] -= amount;
+  return sums;
+}
+
 inline Lanes to_lanes(const IntLanes& sums) {
   float values[16];
   for (int o = 0; o < 16; ++o) values[o] = static_cast<float>(sums.value[o]);
   return load(values);
 }
 
-/// Adds the products of `blocks` blocks of inputs with a panel's codes (PackedIntegers), to one sum a row.
-template <int kRows>
-inline void add_products_8(const std::byte* codes, const std::int8_t* x, std::int64_t x_stride, std::int64_t blocks,
-                           IntLanes (&sums)[kRows]) {
-  const auto* w = reinterpret_cast<const std::int8_t*>(codes);
-  for (std::int64_t quad = 0; quad < blocks * (kIntegerBlock / 4); ++quad) {
+/// Sixteen small integers.
+inline Lanes load(const std::int8_t* p) {
+  float values[16];
+  for (int i = 0; i < 16; ++i) values[i] = p[i];
+  return load(values);
+}
+/// Whole numbers from -128 to 127.
+inline void store(std::int8_t* p, Lanes v) {
+  float values[16];
+  store(values, v);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(values[i]);
+}
+
+/// Adds the products of `count` inputs (a multiple of 4; for 4 bits, of kIntegerBlock) with a panel's codes
+/// (PackedIntegers), to one sum a row and output.
+template <int kRows, int kBits>
+inline void add_products(const std::byte* codes, const std::int8_t* x, std::int64_t x_stride, std::int64_t count,
+                         IntLanes (&sums)[kRows]) {
+  const auto* w = reinterpret_cast<const std::uint8_t*>(codes);
+  for (std::int64_t quad = 0; quad < count / 4; ++quad) {
     for (int r = 0; r < kRows; ++r) {
       const std::int8_t* input = x + r * x_stride + quad * 4;
-      for (int o = 0; o < 16; ++o) {
-        for (int k = 0; k < 4; ++k) sums[r].value[o] += w[quad * 64 + o * 4 + k] * input[k];
+      for (int o = 0; o < (kBits == 8 ? 16 : 8); ++o) {
+        for (int k = 0; k < 4; ++k) {
+          if constexpr (kBits == 8) {
+            sums[r].value[o] += static_cast<std::int8_t>(w[quad * 64 + o * 4 + k]) * input[k];
+          } else {
+            const std::uint8_t both = w[quad * 32 + o * 4 + k];
+            sums[r].value[o] += (both & 15) * input[k];
+            sums[r].value[o + 8] += (both >> 4) * input[k];
+          }
+        }
       }
     }
   }
 }
 
-template <int kRows>
-inline void add_products_4(const std::byte* codes, const std::int8_t* x, std::int64_t x_stride, std::int64_t blocks,
-                           IntLanes (&sums)[kRows]) {
-  const auto* w = reinterpret_cast<const std::uint8_t*>(codes);
-  for (std::int64_t quad = 0; quad < blocks * (kIntegerBlock / 4); ++quad) {
-    for (int r = 0; r < kRows; ++r) {
-      const std::int8_t* input = x + r * x_stride + quad * 4;
-      for (int o = 0; o < 8; ++o) {
-        for (int k = 0; k < 4; ++k) {
-          const std::uint8_t both = w[quad * 32 + o * 4 + k];
-          sums[r].value[o] += (both & 15) * input[k];
-          sums[r].value[o + 8] += (both >> 4) * input[k];
-        }
-      }
-    }
+/// For the measure of what is possible (limits.h).
+std::int64_t multiply_add_bytes(std::int64_t rounds, float* sink) {
+  std::uint32_t chains[16];
+  for (std::uint32_t i = 0; i < 16; ++i) chains[i] = i;
+  for (std::int64_t round = 0; round < rounds; ++round) {
+    for (int i = 0; i < 16; ++i) chains[i] += static_cast<std::uint32_t>(static_cast<std::int8_t>(chains[i]) * 3);
   }
+  *sink = 0.0f;
+  for (const std::uint32_t chain : chains) *sink += static_cast<float>(chain);
+  return rounds * 16 * 2;
 }

@@ -9,6 +9,9 @@ constexpr int kTileRows = 6;
 constexpr int kTilePanels = 4;
 constexpr bool kWidensCheaply = true;
 
+inline void keep_in_register(Lanes& v) {
+  __asm__ volatile("" : "+x"(v.low), "+x"(v.high));
+}
 inline Lanes broadcast(float value) {
   return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
 }

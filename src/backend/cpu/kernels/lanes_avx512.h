@@ -9,6 +9,9 @@ constexpr int kTileRows = 6;
 constexpr int kTilePanels = 8;
 constexpr bool kWidensCheaply = true;
 
+inline void keep_in_register(Lanes& v) {
+  __asm__ volatile("" : "+v"(v.all));
+}
 inline Lanes broadcast(float value) {
   return {_mm512_set1_ps(value)};
 }

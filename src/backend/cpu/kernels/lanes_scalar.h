@@ -19,6 +19,9 @@ constexpr int kTilePanels = 2;
 // Whether 16-bit weights become floats so fast that each tile of a product may do it again.
 constexpr bool kWidensCheaply = false;
 
+/// Where registers are scarce: the value is needed here, and in a register.
+inline void keep_in_register(Lanes& /*v*/) {}
+
 #define LANES_EACH(expression)                          \
   Lanes result;                                         \
   _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) { \

@@ -11,4 +11,6 @@ constexpr KernelTable kTable{.matmul = matmul,
                              .accumulate = accumulate,
                              .combine = combine,
                              .scale_softcap = scale_softcap,
-                             .evaluate = evaluate};
+                             .evaluate = evaluate,
+                             .read_memory = read_memory,
+                             .multiply_add = multiply_add};

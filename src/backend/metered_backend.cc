@@ -1,0 +1,182 @@
+#include "backend/metered_backend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace millrace {
+
+namespace {
+
+double& operations_of(OpTotals& totals, Arithmetic arithmetic) {
+  return totals.operations[static_cast<std::size_t>(arithmetic)];
+}
+
+/// `rows` inputs times the weight, which is read once.
+OpTotals product_cost(const Linear& linear, std::int64_t rows) {
+  OpTotals cost;
+  cost.bytes = static_cast<double>(linear.weight->bytes());
+  operations_of(cost, linear.weight->arithmetic()) =
+      2.0 * static_cast<double>(rows) * static_cast<double>(linear.weight->rows() * linear.weight->cols());
+  return cost;
+}
+
+OpTotals ffn_cost(const GatedFfn& ffn, std::int64_t rows) {
+  OpTotals cost = product_cost(ffn.gate_up, rows);
+  cost += product_cost(ffn.down, rows);
+  return cost;
+}
+
+/// The sum of min(t + 1, window) over positions t in [first, first + rows).
+double visible_pairs(std::int64_t first, std::int64_t rows, std::int64_t window) {
+  double pairs = 0;
+  for (std::int64_t t = first; t < first + rows; ++t) {
+    pairs += static_cast<double>(window > 0 ? std::min(t + 1, window) : t + 1);
+  }
+  return pairs;
+}
+
+OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args) {
+  double pairs = 0, positions = 0;
+  for (const SequenceRows& sequence : batch.sequences) {
+    if (sequence.rows == 0) continue;
+    pairs += visible_pairs(sequence.first_position, sequence.rows, args.window);
+    const std::int64_t first =
+        args.window > 0 ? std::max<std::int64_t>(0, sequence.first_position - args.window + 1) : 0;
+    positions += static_cast<double>(sequence.first_position + sequence.rows - first);
+  }
+  if (args.window == 0) {
+    for (const SharedPrefix& shared : batch.shared) {
+      if (shared.group == args.kv.group) {
+        positions -= static_cast<double>(shared.sequences - 1) * static_cast<double>(shared.tokens);
+      }
+    }
+  }
+  OpTotals cost;
+  const double row_bytes = 2.0 * args.kv_heads * args.head_dim * static_cast<double>(dtype_bytes(args.kv.dtype));
+  cost.bytes = positions * row_bytes;
+  operations_of(cost, Arithmetic::f32) = 4.0 * pairs * args.heads * args.head_dim;
+  return cost;
+}
+
+OpTotals moe_cost(const MoeArgs& args) {
+  OpTotals cost = product_cost(args.router, args.rows);
+  const auto chosen = std::min(static_cast<std::int64_t>(args.experts.size()), args.rows * args.top_k);
+  for (std::int64_t e = 0; e < chosen; ++e) {
+    OpTotals expert = ffn_cost(args.experts[static_cast<std::size_t>(e)], 1);
+    // Rows are shared out evenly over those that are counted: their sum is what matters.
+    for (double& operations : expert.operations) {
+      operations *= static_cast<double>(args.rows * args.top_k) / static_cast<double>(chosen);
+    }
+    cost += expert;
+  }
+  return cost;
+}
+
+}  // namespace
+
+const char* op_kind_name(OpKind kind) {
+  switch (kind) {
+    case OpKind::embed:
+      return "embed";
+    case OpKind::norm:
+      return "norm";
+    case OpKind::linear:
+      return "linear";
+    case OpKind::rope_store:
+      return "rope + KV store";
+    case OpKind::attend:
+      return "attend";
+    case OpKind::gated_ffn:
+      return "gated FFN";
+    case OpKind::experts:
+      return "experts";
+    case OpKind::elementwise:
+      return "elementwise";
+  }
+  return "";
+}
+
+OpTotals& OpTotals::operator+=(const OpTotals& other) {
+  calls += other.calls;
+  seconds += other.seconds;
+  bytes += other.bytes;
+  for (std::size_t a = 0; a < kArithmetics; ++a) operations[a] += other.operations[a];
+  return *this;
+}
+
+double limit_seconds(const OpTotals& totals, const DeviceLimits& limits) {
+  double computing = 0;
+  for (std::size_t a = 0; a < kArithmetics; ++a) {
+    if (totals.operations[a] > 0) computing += totals.operations[a] / limits.operations_per_second[a];
+  }
+  const double moving = totals.bytes > 0 ? totals.bytes / limits.read_bytes_per_second : 0;
+  return std::max(moving, computing);
+}
+
+template <typename Call>
+void MeteredBackend::meter(OpKey key, OpTotals cost, Call&& call) {
+  const auto start = std::chrono::steady_clock::now();
+  call();
+  cost.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  cost.calls = 1;
+  totals_[key] += cost;
+}
+
+OpTotals MeteredBackend::sum() const {
+  OpTotals all;
+  for (const auto& [key, totals] : totals_) all += totals;
+  return all;
+}
+
+void MeteredBackend::embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) {
+  meter({OpKind::embed, table.rows(), table.cols()}, {}, [&] { inner_->embed(batch, table, scale, out); });
+}
+
+void MeteredBackend::residual_norm(const ResidualNormArgs& args) {
+  meter({OpKind::norm}, {}, [&] { inner_->residual_norm(args); });
+}
+
+void MeteredBackend::linear(const Linear& linear, const float* x, std::int64_t rows, float* out,
+                            std::int64_t out_stride) {
+  meter({OpKind::linear, linear.weight->rows(), linear.weight->cols()}, product_cost(linear, rows),
+        [&] { inner_->linear(linear, x, rows, out, out_stride); });
+}
+
+void MeteredBackend::rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) {
+  meter({OpKind::rope_store}, {}, [&] { inner_->rope_store(batch, args); });
+}
+
+void MeteredBackend::attend(const ForwardBatch& batch, const AttendArgs& args) {
+  meter({OpKind::attend}, attend_cost(batch, args), [&] { inner_->attend(batch, args); });
+}
+
+void MeteredBackend::gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) {
+  meter({OpKind::gated_ffn, ffn.gate_up.weight->rows(), ffn.gate_up.weight->cols()}, ffn_cost(ffn, rows),
+        [&] { inner_->gated_ffn(ffn, x, rows, scratch, out); });
+}
+
+void MeteredBackend::moe(const MoeArgs& args) {
+  meter({OpKind::experts}, moe_cost(args), [&] { inner_->moe(args); });
+}
+
+void MeteredBackend::activate_multiply(Activation activation, float* gate, const float* other,
+                                       std::int64_t other_stride, std::int64_t rows, std::int64_t width) {
+  meter({OpKind::elementwise}, {},
+        [&] { inner_->activate_multiply(activation, gate, other, other_stride, rows, width); });
+}
+
+void MeteredBackend::combine(float a, const float* x, float b, const float* y, float* out, std::int64_t count) {
+  meter({OpKind::elementwise}, {}, [&] { inner_->combine(a, x, b, y, out, count); });
+}
+
+void MeteredBackend::gather_rows(const float* x, std::span<const std::int32_t> indices, std::int64_t width,
+                                 float* out) {
+  meter({OpKind::elementwise}, {}, [&] { inner_->gather_rows(x, indices, width, out); });
+}
+
+void MeteredBackend::scale_softcap(float* x, std::int64_t count, float scale, float softcap) {
+  meter({OpKind::elementwise}, {}, [&] { inner_->scale_softcap(x, count, scale, softcap); });
+}
+
+}  // namespace millrace
