@@ -71,7 +71,8 @@ struct Linear {
 };
 
 /// One layer's keys and values inside the pages of its cache group. In a page the layer has keys
-/// [kv_heads, page_tokens, head_dim] at key_offset and values of the same shape at value_offset, elements of `dtype`.
+/// [kv_heads, head_dim, page_tokens] at key_offset, so that products with a query run over positions side by side, and
+/// values [kv_heads, page_tokens, head_dim] at value_offset, elements of `dtype`.
 struct KvLayer {
   std::byte* pages = nullptr;  // page p starts at pages + p * page_bytes
   std::size_t page_bytes = 0;

@@ -2,7 +2,7 @@
 //
 // Layers that see the same range of the past share one page table: a cache group (all full-attention layers; all layers
 // of one window size). A page of a group holds `page_tokens` consecutive positions of one sequence for every layer of
-// the group, keys then values, each [kv_heads, page_tokens, head_dim].
+// the group, keys [kv_heads, head_dim, page_tokens], then values [kv_heads, page_tokens, head_dim].
 #pragma once
 
 #include <cstddef>

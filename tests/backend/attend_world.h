@@ -150,8 +150,9 @@ class AttendWorld {
   void put(int sequence, std::int64_t t, std::int32_t head, std::size_t offset, std::int32_t i, float value) {
     const std::int32_t page =
         tables_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(t / shape_.page_tokens)];
-    const std::size_t element =
-        static_cast<std::size_t>((head * shape_.page_tokens + t % shape_.page_tokens) * shape_.head_dim + i);
+    const std::int64_t slot = t % shape_.page_tokens, slab = std::int64_t{head} * shape_.page_tokens * shape_.head_dim;
+    const auto element = static_cast<std::size_t>(
+        slab + (offset == kv_.key_offset ? i * shape_.page_tokens + slot : slot * shape_.head_dim + i));
     std::byte* target =
         kv_.pages + static_cast<std::size_t>(page) * kv_.page_bytes + offset + element * dtype_bytes(shape_.dtype);
     const std::uint16_t rounded = float_to_bf16(value);

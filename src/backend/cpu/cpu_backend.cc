@@ -116,11 +116,12 @@ class CpuBackend final : public Backend {
         const auto table = sequence.page_tables[static_cast<std::size_t>(kv.group)];
         const auto index = static_cast<std::size_t>(position / kv.page_tokens);
         MILLRACE_CHECK(index < table.size() && table[index] >= 0, "position {} has no page", position);
-        const std::size_t row_bytes = static_cast<std::size_t>(args.head_dim) * dtype_bytes(kv.dtype);
-        std::byte* slot = kv.pages + static_cast<std::size_t>(table[index]) * kv.page_bytes +
-                          static_cast<std::size_t>(position % kv.page_tokens) * row_bytes;
-        task.key = slot + kv.key_offset;
-        task.value = slot + kv.value_offset;
+        const std::size_t element = dtype_bytes(kv.dtype),
+                          row_bytes = static_cast<std::size_t>(args.head_dim) * element;
+        const auto slot = static_cast<std::size_t>(position % kv.page_tokens);
+        std::byte* page = kv.pages + static_cast<std::size_t>(table[index]) * kv.page_bytes;
+        task.key = page + kv.key_offset + slot * element;
+        task.value = page + kv.value_offset + slot * row_bytes;
         task.head_stride = row_bytes * static_cast<std::size_t>(kv.page_tokens);
       }
       kernels_.rope_store(task);

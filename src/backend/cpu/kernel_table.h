@@ -134,16 +134,17 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 constexpr std::int64_t attend_scratch(std::int64_t queries, std::int64_t head_dim) {
   const std::int64_t width = round_up(head_dim, kPanelRows);
   const std::int64_t queries_padded = round_up(queries, kPanelRows);
-  // Queries, their results, the chunk's results; scores; chunk's keys transposed, values; 16 keys; state.
+  // Queries, their results, the chunk's results; scores; the chunk's keys, values; state.
   return 3 * queries_padded * width + queries_padded * kAttentionChunk + 2 * kAttentionChunk * width +
-         kPanelRows * width + 6 * queries_padded;
+         6 * queries_padded;
 }
 
 /// A row of qkv and where its keys and values go.
 struct RopeStoreTask {
   const RopeStoreArgs* args = nullptr;
-  std::int64_t row = 0;      // of the batch
-  std::byte* key = nullptr;  // kv head 0's slot; the next head's is head_stride bytes further
+  std::int64_t row = 0;  // of the batch
+  // Kv head 0's slots; the next head's are head_stride bytes further. Elements of a key are args->kv.page_tokens apart.
+  std::byte* key = nullptr;
   std::byte* value = nullptr;
   std::size_t head_stride = 0;
   float* scratch = nullptr;  // kv_heads * head_dim floats, for the values

@@ -158,16 +158,22 @@ float load_element(const std::byte* slot, DType type, std::int64_t index) {
   return bf16_to_float(bits);
 }
 
-/// First byte of the head_dim elements of kv head `head` at `position`, keys or values by `offset`.
-std::byte* kv_slot(const KvLayer& kv, std::span<const std::int32_t> table, std::size_t offset, std::int64_t position,
+/// First byte of kv head `head`'s elements in the page of `position`, keys or values by `offset`.
+std::byte* kv_slab(const KvLayer& kv, std::span<const std::int32_t> table, std::size_t offset, std::int64_t position,
                    std::int32_t head, std::int32_t head_dim) {
   const auto page_index = static_cast<std::size_t>(position / kv.page_tokens);
   MILLRACE_CHECK(page_index < table.size() && table[page_index] >= 0, "position {} has no page", position);
-  const std::size_t element = (static_cast<std::size_t>(head) * static_cast<std::size_t>(kv.page_tokens) +
-                               static_cast<std::size_t>(position % kv.page_tokens)) *
-                              static_cast<std::size_t>(head_dim);
+  const auto elements = static_cast<std::size_t>(std::int64_t{head} * kv.page_tokens * head_dim);
   return kv.pages + static_cast<std::size_t>(table[page_index]) * kv.page_bytes + offset +
-         element * dtype_bytes(kv.dtype);
+         elements * dtype_bytes(kv.dtype);
+}
+
+/// Where element i of a position's key and value lies in a slab.
+std::int64_t key_index(const KvLayer& kv, std::int64_t position, std::int32_t i) {
+  return std::int64_t{i} * kv.page_tokens + position % kv.page_tokens;
+}
+std::int64_t value_index(const KvLayer& kv, std::int64_t position, std::int32_t head_dim, std::int32_t i) {
+  return position % kv.page_tokens * head_dim + i;
 }
 
 class ReferenceBackend final : public Backend {
@@ -392,11 +398,11 @@ class ReferenceBackend final : public Backend {
     for (std::int32_t h = 0; h < args.kv_heads; ++h) {
       float* value = v.data() + h * args.head_dim;
       if (args.value_norm) rms_norm(value, nullptr, args.eps, args.head_dim, value);
-      std::byte* key_slot = kv_slot(args.kv, table, args.kv.key_offset, position, h, args.head_dim);
-      std::byte* value_slot = kv_slot(args.kv, table, args.kv.value_offset, position, h, args.head_dim);
+      std::byte* keys = kv_slab(args.kv, table, args.kv.key_offset, position, h, args.head_dim);
+      std::byte* values = kv_slab(args.kv, table, args.kv.value_offset, position, h, args.head_dim);
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
-        store_element(key_slot, args.kv.dtype, i, k[h * args.head_dim + i]);
-        store_element(value_slot, args.kv.dtype, i, value[i]);
+        store_element(keys, args.kv.dtype, key_index(args.kv, position, i), k[h * args.head_dim + i]);
+        store_element(values, args.kv.dtype, value_index(args.kv, position, args.head_dim, i), value[i]);
       }
     }
   }
@@ -412,9 +418,11 @@ class ReferenceBackend final : public Backend {
     std::vector<float> scores(static_cast<std::size_t>(position - begin + 1));
     float largest = args.sinks != nullptr ? args.sinks[head] : -std::numeric_limits<float>::infinity();
     for (std::int64_t t = begin; t <= position; ++t) {
-      const std::byte* key = kv_slot(args.kv, table, args.kv.key_offset, t, kv_head, args.head_dim);
+      const std::byte* keys = kv_slab(args.kv, table, args.kv.key_offset, t, kv_head, args.head_dim);
       float dot = 0.0f;
-      for (std::int32_t i = 0; i < args.head_dim; ++i) dot += q[i] * load_element(key, args.kv.dtype, i);
+      for (std::int32_t i = 0; i < args.head_dim; ++i) {
+        dot += q[i] * load_element(keys, args.kv.dtype, key_index(args.kv, t, i));
+      }
       float score = dot * args.scale;
       if (args.softcap != 0.0f) score = args.softcap * std::tanh(score / args.softcap);
       scores[static_cast<std::size_t>(t - begin)] = score;
@@ -429,8 +437,10 @@ class ReferenceBackend final : public Backend {
     std::fill(out, out + args.head_dim, 0.0f);
     for (std::int64_t t = begin; t <= position; ++t) {
       const float weight = scores[static_cast<std::size_t>(t - begin)] / sum;
-      const std::byte* value = kv_slot(args.kv, table, args.kv.value_offset, t, kv_head, args.head_dim);
-      for (std::int32_t i = 0; i < args.head_dim; ++i) out[i] += weight * load_element(value, args.kv.dtype, i);
+      const std::byte* values = kv_slab(args.kv, table, args.kv.value_offset, t, kv_head, args.head_dim);
+      for (std::int32_t i = 0; i < args.head_dim; ++i) {
+        out[i] += weight * load_element(values, args.kv.dtype, value_index(args.kv, t, args.head_dim, i));
+      }
     }
   }
 

@@ -16,9 +16,8 @@ struct AttendState {
   float* result;         // [queries][width]: sum of weighted values so far
   float* part;           // [queries][width]: of the chunk
   float* score;          // [queries][kAttentionChunk]
-  float* key;            // [chunk / 16][width][16]
-  float* value;          // [chunk][width], where the pages do not serve as they are
-  float* rows;           // [16][width]
+  float* key;            // [chunk / 16][width][16], where the pages do not serve as they are
+  float* value;          // [chunk][width], likewise
   float *largest, *sum;  // [queries], so far
   float *part_largest, *part_sum, *keep, *take;
 };
@@ -57,37 +56,57 @@ inline AttendState make_attend_state(const AttendTask& task) {
   s.score = take(padded * kAttentionChunk);
   s.key = take(kAttentionChunk * s.width);
   s.value = take(kAttentionChunk * s.width);
-  s.rows = take(16 * s.width);
   float** const arrays[] = {&s.largest, &s.sum, &s.part_largest, &s.part_sum, &s.keep, &s.take};
   for (float** array : arrays) *array = take(padded);  // an initializer_list would leave its functions behind
   return s;
 }
 
-/// First byte of kv head `head`'s keys or values (by `offset`) at `position`.
-inline const std::byte* kv_row(const AttendTask& task, std::size_t offset, std::int64_t position) {
+/// First byte of the task's kv head in the page of `position`: keys [head_dim][page_tokens] or values
+/// [page_tokens][head_dim], by `offset`.
+inline const std::byte* kv_slab(const AttendTask& task, std::size_t offset, std::int64_t position) {
   const KvLayer& kv = task.args->kv;
   const std::int64_t page = task.page_table[position / kv.page_tokens];
-  const std::int64_t element =
-      (static_cast<std::int64_t>(task.kv_head) * kv.page_tokens + position % kv.page_tokens) * task.args->head_dim;
+  const std::int64_t elements = static_cast<std::int64_t>(task.kv_head) * kv.page_tokens * task.args->head_dim;
   return kv.pages + static_cast<std::size_t>(page) * kv.page_bytes + offset +
-         static_cast<std::size_t>(element) * (kv.dtype == DType::f32 ? 4 : 2);
+         static_cast<std::size_t>(elements) * (kv.dtype == DType::f32 ? 4 : 2);
 }
 
-/// Asks for the keys or values of positions [begin, end) ahead of their use: they lie in short runs all over memory,
-/// which the processor's own prefetchers do not follow.
-inline void prefetch_rows(const AttendTask& task, std::size_t offset, std::int64_t begin, std::int64_t end) {
+inline const std::byte* value_row(const AttendTask& task, std::int64_t position) {
+  const KvLayer& kv = task.args->kv;
+  const std::int64_t element = position % kv.page_tokens * task.args->head_dim;
+  return kv_slab(task, kv.value_offset, position) + element * (kv.dtype == DType::f32 ? 4 : 2);
+}
+
+/// Element 0 of the key at `position`; the next is page_tokens elements further.
+inline const std::byte* key_column(const AttendTask& task, std::int64_t position) {
+  const KvLayer& kv = task.args->kv;
+  return kv_slab(task, kv.key_offset, position) + position % kv.page_tokens * (kv.dtype == DType::f32 ? 4 : 2);
+}
+
+/// Asks for the values of positions [begin, end) ahead of their use: they lie in short runs all over memory, which the
+/// processor's own prefetchers do not follow.
+inline void prefetch_values(const AttendTask& task, std::int64_t begin, std::int64_t end) {
   const KvLayer& kv = task.args->kv;
   const std::int64_t row_bytes = std::int64_t{task.args->head_dim} * (kv.dtype == DType::f32 ? 4 : 2);
   for (std::int64_t t = begin; t < end;) {
     const std::int64_t in_page = kv.page_tokens - t % kv.page_tokens;
     const std::int64_t count = end - t < in_page ? end - t : in_page;
-    const std::byte* start = kv_row(task, offset, t);
+    const std::byte* start = value_row(task, t);
     for (std::int64_t b = 0; b < count * row_bytes; b += 64) __builtin_prefetch(start + b);
     t += count;
   }
 }
 
-/// A row of keys or values as floats, padded with zeros to whole Lanes.
+/// The same for the keys of a block of 16 positions from `begin` on, which lie in one page.
+inline void prefetch_keys(const AttendTask& task, std::int64_t begin) {
+  const KvLayer& kv = task.args->kv;
+  const std::int64_t step_bytes = std::int64_t{kv.page_tokens} * (kv.dtype == DType::f32 ? 4 : 2);
+  const std::int64_t per_line = step_bytes < 64 ? 64 / step_bytes : 1;  // elements of a key in a line of the cache
+  const std::byte* start = key_column(task, begin);
+  for (std::int64_t d = 0; d < task.args->head_dim; d += per_line) __builtin_prefetch(start + d * step_bytes);
+}
+
+/// A row of values as floats, padded with zeros to whole Lanes.
 inline void widen_row(const std::byte* source, DType type, std::int64_t count, float* target) {
   std::int64_t i = 0;
   if (type == DType::f32) {
@@ -109,30 +128,73 @@ inline ChunkRange ahead(const AttendTask& task, std::int64_t base, std::int64_t 
   return {begin, begin + 16 < task.end ? begin + 16 : task.end};
 }
 
-/// Keys of the chunk with lanes of positions. Positions outside `range` may have no page: they count as zeros.
-inline void transpose_keys(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range) {
+/// Products of the queries [first, first + count) with the keys of one block of 16 positions, w as in Product.
+template <typename Element>
+inline void score_block(const AttendState& s, std::int64_t block, const Element* w, std::int64_t step,
+                        std::int64_t first, std::int64_t count) {
+  Product<Element> product{};
+  product.w = w;
+  product.step = step;
+  product.panels = 1;
+  product.last_lanes = 16;
+  product.count = s.head_dim;
+  product.x = s.query + first * s.width;
+  product.x_stride = s.width;
+  product.rows = count;
+  product.out = s.score + first * kAttentionChunk + block * 16;
+  product.out_stride = kAttentionChunk;
+  product.first = true;
+  multiply(product);
+}
+
+/// Keys of one block as floats [head_dim][16], in pages whose size is no multiple of 16. Positions outside `range` may
+/// have no page: they count as zeros.
+inline void gather_keys(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range,
+                        std::int64_t block, float* target) {
   const KvLayer& kv = task.args->kv;
-  const bool as_stored = kv.dtype == DType::f32 && s.head_dim == s.width;
-  for (std::int64_t block = range.low / 16; block <= range.high / 16; ++block) {
-    const ChunkRange next = ahead(task, base, block);
-    prefetch_rows(task, kv.key_offset, next.low, next.high);
-    const float* rows[16];
-    for (std::int64_t i = 0; i < 16; ++i) {
-      const std::int64_t j = block * 16 + i;
-      float* copy = s.rows + i * s.width;
-      rows[i] = copy;
-      if (j < range.low || j > range.high) {
-        for (std::int64_t d = 0; d < s.width; d += 16) store(copy + d, broadcast(0.0f));
-        continue;
+  for (std::int64_t i = 0; i < 16; ++i) {
+    const std::int64_t j = block * 16 + i;
+    const bool readable = j >= range.low && j <= range.high;
+    const std::byte* source = readable ? key_column(task, base + j) : nullptr;
+    for (std::int64_t d = 0; d < s.head_dim; ++d) {
+      std::uint32_t bits = 0;
+      if (readable && kv.dtype == DType::f32) {
+        __builtin_memcpy(&bits, source + d * kv.page_tokens * 4, 4);
+      } else if (readable) {
+        std::uint16_t half = 0;
+        __builtin_memcpy(&half, source + d * kv.page_tokens * 2, 2);
+        bits = static_cast<std::uint32_t>(half) << 16;
       }
-      const std::byte* source = kv_row(task, kv.key_offset, base + j);
-      if (as_stored) {
-        rows[i] = reinterpret_cast<const float*>(source);
-      } else {
-        widen_row(source, kv.dtype, s.head_dim, copy);
-      }
+      __builtin_memcpy(target + d * 16 + i, &bits, 4);
     }
-    for (std::int64_t d = 0; d < s.width; d += 16) transpose(rows, d, s.key + (block * s.width + d) * 16);
+  }
+}
+
+/// Scores of the queries [first, first + count) with the chunk's positions in `range`; what other positions of its
+/// blocks get is of no meaning.
+inline void score_chunk(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range,
+                        std::int64_t first, std::int64_t count) {
+  const KvLayer& kv = task.args->kv;
+  const bool whole_blocks = kv.page_tokens % 16 == 0;
+  for (std::int64_t block = range.low / 16; block <= range.high / 16; ++block) {
+    float* copy = s.key + block * s.width * 16;
+    if (!whole_blocks) {
+      gather_keys(task, s, base, range, block, copy);
+      score_block(s, block, copy, 16, first, count);
+      continue;
+    }
+    if (ahead(task, base, block).low < task.end) prefetch_keys(task, ahead(task, base, block).low);
+    const std::byte* keys = key_column(task, base + block * 16);
+    if (kv.dtype == DType::f32) {
+      score_block(s, block, reinterpret_cast<const float*>(keys), kv.page_tokens, first, count);
+    } else if (count <= kTileRows) {
+      score_block(s, block, reinterpret_cast<const Bf16*>(keys), kv.page_tokens, first, count);
+    } else {  // widened once for all tiles of queries
+      for (std::int64_t d = 0; d < s.head_dim; ++d) {
+        store(copy + d * 16, load(reinterpret_cast<const Bf16*>(keys) + d * kv.page_tokens));
+      }
+      score_block(s, block, copy, 16, first, count);
+    }
   }
 }
 
@@ -164,11 +226,13 @@ inline void chunk_softmax(const AttendArgs& args, ChunkRange computed, ChunkRang
   *chunk_sum = reduce_add(sum);
 }
 
-/// part = weights * values over `range` for the queries [first, first + count), positions ascending.
-inline void weigh_values(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range, bool copied,
-                         std::int64_t first, std::int64_t count) {
+/// part = weights * values over `range` for the queries [first, first + count), positions ascending. `copy`: the
+/// chunk's values as floats, or null to read the pages.
+template <typename Element>
+inline void weigh_values(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range,
+                         const Element* copy, std::int64_t first, std::int64_t count) {
   const KvLayer& kv = task.args->kv;
-  Product<float> product{};
+  Product<Element> product{};
   product.panel_stride = 16;
   product.step = s.width;
   product.panels = s.width / 16;
@@ -181,9 +245,8 @@ inline void weigh_values(const AttendTask& task, const AttendState& s, std::int6
     // From the pages: as far as this one goes.
     const std::int64_t in_page = kv.page_tokens - (base + j) % kv.page_tokens;
     const std::int64_t rest = range.high + 1 - j;
-    product.count = copied || rest < in_page ? rest : in_page;
-    product.w =
-        copied ? s.value + j * s.width : reinterpret_cast<const float*>(kv_row(task, kv.value_offset, base + j));
+    product.count = copy != nullptr || rest < in_page ? rest : in_page;
+    product.w = copy != nullptr ? copy + j * s.width : reinterpret_cast<const Element*>(value_row(task, base + j));
     product.x = s.score + first * kAttentionChunk + j;
     product.first = j == range.low;
     multiply(product);
@@ -221,28 +284,14 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
   const KvLayer& kv = args.kv;
   const ChunkRange range{visible_range(args, base, task.position + first_row).low,
                          visible_range(args, base, task.position + end_row - 1).high};
-  transpose_keys(task, s, base, range);
   const std::int64_t first = first_row * s.group, end = end_row * s.group;
-  Product<float> product{};
-  product.w = s.key + range.low / 16 * s.width * 16;
-  product.panel_stride = s.width * 16;
-  product.step = 16;
-  product.panels = range.high / 16 - range.low / 16 + 1;
-  product.last_lanes = 16;
-  product.count = s.head_dim;
-  product.x = s.query + first * s.width;
-  product.x_stride = s.width;
-  product.rows = end - first;
-  product.out = s.score + first * kAttentionChunk + range.low / 16 * 16;
-  product.out_stride = kAttentionChunk;
-  product.first = true;
-  multiply(product);
+  score_chunk(task, s, base, range, first, end - first);
 
-  prefetch_rows(task, kv.value_offset, ahead(task, base, 0).low, ahead(task, base, 3).high);
-  const bool copied = kv.dtype != DType::f32 || s.head_dim != s.width;
+  prefetch_values(task, ahead(task, base, 0).low, ahead(task, base, 3).high);
+  const bool copied = s.head_dim != s.width || (kv.dtype != DType::f32 && end - first > kTileRows);
   if (copied) {
     for (std::int64_t j = range.low; j <= range.high; ++j) {
-      widen_row(kv_row(task, kv.value_offset, base + j), kv.dtype, s.head_dim, s.value + j * s.width);
+      widen_row(value_row(task, base + j), kv.dtype, s.head_dim, s.value + j * s.width);
     }
   }
   // Rows that see the same positions are multiplied together. What a row does not see is left out, not multiplied by
@@ -258,7 +307,12 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
     for (std::int64_t i = row * s.group; i < next * s.group; ++i) {
       chunk_softmax(args, range, visible, s.score + i * kAttentionChunk, s.part_largest + i, s.part_sum + i);
     }
-    weigh_values(task, s, base, visible, copied, row * s.group, (next - row) * s.group);
+    const std::int64_t begin = row * s.group, count = (next - row) * s.group;
+    if (copied || kv.dtype == DType::f32) {
+      weigh_values<float>(task, s, base, visible, copied ? s.value : nullptr, begin, count);
+    } else {
+      weigh_values<Bf16>(task, s, base, visible, nullptr, begin, count);
+    }
     row = next;
   }
   fold_chunk(s, first, end);

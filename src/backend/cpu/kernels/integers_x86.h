@@ -136,7 +136,7 @@ std::int64_t multiply_add_bytes(std::int64_t rounds, float* sink) {
     }
   }
   __m256i all = chains[0];
-  for (int i = 1; i < kChains; ++i) all = _mm256_add_epi16(all, chains[i]);
+  MILLRACE_UNROLL for (int i = 1; i < kChains; ++i) all = _mm256_add_epi16(all, chains[i]);
   *sink = static_cast<float>(_mm256_extract_epi16(all, 0));
   return rounds * kChains * 32 * 2;
 }

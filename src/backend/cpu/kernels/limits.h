@@ -21,15 +21,15 @@ std::int64_t multiply_add_floats(std::int64_t rounds, float* sink) {
   constexpr int kChains = kAccumulators;
   Lanes chains[kChains];
   MILLRACE_UNROLL for (int i = 0; i < kChains; ++i) chains[i] = broadcast(static_cast<float>(i));
-  const Lanes factor = broadcast(0.5f), addend = broadcast(1.0f);
+  const Lanes half = broadcast(0.5f);
   for (std::int64_t round = 0; round < rounds; ++round) {
     MILLRACE_UNROLL for (int i = 0; i < kChains; ++i) {
-      chains[i] = fma(chains[i], factor, addend);
+      chains[i] = fma(chains[i], half, half);
       keep_in_register(chains[i]);
     }
   }
   *sink = 0.0f;
-  for (int i = 0; i < kChains; ++i) *sink += reduce_add(chains[i]);
+  MILLRACE_UNROLL for (int i = 0; i < kChains; ++i)* sink += reduce_add(chains[i]);
   return rounds * kChains * 16 * 2;
 }
 

@@ -89,7 +89,7 @@ inline void rotate_heads(const RopeStoreArgs& args, std::int64_t row, std::int64
   }
 }
 
-inline void store_kv(const float* x, std::int64_t count, DType type, std::byte* slot) {
+inline void store_row(const float* x, std::int64_t count, DType type, std::byte* slot) {
   for (std::int64_t i = 0; i < count; i += 16) {
     const std::int64_t lanes = lanes_left(i, count);
     const Lanes v = load_part(x + i, lanes);
@@ -100,6 +100,17 @@ inline void store_kv(const float* x, std::int64_t count, DType type, std::byte* 
       store(rounded, v);
       __builtin_memcpy(slot + 2 * i, rounded, static_cast<std::size_t>(lanes) * sizeof(Bf16));
     }
+  }
+}
+
+/// The same with elements `step` apart.
+template <typename Element>
+inline void store_column(const float* x, std::int64_t count, Element* slot, std::int64_t step) {
+  for (std::int64_t i = 0; i < count; i += 16) {
+    const std::int64_t lanes = lanes_left(i, count);
+    Element values[16];
+    store(values, load_part(x + i, lanes));
+    for (std::int64_t lane = 0; lane < lanes; ++lane) slot[(i + lane) * step] = values[lane];
   }
 }
 
@@ -134,8 +145,13 @@ void rope_store(const RopeStoreTask& task) {
       value = normed;
     }
     const std::size_t offset = static_cast<std::size_t>(h) * task.head_stride;
-    store_kv(k + h * args.head_dim, args.head_dim, args.kv.dtype, task.key + offset);
-    store_kv(value, args.head_dim, args.kv.dtype, task.value + offset);
+    const float* key = k + h * args.head_dim;
+    if (args.kv.dtype == DType::f32) {
+      store_column(key, args.head_dim, reinterpret_cast<float*>(task.key + offset), args.kv.page_tokens);
+    } else {
+      store_column(key, args.head_dim, reinterpret_cast<Bf16*>(task.key + offset), args.kv.page_tokens);
+    }
+    store_row(value, args.head_dim, args.kv.dtype, task.value + offset);
   }
 }
 
