@@ -24,7 +24,7 @@ struct BenchFlags {
   std::vector<std::int32_t> batches{1};
   std::vector<std::int32_t> depths{0};
   std::int32_t repeat = 3;
-  bool profile = false;
+  bool profile = false, no_mixed = false;
 };
 
 double median(std::vector<double> values) {
@@ -87,7 +87,8 @@ struct Measurement {
 };
 
 bool mixes(const BenchFlags& flags, std::int32_t batch) {
-  return batch > 1 && flags.prompt > 0 && flags.gen > 0;  // one alone is the sum of the other two tests
+  return batch > 1 && flags.prompt > 0 && flags.gen > 0 &&
+         !flags.no_mixed;  // one alone is the sum of the other two tests
 }
 
 Status check_room(const BenchFlags& flags, ModelRunner& runner) {
@@ -299,6 +300,7 @@ void add_bench(CLI::App& app, Command& chosen) {
       ->check(CLI::Range(0, 1 << 20));
   command->add_option("--repeat", flags->repeat, "Counted runs of each test")->check(CLI::Range(1, 1000));
   command->add_flag("--profile", flags->profile, "Also what each operation takes");
+  command->add_flag("--no-mixed", flags->no_mixed, "Not the test of prompts and decoding together");
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }
 
