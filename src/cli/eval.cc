@@ -9,6 +9,7 @@
 
 #include "cli/options.h"
 #include "core/mapped_file.h"
+#include "core/memory.h"
 #include "eval/reference_file.h"
 #include "eval/text_quality.h"
 #include "eval/text_windows.h"
@@ -73,7 +74,7 @@ Result<std::string> reference_key(const LoadOptions& options, const ModelPlan& p
   };
   if (std::filesystem::is_directory(path, error)) {
     for (const auto& entry : std::filesystem::directory_iterator(path, error)) {
-      if (entry.is_regular_file(error)) add(entry.path());
+      if (entry.path().extension() == ".safetensors" || entry.path().filename() == "config.json") add(entry.path());
     }
   } else {
     add(path);
@@ -104,6 +105,24 @@ bool is_lossless(const LoadOptions& options, const ModelPlan& plan) {
          !(options.integer_blocks && std::ranges::any_of(plan.checkpoint.tensors(), in_codes));
 }
 
+/// Says what is about to be written. Error: the disk has no room for it.
+Status announce(const std::filesystem::path& folder, const EvalText& text, std::size_t there, std::int64_t vocab) {
+  std::uint64_t positions = 0;
+  for (std::size_t w = there; w < text.windows.size(); ++w) positions += text.windows[w].size() - 1;
+  const std::uint64_t most = positions * 2 * static_cast<std::uint64_t>(vocab);
+  std::error_code error;
+  const auto space = std::filesystem::space(folder, error);
+  if (!error && space.available < most) {
+    return fail(
+        "what the model as stored says of this text takes up to {}, and {} has {} left: name another folder with "
+        "--reference-cache, take a shorter text, or do without (--no-reference)",
+        format_size(most), folder.string(), format_size(space.available));
+  }
+  fmt::print(stderr, "running the model as stored first; what it says takes up to {} in {} (--no-reference: without)\n",
+             format_size(most), folder.string());
+  return Ok{};
+}
+
 /// The file with what the model as stored says of the text, computed as far as it is not there.
 Result<ReferenceFile> reference_of(const EvalFlags& flags, const LoadOptions& tested, const ModelPlan& plan,
                                    const EvalText& text) {
@@ -114,8 +133,10 @@ Result<ReferenceFile> reference_of(const EvalFlags& flags, const LoadOptions& te
   MILLRACE_TRY(ReferenceFile file, ReferenceFile::open(folder / fmt::format("{:016x}.reference", name), key,
                                                        static_cast<std::int32_t>(plan.config.vocab)));
   if (file.windows() < text.windows.size()) {
+    MILLRACE_CHECK_OK(announce(folder, text, file.windows(), plan.config.vocab));
     LoadOptions stored = tested;
     stored.recipe = {};
+    stored.weight_memory = {};
     stored.compute = DType::f32;
     stored.integer_blocks = false;
     MILLRACE_TRY(const LoadedModel model, load(std::move(stored)));
@@ -160,7 +181,7 @@ void print_json(const TextQuality& quality, bool lossless) {
 
 std::string interval_text(const Estimate& estimate, double unit = 1.0) {
   if (!estimate.interval) return "no interval: the text is one window";
-  return fmt::format("95 % interval {:.4g} to {:.4g}", unit * estimate.interval->first,
+  return fmt::format("95 % interval {:.6g} to {:.6g}", unit * estimate.interval->first,
                      unit * estimate.interval->second);
 }
 

@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "core/check.h"
@@ -38,10 +40,21 @@ std::string system_message() {
   return std::error_code(errno, std::generic_category()).message();
 }
 
+/// Another process holds its lock for an instant also where it only looks whether the file is complete.
+bool lock_to_read(int file) {
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    if (::flock(file, LOCK_SH | LOCK_NB) == 0) return true;
+    if (errno != EWOULDBLOCK) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(25));
+  }
+  errno = EWOULDBLOCK;
+  return false;
+}
+
 /// Log-probabilities as codes: first all high bytes, then all low ones, which compresses better.
 PositionHead pack(std::span<const float> logits, std::vector<std::uint8_t>& codes) {
-  const auto [low, high] = std::ranges::minmax_element(logits);
-  const double lowest = *low, highest = *high;
+  const auto high = std::ranges::max_element(logits);
+  const double lowest = *std::ranges::min_element(logits), highest = *high;
   double sum = 0.0;
   for (const float logit : logits) sum += std::exp(logit - highest);
   const double log_sum = highest + std::log(sum);
@@ -113,13 +126,14 @@ struct ReferenceFile::State {
     return Ok{};
   }
 
-  /// False: the file ends before.
-  [[nodiscard]] bool read(void* data, std::size_t bytes, std::uint64_t at) const {
+  /// False: the file ends before. A disk that fails is no end: nothing may be cut off for it.
+  [[nodiscard]] Result<bool> read(void* data, std::size_t bytes, std::uint64_t at) const {
     auto* p = static_cast<std::byte*>(data);
     while (bytes > 0) {
       const ssize_t got = ::pread(file, p, bytes, static_cast<off_t>(at));
       if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) return false;
+      if (got < 0) return fail("cannot read the reference {}: {}", path, system_message());
+      if (got == 0) return false;
       p += got;
       at += static_cast<std::uint64_t>(got);
       bytes -= static_cast<std::size_t>(got);
@@ -130,6 +144,13 @@ struct ReferenceFile::State {
   [[nodiscard]] std::uint64_t size() const {
     const off_t size = ::lseek(file, 0, SEEK_END);
     return size > 0 ? static_cast<std::uint64_t>(size) : 0;
+  }
+
+  /// Error also where the file ends before.
+  [[nodiscard]] Status read_all(void* data, std::size_t bytes, std::uint64_t at) const {
+    MILLRACE_TRY(const bool there, read(data, bytes, at));
+    if (!there) return damaged();
+    return Ok{};
   }
 
   [[nodiscard]] Error damaged() const { return fail("the reference {} is damaged; remove it", path); }
@@ -144,6 +165,10 @@ Result<ReferenceFile> ReferenceFile::open(const std::filesystem::path& path, con
                                           std::int32_t vocab) {
   std::error_code error;
   std::filesystem::create_directories(path.parent_path(), error);
+  if (error) {
+    return fail("cannot make the folder {}: {}; name another with --reference-cache", path.parent_path().string(),
+                error.message());
+  }
   auto state = std::make_unique<State>();
   state->path = path.string();
   state->vocab = vocab;
@@ -153,7 +178,8 @@ Result<ReferenceFile> ReferenceFile::open(const std::filesystem::path& path, con
                 system_message());
   }
   state->writable = ::flock(state->file, LOCK_EX | LOCK_NB) == 0;
-  if (!state->writable && ::flock(state->file, LOCK_SH | LOCK_NB) != 0) {
+  if (!state->writable && !lock_to_read(state->file)) {
+    if (errno != EWOULDBLOCK) return fail("cannot lock the reference {}: {}", state->path, system_message());
     return fail(
         "another process is writing the reference {}: wait for it, or name another folder with "
         "--reference-cache",
@@ -162,7 +188,8 @@ Result<ReferenceFile> ReferenceFile::open(const std::filesystem::path& path, con
   const std::string start = fmt::format("{}{} {}\n{}", kMagic, key.size(), vocab, key);
   std::string there(start.size(), '\0');
   ReferenceFile file(std::move(state));
-  if (!file.state_->read(there.data(), there.size(), 0) || there != start) {
+  MILLRACE_TRY(const bool begun, file.state_->read(there.data(), there.size(), 0));
+  if (!begun || there != start) {
     MILLRACE_CHECK_OK(file.begin(start));
   }
   file.state_->end = start.size();
@@ -181,7 +208,9 @@ Status ReferenceFile::begin(const std::string& start) {
 Status ReferenceFile::find_windows() {
   const std::uint64_t size = state_->size();
   WindowHead head;
-  while (state_->read(&head, sizeof head, state_->end)) {
+  while (true) {
+    MILLRACE_TRY(const bool more, state_->read(&head, sizeof head, state_->end));
+    if (!more) break;
     const std::uint64_t left = size - state_->end - sizeof head;
     if (head.positions == 0 || head.bytes > left) break;
     starts_.push_back(state_->end);
@@ -236,7 +265,7 @@ void ReferenceFile::finish() {
 Result<ReferenceFile::Cursor> ReferenceFile::start_of(std::size_t window) {
   WindowHead head;
   const std::uint64_t at = starts_.at(window);
-  if (!state_->read(&head, sizeof head, at)) return state_->damaged();
+  MILLRACE_CHECK_OK(state_->read_all(&head, sizeof head, at));
   return Cursor{at + sizeof head, head.positions};
 }
 
@@ -245,12 +274,12 @@ Status ReferenceFile::next(Cursor& cursor, ReferencePosition& position) {
   MILLRACE_CHECK(cursor.left > 0, "the window has no more positions");
   s.codes.resize(2 * static_cast<std::size_t>(s.vocab));
   PositionHead head;
-  if (!s.read(&head, sizeof head, cursor.at)) return s.damaged();
+  MILLRACE_CHECK_OK(s.read_all(&head, sizeof head, cursor.at));
   if (head.compressed > compressBound(static_cast<uLong>(s.codes.size()))) return s.damaged();
   if (head.top < 0 || head.top >= s.vocab) return s.damaged();
   if (!std::isfinite(head.lowest) || !std::isfinite(head.highest) || head.highest < head.lowest) return s.damaged();
   s.compressed.resize(head.compressed);
-  if (!s.read(s.compressed.data(), head.compressed, cursor.at + sizeof head)) return s.damaged();
+  MILLRACE_CHECK_OK(s.read_all(s.compressed.data(), head.compressed, cursor.at + sizeof head));
   auto size = static_cast<uLongf>(s.codes.size());
   if (uncompress(s.codes.data(), &size, s.compressed.data(), head.compressed) != Z_OK || size != s.codes.size()) {
     return s.damaged();

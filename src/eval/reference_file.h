@@ -2,8 +2,8 @@
 // compared with it.
 //
 // A file: its key, then windows, one after the other, each complete or cut off at the end of the file. A position has
-// the log-probabilities of the whole vocabulary in 16 bits between the lowest and the highest of them, compressed. The
-// step is about 0.0005 nats, which leaves an error of some 1e-8 nats in a divergence.
+// the log-probabilities of the whole vocabulary in 16 bits between the lowest and the highest of them, compressed.
+// Where they span 30 nats a step is 0.0005, which leaves an error of some 1e-8 nats in a divergence.
 #pragma once
 
 #include <cstdint>

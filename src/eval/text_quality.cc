@@ -20,6 +20,7 @@ double log_sum_exp(std::span<const float> logits) {
 
 /// The sum over tokens of p (ln p - ln q). Rounding of p can leave it a little below zero.
 double divergence(const ReferencePosition& p, std::span<const float> logits, double log_sum) {
+  if (!std::isfinite(log_sum)) return log_sum;
   double sum = 0.0;
   for (std::size_t i = 0; i < logits.size(); ++i) {
     sum += static_cast<double>(p.probability[i]) * (p.log_probability[i] - (logits[i] - log_sum));
@@ -27,8 +28,12 @@ double divergence(const ReferencePosition& p, std::span<const float> logits, dou
   return std::max(sum, 0.0);
 }
 
+Error not_finite() {
+  return fail("the model computes logits that are not finite: nothing can be said of them");
+}
+
 /// What the model says of the predicted tokens of a window, before anything is compared.
-WindowQuality judge_alone(ModelRunner& runner, const TokenWindow& window) {
+Result<WindowQuality> judge_alone(ModelRunner& runner, const TokenWindow& window) {
   WindowQuality quality;
   run_tokens(runner, window, [&](std::int64_t position, std::span<const float> logits) {
     const auto next = static_cast<std::size_t>(position) + 1;
@@ -36,6 +41,7 @@ WindowQuality judge_alone(ModelRunner& runner, const TokenWindow& window) {
     quality.nll += log_sum_exp(logits) - logits[static_cast<std::size_t>(window[next])];
     ++quality.tokens;
   });
+  if (!std::isfinite(quality.nll)) return not_finite();
   return quality;
 }
 
@@ -59,6 +65,8 @@ Result<WindowQuality> judge_beside(ModelRunner& runner, const TokenWindow& windo
     ++quality.tokens;
   });
   MILLRACE_CHECK_OK(read);
+  const auto finite = [](float value) { return std::isfinite(value); };
+  if (!std::isfinite(quality.nll) || !std::ranges::all_of(quality.divergence, finite)) return not_finite();
   return quality;
 }
 
@@ -166,12 +174,9 @@ Result<std::vector<WindowQuality>> judge_windows(ModelRunner& runner, std::span<
   std::vector<WindowQuality> judged;
   for (std::size_t w = 0; w < windows.size(); ++w) {
     MILLRACE_CHECK_OK(check_tokens(runner, windows[w]));
-    if (reference == nullptr) {
-      judged.push_back(judge_alone(runner, windows[w]));
-    } else {
-      MILLRACE_TRY(WindowQuality quality, judge_beside(runner, windows[w], *reference, w));
-      judged.push_back(std::move(quality));
-    }
+    MILLRACE_TRY(WindowQuality quality, reference == nullptr ? judge_alone(runner, windows[w])
+                                                             : judge_beside(runner, windows[w], *reference, w));
+    judged.push_back(std::move(quality));
     if (progress) progress(static_cast<std::int64_t>(w) + 1, static_cast<std::int64_t>(windows.size()));
   }
   return judged;

@@ -47,7 +47,14 @@ void KvCache::copy(std::span<const PageCopy> copies) {
 
 void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
   const std::size_t element = dtype_bytes(layout_.dtype), bytes = layout_.groups[group].page_bytes;
-  std::vector<std::byte> noise(bytes);
+  noise_.resize(layout_.groups.size());
+  std::vector<std::byte>& noise = noise_[group];
+  const std::size_t offset = static_cast<std::size_t>(page) * bytes;
+  if (!noise.empty()) {
+    backend_->write(memory_[group], offset, noise);
+    return;
+  }
+  noise.resize(bytes);
   for (std::size_t at = 0; at < bytes; at += sizeof(PhiloxBlock)) {
     const PhiloxBlock block = philox4x32_10({static_cast<std::uint32_t>(at), 0, 0, 0}, {0, 0});
     std::memcpy(noise.data() + at, block.data(), std::min(sizeof block, bytes - at));
@@ -56,7 +63,7 @@ void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
   for (std::size_t at = element - 1; at < bytes; at += element) {
     noise[at] = (noise[at] & std::byte{0x80}) | std::byte{0x3e};
   }
-  backend_->write(memory_[group], static_cast<std::size_t>(page) * bytes, noise);
+  backend_->write(memory_[group], offset, noise);
 }
 
 }  // namespace millrace

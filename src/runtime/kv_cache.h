@@ -1,6 +1,7 @@
 // The KV memory of a model on its device: one buffer of pages a cache group. Who has which page is not known here.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -39,6 +40,7 @@ class KvCache {
   std::int32_t pages_ = 0;
   std::vector<Buffer> memory_;
   std::vector<KvLayer> layers_;
+  std::vector<std::vector<std::byte>> noise_;  // of a page of each group, once it is wanted
 };
 
 }  // namespace millrace

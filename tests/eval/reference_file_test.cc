@@ -144,6 +144,20 @@ TEST_F(ReferenceFileTest, OneWriterAndAnyNumberOfReaders) {
   EXPECT_FALSE(reader.begin_window().ok());
 }
 
+TEST_F(ReferenceFileTest, OfEqualTokensTheFirstIsOnTop) {
+  ReferenceFile file = open();
+  std::vector<float> logits = logits_of(0, 0);
+  logits[20] = logits[40] = 30.0f;
+  ASSERT_TRUE(file.begin_window().ok());
+  ASSERT_TRUE(file.add(logits).ok());
+  ASSERT_TRUE(file.end_window().ok());
+  ReferencePosition position;
+  auto cursor = file.start_of(0);
+  ASSERT_TRUE(cursor.ok());
+  ASSERT_TRUE(file.next(*cursor, position).ok());
+  EXPECT_EQ(position.top, 20);
+}
+
 TEST_F(ReferenceFileTest, RefusesWhatIsNotFinite) {
   ReferenceFile file = open();
   ASSERT_TRUE(file.begin_window().ok());
@@ -152,7 +166,7 @@ TEST_F(ReferenceFileTest, RefusesWhatIsNotFinite) {
   EXPECT_FALSE(file.add(logits).ok());
 }
 
-TEST_F(ReferenceFileTest, AFullDiskIsAnError) {
+TEST_F(ReferenceFileTest, AFolderThatCannotBeMadeIsAnError) {
   const auto file = ReferenceFile::open("/proc/millrace/a.reference", "key", kVocab);
   ASSERT_FALSE(file.ok());
   EXPECT_NE(file.error().message.find("--reference-cache"), std::string::npos);

@@ -34,22 +34,23 @@ std::int64_t count_rows(std::span<const SequenceRows> sequences) {
 /// Into how many blocks to cut the rows of sequences that share a prefix; 0 where each had better read it alone.
 ///
 /// More blocks keep more threads busy and read the prefix more often. Time is counted in queries that a thread takes
-/// over the prefix one after the other; to arrange the keys and values for them costs about as much as kArrange more.
-/// That comes from times of 1 to 16 rows of 3 queries behind 2,048 tokens with AVX2: 577 + 46 a query in f32, 224 + 43
-/// in bf16. Less than an eighth saved is not worth the second round of tasks.
+/// over the prefix one after the other; to fetch the keys and values for them costs about as much as kFetch more. That
+/// comes from times of 1 to 16 rows of 3 queries behind 2,048 tokens with AVX2 (577 + 46 a query in f32, 224 + 43 in
+/// bf16), taken when keys had to be transposed as well. Less than an eighth saved is not worth the second round of
+/// tasks.
 std::int64_t shared_blocks(std::span<const SequenceRows> sequences, const AttendArgs& args, std::int64_t threads) {
-  constexpr std::int64_t kArrange = 8;
+  constexpr std::int64_t kFetch = 8;
   const std::int64_t group = args.heads / args.kv_heads, most_rows = attend_block_rows(args);
   std::int64_t alone = 0, longest = 0;
   for (const SequenceRows& sequence : sequences) {
-    alone += (sequence.rows + most_rows - 1) / most_rows * kArrange + sequence.rows * group;
-    longest = std::max(longest, kArrange + std::min<std::int64_t>(sequence.rows, most_rows) * group);
+    alone += (sequence.rows + most_rows - 1) / most_rows * kFetch + sequence.rows * group;
+    longest = std::max(longest, kFetch + std::min<std::int64_t>(sequence.rows, most_rows) * group);
   }
   std::int64_t best = 0, best_time = std::max(alone * args.kv_heads / threads, longest) * 7 / 8;
   const std::int64_t rows = count_rows(sequences), fewest = (rows + most_rows - 1) / most_rows;
   for (std::int64_t blocks = fewest; blocks > 0 && blocks <= std::max(fewest, std::min(rows, threads)); ++blocks) {
     const std::int64_t rounds = (blocks * args.kv_heads + threads - 1) / threads;
-    const std::int64_t time = rounds * (kArrange + (rows + blocks - 1) / blocks * group);
+    const std::int64_t time = rounds * (kFetch + (rows + blocks - 1) / blocks * group);
     if (time >= best_time) continue;
     best = blocks;
     best_time = time;

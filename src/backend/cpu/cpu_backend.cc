@@ -45,7 +45,7 @@ class CpuBackend final : public Backend {
   CpuBackend(std::unique_ptr<ThreadPool> pool, IsaLevel level)
       : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)) {}
 
-  [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/1", isa_level_name(level_)); }
+  [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/2", isa_level_name(level_)); }
   Result<DeviceLimits> measure_limits() override { return measure_cpu_limits(kernels_, *pool_); }
   [[nodiscard]] bool host_memory() const override { return true; }
 

@@ -108,6 +108,8 @@ Element lane_element(const Element* part, std::int64_t row, std::int64_t count, 
 PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, std::int64_t cols) {
   PackedIntegers layout{.bits = format.bits, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
   if (format.group == 0) {
+    constexpr std::int64_t kMost = std::int64_t{1} << 17;  // products of -127 to 127 whose sum 32 bits hold
+    MILLRACE_CHECK(cols <= kMost, "sums of {} products of 8-bit codes", cols);
     layout.group = layout.padded_cols;
     layout.row_scales = present<float>();
   } else {

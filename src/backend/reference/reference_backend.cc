@@ -178,7 +178,7 @@ std::int64_t value_index(const KvLayer& kv, std::int64_t position, std::int32_t 
 
 class ReferenceBackend final : public Backend {
  public:
-  [[nodiscard]] std::string numeric_class() const override { return "reference/scalar/1"; }
+  [[nodiscard]] std::string numeric_class() const override { return "reference/scalar/2"; }
   Result<DeviceLimits> measure_limits() override {
     return fail("the reference backend is made for being right: it is not measured against limits");
   }
