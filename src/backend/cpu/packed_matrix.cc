@@ -127,7 +127,7 @@ void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
                 .integers = integer_layout(*integer_, rows_, cols_)};
     input_group_ = millrace::input_group(*all.integers);
     bytes_ = segment_bytes(all);
-    segments_.push_back(std::move(all));
+    segments_.push_back(all);
     return;
   }
   const bool round = format.input == DType::bf16 && std::all_of(source.pieces.begin(), source.pieces.end(),
