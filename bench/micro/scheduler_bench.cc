@@ -1,8 +1,10 @@
-// schedule() and commit() of one step, as the engine calls them: every iteration is a step.
+// schedule() and commit() of one step, as the engine calls them: every iteration is a step. Beside them `whole_us` is
+// the time of the step with the add() and finish() of those who come and go, and with the making of their prompts.
 //
 // Every 16 steps each sequence takes a page, and as sequences end and others take their place, prompts are mixed in.
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <vector>
 
@@ -34,8 +36,11 @@ class Traffic {
     for (std::int64_t i = 0; i < 400 + load.prompt * load.sequences / 4096; ++i) step();
   }
 
-  void step() {
+  /// Seconds that schedule() and commit() took.
+  double step() {
+    const auto begin = std::chrono::steady_clock::now();
     const StepPlan plan = scheduler_.schedule();
+    const auto planned = std::chrono::steady_clock::now();
     sampled_.clear();
     ended_.clear();
     for (const StepEntry& entry : plan.entries) {
@@ -43,12 +48,15 @@ class Traffic {
       sampled_.push_back(static_cast<std::int32_t>(entry.first_position % 50021));
       if (entry.first_position + entry.rows + 1 >= ends_[entry.id]) ended_.push_back(entry.id);
     }
+    const auto ran = std::chrono::steady_clock::now();
     scheduler_.commit(plan, sampled_);
+    const auto committed = std::chrono::steady_clock::now();
     rows_ += static_cast<std::int64_t>(plan.entries.size());
     for (const SequenceId id : ended_) {
       scheduler_.finish(id);
       add(load_.answer);
     }
+    return std::chrono::duration<double>(planned - begin + (committed - ran)).count();
   }
 
   [[nodiscard]] std::int64_t entries() const { return rows_; }
@@ -93,7 +101,10 @@ class Traffic {
 void run(benchmark::State& state, const Load& load) {
   Traffic traffic(load);
   const std::int64_t before = traffic.entries();
-  for (auto _ : state) traffic.step();
+  const auto start = std::chrono::steady_clock::now();
+  for (auto _ : state) state.SetIterationTime(traffic.step());
+  const std::chrono::duration<double, std::micro> whole = std::chrono::steady_clock::now() - start;
+  state.counters["whole_us"] = whole.count() / static_cast<double>(state.iterations());
   state.counters["entries"] = static_cast<double>(traffic.entries() - before) / static_cast<double>(state.iterations());
   state.counters["preemptions"] = static_cast<double>(traffic.scheduler().counters().preemptions);
 }
@@ -103,25 +114,25 @@ void BM_Decode(benchmark::State& state) {
   run(state,
       {.sequences = state.range(0), .shared = 0, .prompt = 100, .answer = 1'000'000, .waiting = 0, .pool = 0.02});
 }
-BENCHMARK(BM_Decode)->Arg(256)->Arg(4096)->Unit(benchmark::kMicrosecond)->Iterations(2000);
+BENCHMARK(BM_Decode)->Arg(256)->Arg(4096)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(2000);
 
 /// Answers of 200 tokens behind prompts of 300; the prefix cache is full, so pages are evicted all the time.
 void BM_Mixed(benchmark::State& state) {
   run(state, {.sequences = state.range(0), .shared = 0, .prompt = 300, .answer = 200, .waiting = 16, .pool = 1.2});
 }
-BENCHMARK(BM_Mixed)->Arg(256)->Arg(4096)->Unit(benchmark::kMicrosecond)->Iterations(2000);
+BENCHMARK(BM_Mixed)->Arg(256)->Arg(4096)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(2000);
 
 /// The same with 2,000 more tokens that all prompts begin with.
 void BM_Shared(benchmark::State& state) {
   run(state, {.sequences = state.range(0), .shared = 2000, .prompt = 2300, .answer = 200, .waiting = 16, .pool = 1.2});
 }
-BENCHMARK(BM_Shared)->Arg(256)->Arg(4096)->Unit(benchmark::kMicrosecond)->Iterations(2000);
+BENCHMARK(BM_Shared)->Arg(256)->Arg(4096)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(2000);
 
 /// Too few pages: sequences are preempted, and a long queue waits.
 void BM_Overload(benchmark::State& state) {
   run(state, {.sequences = state.range(0), .shared = 0, .prompt = 300, .answer = 200, .waiting = 1000, .pool = 0.7});
 }
-BENCHMARK(BM_Overload)->Arg(256)->Unit(benchmark::kMicrosecond)->Iterations(2000);
+BENCHMARK(BM_Overload)->Arg(256)->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(2000);
 
 }  // namespace
 }  // namespace millrace

@@ -161,7 +161,7 @@ PrefixCache::Node PrefixCache::add(Node parent, std::span<const std::int32_t> ro
   at(node).step = step;
   at(node).users = 1;
   hold_pages(node, pages);
-  std::vector<Node>& children = at(parent).children;
+  Children& children = at(parent).children;
   children.insert(children.begin() + static_cast<std::ptrdiff_t>(place), node);
   return node;
 }
@@ -207,6 +207,12 @@ bool PrefixCache::evict() {
   if (oldest_ == kNone) return false;
   const Node node = oldest_;
   unlist(node);
+  // The next to go is fetched while this one is taken apart: all were used long ago, and none is in the machine's
+  // caches.
+  if (oldest_ != kNone) {
+    __builtin_prefetch(&at(oldest_), 1);
+    __builtin_prefetch(pages(oldest_).data());
+  }
   release_pages(node);
   if (at(node).children.empty()) {
     remove(node);
@@ -266,8 +272,10 @@ void PrefixCache::remove(Node node) {
     if (parent == kNone) {
       roots_.erase(at(node).name);
     } else {
-      std::vector<Node>& siblings = at(parent).children;
-      siblings.erase(siblings.begin() + static_cast<std::ptrdiff_t>(lower_bound(at(parent), tokens(node))));
+      Children& siblings = at(parent).children;
+      // Most are only children, whose tokens need not be read.
+      const std::size_t place = siblings.size() == 1 ? 0 : lower_bound(at(parent), tokens(node));
+      siblings.erase(siblings.begin() + static_cast<std::ptrdiff_t>(place));
     }
     at(node) = {};
     unused_.push_back(node);

@@ -10,6 +10,7 @@
 // keeps tenants from finding out each other's prompts by timing).
 #pragma once
 
+#include <boost/container/small_vector.hpp>
 #include <cstdint>
 #include <map>
 #include <span>
@@ -85,6 +86,8 @@ class PrefixCache {
   void count_references(std::size_t group, std::span<std::int32_t> references) const;
 
  private:
+  using Children = boost::container::small_vector<Node, 2>;  // most have one: no memory of its own
+
   struct Entry {
     Node parent = kNone;
     Node newer = kNone, older = kNone;  // among the evictable
@@ -92,7 +95,7 @@ class PrefixCache {
     std::int32_t filled = 0;
     bool hollow = false;  // evicted from under its children
     std::int64_t step = 0;
-    std::vector<Node> children;                               // sorted by tokens
+    Children children;                                        // sorted by tokens
     std::map<std::string, Node, std::less<>>::iterator name;  // of a root
   };
 
