@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "quant/blocks.h"
+#include "quant/small_float.h"
 
 namespace millrace {
 
@@ -80,23 +81,20 @@ void decode_iq4_nl(const std::byte* block, float* target) {
   }
 }
 
-/// The magnitudes of FP4 E2M1 are 0, 0.5, 1, 1.5, 2, 3, 4, 6. They are held doubled, as whole numbers without a
-/// negative zero, beside half the block's scale.
-constexpr std::int8_t kFp4Levels[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-
 /// Half of 2^(exponent - 127). The two smallest halves are subnormal floats. 255 is no special value here.
 float half_e8m0(std::uint8_t exponent) {
   const std::uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1u) << 23;
   return std::bit_cast<float>(bits);
 }
 
-/// E8M0 scale, codes (OCP Microscaling Formats 1.0, MXFP4; the order of the codes is GGUF's).
+/// E8M0 scale, codes, the steps of which are twice the values (OCP Microscaling Formats 1.0, MXFP4; the order of the
+/// codes is GGUF's).
 void decode_mxfp4(const std::byte* block, float* target) {
   const float scale = half_e8m0(std::to_integer<std::uint8_t>(block[0]));
   const std::uint8_t* codes = block_codes(block + 1);
   for (int j = 0; j < kHalf; ++j) {
-    target[j] = scale * static_cast<float>(kFp4Levels[codes[j] & 0xf]);
-    target[j + kHalf] = scale * static_cast<float>(kFp4Levels[codes[j] >> 4]);
+    target[j] = scale * static_cast<float>(kE2m1Steps[codes[j] & 0xf]);
+    target[j + kHalf] = scale * static_cast<float>(kE2m1Steps[codes[j] >> 4]);
   }
 }
 

@@ -56,6 +56,59 @@ void quantize_group(const IntegerFormat& format, const float* weights, std::int6
   }
 }
 
+/// The code of E2M1 nearest to `value`, ties to the even one; beyond 6 that of 6.
+std::int8_t nearest_e2m1(float value) {
+  const float magnitude = std::fabs(value);
+  // The middles between neighbours; at a middle the even code, that is the one with an even mantissa.
+  constexpr std::array<float, 7> kMiddles = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
+  std::size_t code = 0;
+  while (code < kMiddles.size() && (magnitude > kMiddles[code] || (magnitude == kMiddles[code] && code % 2 == 1))) {
+    ++code;
+  }
+  return static_cast<std::int8_t>(std::signbit(value) && code != 0 ? code + 8 : code);
+}
+
+float largest_magnitude(const float* values, std::int64_t count) {
+  float largest = 0.0f;
+  for (std::int64_t k = 0; k < count; ++k) largest = std::max(largest, std::fabs(values[k]));
+  return largest;
+}
+
+/// The exponent of a group's scale: that of its largest weight less that of 6, the largest code.
+int shared_exponent(float largest) {
+  return std::ilogb(largest) - 2;
+}
+
+/// A row scale that takes the largest weight to the largest code with the largest scale (NVFP4), or the largest power
+/// of two of a group to the largest that a half holds (MXFP4). Half of it, as the steps are twice the values.
+float e2m1_row_scale(const IntegerFormat& format, float largest) {
+  constexpr int kLargestPower = 15, kSmallest = -125;  // of a half; of what a float holds with all its digits
+  if (largest == 0.0f) return 0.0f;
+  if (format.group == 16) return largest / (12.0f * kE4m3Largest);
+  return std::ldexp(1.0f, std::max(shared_exponent(largest) - 1 - kLargestPower, kSmallest));
+}
+
+float e2m1_scale(const IntegerFormat& format, float largest, float row_scale) {
+  if (largest == 0.0f || row_scale == 0.0f) return 0.0f;
+  if (format.group == 16) return e4m3_to_float(float_to_e4m3(largest / 12.0f / row_scale));
+  constexpr int kSmallestPower = -24;  // of a half
+  const int power = shared_exponent(largest) - 1 - std::ilogb(row_scale);
+  return power < kSmallestPower ? 0.0f : std::ldexp(1.0f, power);
+}
+
+void quantize_e2m1_row(const IntegerFormat& format, const float* weights, std::int64_t cols, const IntegerRow& target) {
+  *target.row_scale = e2m1_row_scale(format, largest_magnitude(weights, cols));
+  for (std::int64_t first = 0, g = 0; first < cols; first += format.group, ++g) {
+    const std::int64_t count = std::min<std::int64_t>(format.group, cols - first);
+    target.zeros[g] = 0;
+    target.scales[g] = e2m1_scale(format, largest_magnitude(weights + first, count), *target.row_scale);
+    const float unit = 2.0f * *target.row_scale * target.scales[g];
+    for (std::int64_t k = first; k < first + count; ++k) {
+      target.codes[k] = unit > 0.0f ? nearest_e2m1(weights[k] / unit) : std::int8_t{0};
+    }
+  }
+}
+
 float quantize_input_group(const float* x, std::int64_t cols, std::int8_t* codes) {
   float largest = 0.0f;
   for (std::int64_t k = 0; k < cols; ++k) {
@@ -76,6 +129,8 @@ float quantize_input_group(const float* x, std::int64_t cols, std::int8_t* codes
 
 std::optional<IntegerFormat> integer_format_from_name(std::string_view name) {
   if (name == "int8") return IntegerFormat{};
+  if (name == "nvfp4") return IntegerFormat{.bits = 4, .group = 16, .e2m1 = true};
+  if (name == "mxfp4") return IntegerFormat{.bits = 4, .group = 32, .e2m1 = true};
   if (!name.starts_with("int4")) return std::nullopt;
   name.remove_prefix(4);
   IntegerFormat format{.bits = 4, .group = 128, .symmetric = false};
@@ -97,10 +152,13 @@ std::optional<IntegerFormat> integer_format_from_name(std::string_view name) {
 
 std::string integer_format_name(const IntegerFormat& format) {
   if (format.bits == 8) return "int8";
+  if (format.e2m1) return format.group == 16 ? "nvfp4" : "mxfp4";
   return "int4.g" + std::to_string(format.group) + (format.symmetric ? ".sym" : "");
 }
 
 void quantize_row(const IntegerFormat& format, const float* weights, std::int64_t cols, const IntegerRow& target) {
+  if (format.e2m1) return quantize_e2m1_row(format, weights, cols, target);
+  if (target.row_scale != nullptr) *target.row_scale = 1.0f;
   const std::int64_t step = format.group == 0 ? cols : format.group;
   for (std::int64_t g = 0; g * step < cols; ++g) {
     const std::int64_t first = g * step;

@@ -1,6 +1,8 @@
 #include "quant/integer_blocks.h"
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -90,6 +92,30 @@ void split_factors(QuantFormat format, const std::byte* block, std::int8_t* fact
   }
 }
 
+/// The steps of E2M1 are scaled with 2^(exponent - 128).
+void split_mxfp4_row(const std::byte* row, std::int64_t blocks, const SplitRow& target) {
+  constexpr std::int64_t kBytes = 17, kHalf = 16;
+  constexpr int kBias = 128, kLargestPower = 15, kSmallestPower = -24;  // of a half
+  constexpr int kSmallest = -125;                                       // a power of two that is no subnormal float
+  int base = kSmallest;
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::uint8_t* bytes = block_codes(row + block * kBytes);
+    bool empty = true;
+    for (std::int64_t j = 0; j < kHalf; ++j) {
+      target.codes[block * 2 * kHalf + j] = static_cast<std::int8_t>(bytes[1 + j] & 15);
+      target.codes[block * 2 * kHalf + kHalf + j] = static_cast<std::int8_t>(bytes[1 + j] >> 4);
+      empty = empty && (bytes[1 + j] & 0x77) == 0;
+    }
+    if (!empty) base = std::max(base, bytes[0] - kBias - kLargestPower);
+  }
+  *target.row_scale = std::ldexp(1.0f, base);
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const int power = block_codes(row + block * kBytes)[0] - kBias - base;
+    const bool fits = power >= kSmallestPower && power <= kLargestPower;  // what is larger has no codes but zeros
+    target.scales[block] = fits ? float_to_f16(std::ldexp(1.0f, power)) : 0;
+  }
+}
+
 }  // namespace
 
 std::optional<IntegerBlocks> integer_blocks(QuantFormat format) {
@@ -113,6 +139,8 @@ std::optional<IntegerBlocks> integer_blocks(QuantFormat format) {
       return IntegerBlocks{.group = 16, .super = 256};
     case QuantFormat::iq4_xs:
       return IntegerBlocks{.group = 32, .super = 256};
+    case QuantFormat::mxfp4:
+      return IntegerBlocks{.bits = 4, .group = 32, .super = 32, .e2m1 = true};
     default:
       return std::nullopt;
   }
@@ -123,6 +151,7 @@ void split_row(QuantFormat format, const std::byte* row, std::int64_t cols, cons
   const QuantFormatInfo& info = format_info(format);
   const auto elements = static_cast<std::int64_t>(info.block_elements);
   MILLRACE_CHECK(parts && cols % elements == 0, "{} elements of format {} as integers", cols, info.name);
+  if (parts->e2m1) return split_mxfp4_row(row, cols / elements, target);
   std::vector<std::byte> unit(info.block_bytes);
   std::array<float, 256> values{};
   for (std::int64_t block = 0; block < cols / elements; ++block, row += info.block_bytes) {

@@ -4,6 +4,9 @@
 //
 // with a scale and a minimum in half precision for some inputs, and small integer factors for fewer. To the bit what
 // the codec decodes, where factors are multiplied first.
+//
+// MXFP4's powers of two reach farther than a half does. Its rows have a scale of their own, and a block that is smaller
+// than 2^-39 of the row's largest becomes zero: far below what a sum over the row keeps in single precision.
 #pragma once
 
 #include <cstddef>
@@ -20,11 +23,12 @@ struct IntegerBlocks {
   std::int32_t group = 0;  // inputs that share a factor
   std::int32_t super = 0;  // inputs that share a scale; equal to `group` where there are no factors
   bool minimums = false;
+  bool e2m1 = false;  // codes of E2M1 (quant/small_float.h), and a scale for the row
 
   [[nodiscard]] bool factors() const { return super != group; }
 };
 
-/// Nothing for plain formats, for Q2_K (its minimums are of 16 inputs) and for MXFP4 (its scales do not fit a half).
+/// Nothing for plain formats and for Q2_K (its minimums are of 16 inputs).
 std::optional<IntegerBlocks> integer_blocks(QuantFormat format);
 
 /// Where the parts of a row of `cols` elements go. Those that the format lacks may be null.
@@ -34,6 +38,7 @@ struct SplitRow {
   std::uint16_t* minimums = nullptr;       // [cols / super], halves; what is added, so mostly negative
   std::int8_t* factors = nullptr;          // [cols / group]
   std::int8_t* minimum_factors = nullptr;  // [cols / group]
+  float* row_scale = nullptr;
 };
 
 /// `row`: whole blocks of a format that integer_blocks() knows.

@@ -21,7 +21,7 @@ Result<WeightFormat> parse_weight_format(const Json& value, const std::string& w
   if (!format) {
     return fail(
         "{}: \"{}\" is not supported; this version has stored, int8, int4, int4.g32, int4.g64, int4.g128, "
-        "and each int4 with .sym",
+        "each int4 with .sym, nvfp4 and mxfp4",
         where, name);
   }
   return WeightFormat(format);

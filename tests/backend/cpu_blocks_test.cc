@@ -15,9 +15,9 @@ namespace {
 
 constexpr LinearFormat kBlocks{.integer_blocks = true};
 
-constexpr QuantFormat kFormats[] = {QuantFormat::q8_0, QuantFormat::q4_0,   QuantFormat::q4_1,  QuantFormat::q5_0,
-                                    QuantFormat::q5_1, QuantFormat::q3_k,   QuantFormat::q4_k,  QuantFormat::q5_k,
-                                    QuantFormat::q6_k, QuantFormat::iq4_nl, QuantFormat::iq4_xs};
+constexpr QuantFormat kFormats[] = {QuantFormat::q8_0, QuantFormat::q4_0,   QuantFormat::q4_1,   QuantFormat::q5_0,
+                                    QuantFormat::q5_1, QuantFormat::q3_k,   QuantFormat::q4_k,   QuantFormat::q5_k,
+                                    QuantFormat::q6_k, QuantFormat::iq4_nl, QuantFormat::iq4_xs, QuantFormat::mxfp4};
 
 /// A weight in blocks of random codes, with scales near 0.01.
 struct Stored {
@@ -30,6 +30,10 @@ struct Stored {
     const QuantFormatInfo& info = format_info(f);
     for (std::byte& byte : bytes) byte = random.byte();
     for (std::size_t block = 0; block < bytes.size(); block += info.block_bytes) {
+      if (f == QuantFormat::mxfp4) {
+        bytes[block] = std::byte{110} | (random.byte() & std::byte{15});  // 2^-17 to 2^0
+        continue;
+      }
       for (const std::size_t offset : scale_offsets()) {
         const std::uint16_t half = float_to_f16(random.normal(0.01f));
         std::memcpy(bytes.data() + block + offset, &half, sizeof half);
@@ -76,19 +80,20 @@ std::vector<float> expected(IsaLevel level, const Stored& w, const std::vector<f
   std::vector<std::int8_t> codes(cols), input(cols), factors(groups), minimum_factors(groups);
   std::vector<std::uint16_t> scales(supers), minimums(supers);
   std::vector<float> x_scales(cols / kIntegerBlock), out;
+  float row_scale = 1.0f;
   const auto fma = [&](float a, float b, float c) { return level == IsaLevel::scalar ? a * b + c : std::fma(a, b, c); };
   for (std::int64_t r = 0; r < batch; ++r) {
     quantize_inputs(x.data() + r * w.cols, w.cols, kIntegerBlock, input.data(), x_scales.data());
     for (std::int64_t o = 0; o < w.rows; ++o) {
       split_row(w.format, w.row(o), w.cols,
-                {codes.data(), scales.data(), minimums.data(), factors.data(), minimum_factors.data()});
+                {codes.data(), scales.data(), minimums.data(), factors.data(), minimum_factors.data(), &row_scale});
       float total = 0.0f;
       for (std::size_t g = 0; g < groups; ++g) {
         const std::size_t first = g * static_cast<std::size_t>(parts.group),
                           super = first / static_cast<std::size_t>(parts.super);
         std::int32_t sum = 0, inputs = 0;
         for (std::size_t k = first; k < first + static_cast<std::size_t>(parts.group); ++k) {
-          sum += (codes[k] - parts.zero) * input[k];
+          sum += (parts.e2m1 ? kE2m1Steps[codes[k]] : codes[k] - parts.zero) * input[k];
           inputs += input[k];
         }
         float scale = f16_to_float(scales[super]), minimum = f16_to_float(minimums[super]);
@@ -100,6 +105,7 @@ std::vector<float> expected(IsaLevel level, const Stored& w, const std::vector<f
         total = fma(static_cast<float>(sum), scale * x_scale, total);
         if (parts.minimums) total = fma(minimum, x_scale * static_cast<float>(inputs), total);
       }
+      if (parts.e2m1) total *= row_scale;
       out.push_back(bias != nullptr ? total + bias[o] : total);
     }
   }
@@ -145,10 +151,10 @@ TEST_P(CpuBlocks, TheLargestSumsDoNotOverflow) {
   const auto backend = cpu_backend(GetParam());
   Random random(7);
   for (const int byte : {0x80, 0x7f, 0xff}) {  // codes -128, 127 and 15
-    for (const QuantFormat format : {QuantFormat::q8_0, QuantFormat::q4_0, QuantFormat::q4_k}) {
+    for (const QuantFormat format : {QuantFormat::q8_0, QuantFormat::q4_0, QuantFormat::q4_k, QuantFormat::mxfp4}) {
       Stored weight(format, 16, 512, random);
       const QuantFormatInfo& info = format_info(format);
-      const std::size_t codes = format == QuantFormat::q4_k ? 16 : 2;
+      const std::size_t codes = format == QuantFormat::q4_k ? 16 : format == QuantFormat::mxfp4 ? 1 : 2;
       for (std::size_t block = 0; block < weight.bytes.size(); block += info.block_bytes) {
         std::memset(weight.bytes.data() + block + codes, byte, info.block_bytes - codes);
       }

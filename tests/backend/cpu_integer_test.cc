@@ -11,6 +11,8 @@
 namespace millrace {
 namespace {
 
+constexpr IntegerFormat kNvfp4{.bits = 4, .group = 16, .e2m1 = true}, kMxfp4{.bits = 4, .group = 32, .e2m1 = true};
+
 struct Case {
   IntegerFormat format;
   std::int64_t rows, cols;
@@ -22,7 +24,7 @@ std::vector<Case> cases() {
   const std::vector<std::pair<std::int64_t, std::int64_t>> shapes = {{1, 1},   {16, 32},  {17, 31},  {33, 100},
                                                                      {48, 65}, {15, 257}, {64, 384}, {130, 192}};
   for (const IntegerFormat& format : {IntegerFormat{}, IntegerFormat{4, 32, false}, IntegerFormat{4, 64, true},
-                                      IntegerFormat{4, 128, false}, IntegerFormat{4, 128, true}}) {
+                                      IntegerFormat{4, 128, false}, IntegerFormat{4, 128, true}, kNvfp4, kMxfp4}) {
     for (const auto& [rows, cols] : shapes) all.push_back({format, rows, cols});
   }
   return all;
@@ -44,23 +46,27 @@ std::vector<float> expected(IsaLevel level, const Case& c, const std::vector<flo
   std::vector<std::int8_t> codes(static_cast<std::size_t>(c.cols)), input(static_cast<std::size_t>(c.cols));
   std::vector<float> scales(static_cast<std::size_t>(groups)), out(static_cast<std::size_t>(batch * c.rows));
   std::vector<std::uint8_t> zeros(static_cast<std::size_t>(groups));
+  const std::int64_t input_step = c.format.input_group() == 0 ? c.cols : c.format.input_group();
   std::vector<float> x_scales(static_cast<std::size_t>(groups));
+  float row_scale = 1.0f;
   for (std::int64_t r = 0; r < batch; ++r) {
-    quantize_inputs(x.data() + r * c.cols, c.cols, c.format.group, input.data(), x_scales.data());
+    quantize_inputs(x.data() + r * c.cols, c.cols, c.format.input_group(), input.data(), x_scales.data());
     for (std::int64_t o = 0; o < c.rows; ++o) {
-      quantize_row(c.format, weights.data() + o * c.cols, c.cols, {codes.data(), scales.data(), zeros.data()});
+      quantize_row(c.format, weights.data() + o * c.cols, c.cols,
+                   {codes.data(), scales.data(), zeros.data(), &row_scale});
       float total = 0.0f;
       for (std::int64_t g = 0; g < groups; ++g) {
         std::int64_t sum = 0;
         for (std::int64_t k = g * step; k < std::min(c.cols, (g + 1) * step); ++k) {
-          sum += (codes[static_cast<std::size_t>(k)] - zeros[static_cast<std::size_t>(g)]) *
+          sum += step_of_code(c.format, codes[static_cast<std::size_t>(k)], zeros[static_cast<std::size_t>(g)]) *
                  input[static_cast<std::size_t>(k)];
         }
         const auto of_group = static_cast<float>(sum);
         float scale = scales[static_cast<std::size_t>(g)];
-        if (c.format.group != 0) scale *= x_scales[static_cast<std::size_t>(g)];
+        if (c.format.group != 0) scale *= x_scales[static_cast<std::size_t>(g * step / input_step)];
         total = level == IsaLevel::scalar ? of_group * scale + total : std::fma(of_group, scale, total);
       }
+      if (c.format.e2m1) total *= row_scale;
       const float product = c.format.group == 0 ? total * x_scales.front() : total;
       out[static_cast<std::size_t>(r * c.rows + o)] = bias != nullptr ? product + bias[o] : product;
     }
@@ -111,7 +117,8 @@ TEST_P(CpuIntegers, AreWhatTheDefinitionSaysToTheBit) {
 
 TEST_P(CpuIntegers, TheLargestSumsDoNotOverflow) {
   const auto backend = cpu_backend(GetParam());
-  for (const IntegerFormat& format : {IntegerFormat{}, IntegerFormat{4, 128, false}, IntegerFormat{4, 128, true}}) {
+  for (const IntegerFormat& format :
+       {IntegerFormat{}, IntegerFormat{4, 128, false}, IntegerFormat{4, 128, true}, kNvfp4, kMxfp4}) {
     const Case c{format, 16, 4096};
     for (const float sign : {1.0f, -1.0f}) {
       const std::vector<float> weights(static_cast<std::size_t>(c.rows * c.cols), 0.5f),
@@ -138,7 +145,8 @@ TEST_P(CpuIntegers, AreCloseToTheReference) {
 TEST_P(CpuIntegers, BatchAndThreadsDoNotShow) {
   const auto one = cpu_backend(GetParam(), 1), three = cpu_backend(GetParam(), 3);
   Random random(7);
-  for (const IntegerFormat& format : {IntegerFormat{}, IntegerFormat{4, 32, false}, IntegerFormat{4, 128, false}}) {
+  for (const IntegerFormat& format :
+       {IntegerFormat{}, IntegerFormat{4, 32, false}, IntegerFormat{4, 128, false}, kNvfp4, kMxfp4}) {
     const Case c{format, 1100, 512};
     const std::vector<float> weights = random.normals(c.rows * c.cols, 0.1f), x = random.normals(133 * c.cols);
     const auto a = pack(*one, c, weights), b = pack(*three, c, weights);

@@ -17,17 +17,19 @@ struct Rounded {
   std::vector<float> scales;
   std::vector<std::uint8_t> zeros;
   std::vector<float> values;
+  float row_scale = 0.0f;
 };
 
 Rounded round_row(const IntegerFormat& format, const std::vector<float>& weights) {
   const auto cols = static_cast<std::int64_t>(weights.size());
   const auto groups = static_cast<std::size_t>(format.groups(cols));
   Rounded r{
-      std::vector<std::int8_t>(weights.size()), std::vector<float>(groups), std::vector<std::uint8_t>(groups), {}};
-  quantize_row(format, weights.data(), cols, {r.codes.data(), r.scales.data(), r.zeros.data()});
+      std::vector<std::int8_t>(weights.size()), std::vector<float>(groups), std::vector<std::uint8_t>(groups), {}, 0};
+  quantize_row(format, weights.data(), cols, {r.codes.data(), r.scales.data(), r.zeros.data(), &r.row_scale});
   for (std::size_t k = 0; k < weights.size(); ++k) {
     const std::size_t group = format.group == 0 ? 0 : k / static_cast<std::size_t>(format.group);
-    r.values.push_back(r.scales[group] * static_cast<float>(r.codes[k] - r.zeros[group]));
+    const std::int32_t step = step_of_code(format, r.codes[k], r.zeros[group]);
+    r.values.push_back(r.scales[group] * static_cast<float>(step) * r.row_scale);
   }
   return r;
 }
@@ -43,14 +45,23 @@ std::vector<float> normals(std::uint32_t seed, std::size_t count, float mean = 0
 const std::vector<IntegerFormat> kFormats = {
     {}, {4, 32, false}, {4, 64, false}, {4, 128, false}, {4, 32, true}, {4, 64, true}, {4, 128, true}};
 
+const IntegerFormat kNvfp4{.bits = 4, .group = 16, .e2m1 = true}, kMxfp4{.bits = 4, .group = 32, .e2m1 = true};
+
+std::vector<IntegerFormat> all_formats() {
+  std::vector<IntegerFormat> all = kFormats;
+  all.push_back(kNvfp4);
+  all.push_back(kMxfp4);
+  return all;
+}
+
 TEST(IntegerFormat, NamesAreReadAsTheyAreWritten) {
-  for (const IntegerFormat& format : kFormats) {
+  for (const IntegerFormat& format : all_formats()) {
     EXPECT_EQ(integer_format_from_name(integer_format_name(format)), format) << integer_format_name(format);
   }
   EXPECT_EQ(integer_format_from_name("int4"), (IntegerFormat{4, 128, false}));
   EXPECT_EQ(integer_format_from_name("int4.sym"), (IntegerFormat{4, 128, true}));
-  for (const char* name :
-       {"", "int", "int88", "int8.g32", "int4.g", "int4.g3", "int4.g320", "int4.g32.", "int4.symm"}) {
+  for (const char* name : {"", "int", "int88", "int8.g32", "int4.g", "int4.g3", "int4.g320", "int4.g32.", "int4.symm",
+                           "nvfp4.g16", "mxfp"}) {
     EXPECT_FALSE(integer_format_from_name(name)) << name;
   }
 }
@@ -93,8 +104,61 @@ TEST(QuantizeRow, CodesAndScalesAreThoseOfTheFormat) {
   }
 }
 
+/// The value of E2M1 that is nearest, by looking at all of them.
+double nearest_value(double wanted, double unit) {
+  double best = 0.0;
+  for (const std::int8_t step : kE2m1Steps) {
+    if (std::fabs(step * unit - wanted) < std::fabs(best - wanted)) best = step * unit;
+  }
+  return best;
+}
+
+TEST(QuantizeRow, E2m1TakesTheNearestValueOfTheGroup) {
+  for (const IntegerFormat& format : {kNvfp4, kMxfp4}) {
+    std::vector<float> weights = normals(23, 300);
+    for (std::size_t k = 64; k < 128; ++k) weights[k] *= 1e-4f;  // groups of very unlike sizes
+    const Rounded r = round_row(format, weights);
+    for (std::size_t k = 0; k < weights.size(); ++k) {
+      const double unit = static_cast<double>(r.row_scale) * r.scales[k / static_cast<std::size_t>(format.group)];
+      const double best = nearest_value(weights[k], unit);
+      EXPECT_NEAR(std::fabs(r.values[k] - weights[k]), std::fabs(best - weights[k]), 1e-6 * std::fabs(weights[k]))
+          << integer_format_name(format) << " weight " << k;
+    }
+  }
+}
+
+TEST(QuantizeRow, ScalesOfE2m1AreThoseOfTheFormat) {
+  const std::vector<float> weights = normals(29, 320);
+  const Rounded nv = round_row(kNvfp4, weights), mx = round_row(kMxfp4, weights);
+  float largest = 0.0f;
+  for (const float scale : nv.scales) {
+    EXPECT_EQ(e4m3_to_float(float_to_e4m3(scale)), scale);
+    EXPECT_EQ(f16_to_float(float_to_f16(scale)), scale);
+    largest = std::max(largest, scale);
+  }
+  EXPECT_EQ(largest, kE4m3Largest) << "the largest weight is taken to the end of both ranges";
+  for (std::size_t g = 0; g < mx.scales.size(); ++g) {
+    float size = 0.0f;
+    for (std::size_t k = 32 * g; k < 32 * (g + 1); ++k) size = std::max(size, std::fabs(weights[k]));
+    EXPECT_EQ(f16_to_float(float_to_f16(mx.scales[g])), mx.scales[g]);
+    // A step is half of the scale, which is 2^(exponent of the largest weight - exponent of 6).
+    EXPECT_EQ(2.0f * mx.row_scale * mx.scales[g], std::ldexp(1.0f, std::ilogb(size) - 2));
+  }
+}
+
+TEST(QuantizeRow, AGroupThatIsFarSmallerThanTheRowLosesNothingThatASumWouldKeep) {
+  std::vector<float> weights(96, 0.0f);
+  weights[0] = 1.0f;
+  weights[40] = 0x1p-36f;
+  weights[70] = 0x1p-60f;
+  const Rounded r = round_row(kMxfp4, weights);
+  EXPECT_EQ(r.values[0], 1.0f);
+  EXPECT_EQ(r.values[40], 0x1p-36f);
+  EXPECT_EQ(r.values[70], 0.0f);
+}
+
 TEST(QuantizeRow, ZerosStayZerosAndTinyOrHugeWeightsAreFinite) {
-  for (const IntegerFormat& format : kFormats) {
+  for (const IntegerFormat& format : all_formats()) {
     for (const float size : {0.0f, 1e-40f, 1e-10f, 1e30f, 1e38f}) {
       std::vector<float> weights(64, 0.0f);
       weights[3] = size;

@@ -41,6 +41,15 @@ TEST(Recipe, TheHeadKeepsEightBitsUnlessItIsNamed) {
   EXPECT_EQ(named->weights_of("model.layers.0.mlp.up_proj"), WeightFormat());
 }
 
+TEST(Recipe, FourBitFloatsAreFormatsToo) {
+  const auto recipe =
+      parse_recipe(R"({"millrace_recipe": 1, "weights": {"default": "nvfp4", "*.down_proj": "mxfp4"}})", "r.json");
+  ASSERT_TRUE(recipe.ok()) << recipe.error().message;
+  EXPECT_EQ(recipe->weights_of("a"), (IntegerFormat{.bits = 4, .group = 16, .e2m1 = true}));
+  EXPECT_EQ(recipe->weights_of("a.down_proj"), (IntegerFormat{.bits = 4, .group = 32, .e2m1 = true}));
+  EXPECT_EQ(recipe->weights_of("lm_head"), IntegerFormat{});
+}
+
 TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {
   EXPECT_EQ(message("{"), "r.json: not a JSON object");
   EXPECT_EQ(message("[1]"), "r.json: not a JSON object");

@@ -45,7 +45,7 @@ class CpuBackend final : public Backend {
   CpuBackend(std::unique_ptr<ThreadPool> pool, IsaLevel level)
       : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)) {}
 
-  [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/2", isa_level_name(level_)); }
+  [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/3", isa_level_name(level_)); }
   Result<DeviceLimits> measure_limits() override { return measure_cpu_limits(kernels_, *pool_); }
   [[nodiscard]] bool host_memory() const override { return true; }
 
@@ -226,8 +226,7 @@ class CpuBackend final : public Backend {
   MatmulRun quantized(MatmulRun run) {
     const std::optional<std::int64_t> group = run.weight->input_group();
     if (!group) return run;
-    const std::int64_t cols = run.weight->cols(), stride = round_up(cols, kIntegerBlock),
-                       blocks = stride / kIntegerBlock;
+    const std::int64_t cols = run.weight->cols(), stride = round_up(cols, kIntegerBlock), blocks = stride / kInputBlock;
     const std::int64_t groups = *group == 0 ? 1 : (stride + *group - 1) / *group;
     input_codes_.resize(static_cast<std::size_t>(run.rows * stride));
     input_sums_.resize(static_cast<std::size_t>(run.rows * blocks));
@@ -260,7 +259,7 @@ class CpuBackend final : public Backend {
                                     .first_panel = from,
                                     .end_panel = to,
                                     .x = {.codes = x.codes + row * x.stride,
-                                          .sums = x.sums + row * (x.stride / kIntegerBlock),
+                                          .sums = x.sums + row * (x.stride / kInputBlock),
                                           .scales = x.scales + row * x.groups,
                                           .stride = x.stride,
                                           .groups = x.groups},

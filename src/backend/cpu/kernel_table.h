@@ -50,22 +50,31 @@ struct MatmulTask {
   float* scratch = nullptr;     // kMatmulScratch floats, 64-byte aligned
 };
 
+/// Inputs whose codes are summed together, for what is taken from all codes of a group.
+inline constexpr std::int64_t kInputBlock = 16;
+/// Added to the steps of E2M1, so that they are 0 to 24, and taken off again as a zero.
+inline constexpr std::int32_t kE2m1Zero = 12;
+
+/// What the codes of weights are: integers, or of E2M1, where a code stands for its kE2m1Steps.
+enum class CodeKind : std::uint8_t { int8, int4, e2m1 };
+
 /// Outputs as integer codes, in panels of 16; the last is filled up with zeros. Inputs are padded to whole blocks of
 /// kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
 ///   8 bits: [padded_cols / 4][16 outputs][4 inputs] int8
 ///   4 bits: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
 /// Groups of inputs have scales; what a format lacks is null.
 struct PackedIntegers {
-  std::int32_t bits = 8;
+  CodeKind kind = CodeKind::int8;
   std::int64_t rows = 0, cols = 0, padded_cols = 0;
-  std::int64_t group = 0;        // inputs that share a scale: a multiple of 4; of 4 bits, of kIntegerBlock
-  std::int64_t groups = 0;       // that padded_cols are cut into
-  std::int64_t supers = 0;       // elements of `scales` of an output
-  std::int32_t super_shift = 0;  // log2 of the groups that share an element of `scales` and of `minimums`
-  std::int32_t input_shift = 0;  // log2 of the inputs of a row that share a scale of theirs; row_scales: of no meaning
-  const std::byte* codes = nullptr;              // [panels]
-  const float* row_scales = nullptr;             // [panels][16]: one group, and one scale for a row of inputs
-  const std::uint16_t* scales = nullptr;         // [panels][supers][16], halves
+  std::int64_t group = 0;             // inputs that share a scale: a multiple of kInputBlock; of int4, of kIntegerBlock
+  std::int64_t groups = 0;            // that padded_cols are cut into
+  std::int64_t supers = 0;            // elements of `scales` of an output
+  std::int32_t super_shift = 0;       // log2 of the groups that share an element of `scales` and of `minimums`
+  std::int32_t input_shift = 0;       // log2 of the inputs of a row that share a scale of theirs; not without `scales`
+  const std::byte* codes = nullptr;   // [panels]
+  const float* row_scales = nullptr;  // [panels][16]
+  const std::uint16_t* scales = nullptr;         // [panels][supers][16], halves; null: row_scales alone, one group, and
+                                                 // one scale for a row of inputs
   const std::int8_t* factors = nullptr;          // [panels][groups][16], of the scales
   const std::uint8_t* zeros = nullptr;           // [panels][groups][16]: codes are less these
   std::int32_t zero = 0;                         // or all less this
@@ -76,15 +85,15 @@ struct PackedIntegers {
 /// Rows of inputs as codes: value = scale of the row and group * codes[r][k].
 struct IntegerInputs {
   const std::int8_t* codes = nullptr;  // [rows][stride], stride >= padded_cols, zeros behind the last column
-  const std::int32_t* sums = nullptr;  // [rows][stride / kIntegerBlock]: of the codes of a block
+  const std::int32_t* sums = nullptr;  // [rows][stride / kInputBlock]: of the codes of a block
   const float* scales = nullptr;       // [rows][groups]
   std::int64_t stride = 0, groups = 0;
 };
 
 /// With inner, the exact sum over k in a group g of (code[o, k] - zero[o, g]) * x code[r, k], the scales s of weights
 /// and x of inputs, and the minimum m: out[r, o] is the sum over g, ascending, in one accumulator, of (s[o, g] * x[r,
-/// g]) * inner + m[o, g] * (x[r, g] * sum of x codes[r, k]), plus bias[o]. With row_scales it is (s[o] * inner) * x[r]
-/// + bias[o].
+/// g]) * inner + m[o, g] * (x[r, g] * sum of x codes[r, k]), times the row scale of o if there are any, plus bias[o].
+/// With row_scales alone it is (s[o] * inner) * x[r] + bias[o].
 struct IntegerTask {
   PackedIntegers weight;
   std::int64_t first_panel = 0, end_panel = 0;
@@ -101,7 +110,7 @@ struct QuantizeTask {
   std::int64_t cols = 0, padded_cols = 0;
   std::int64_t group = 0;        // inputs that share a scale: a multiple of kIntegerBlock, or 0 for all
   std::int8_t* codes = nullptr;  // [padded_cols]
-  std::int32_t* sums = nullptr;  // [padded_cols / kIntegerBlock]
+  std::int32_t* sums = nullptr;  // [padded_cols / kInputBlock]
   float* scales = nullptr;       // [groups]
 };
 

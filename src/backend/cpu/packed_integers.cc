@@ -25,7 +25,11 @@ std::int64_t panels_of(const PackedIntegers& layout) {
 }
 
 std::int64_t panel_bytes(const PackedIntegers& layout) {
-  return layout.padded_cols * kPanelRows * layout.bits / 8;
+  return layout.padded_cols * kPanelRows / (layout.kind == CodeKind::int8 ? 1 : 2);
+}
+
+CodeKind kind_of_bits(std::int32_t bits) {
+  return bits == 8 ? CodeKind::int8 : CodeKind::int4;
 }
 
 /// Hands out memory, part after part; without memory it counts.
@@ -80,7 +84,7 @@ void write_codes(const PackedIntegers& layout, std::int64_t row, const std::int8
   for (std::int64_t k = 0; k < layout.cols; k += kQuad) {
     std::uint8_t quad[kQuad] = {};
     std::memcpy(quad, codes + k, static_cast<std::size_t>(std::min(kQuad, layout.cols - k)));
-    if (layout.bits == 8) {
+    if (layout.kind == CodeKind::int8) {
       std::memcpy(panel + (k * kPanelRows + lane * kQuad), quad, kQuad);
       continue;
     }
@@ -103,10 +107,17 @@ Element lane_element(const Element* part, std::int64_t row, std::int64_t count, 
   return part[(row / kPanelRows * count + index) * kPanelRows + row % kPanelRows];
 }
 
+void set_e2m1(PackedIntegers& layout) {
+  layout.kind = CodeKind::e2m1;
+  layout.zero = kE2m1Zero;
+  layout.row_scales = present<float>();
+}
+
 }  // namespace
 
 PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, std::int64_t cols) {
-  PackedIntegers layout{.bits = format.bits, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
+  PackedIntegers layout{
+      .kind = kind_of_bits(format.bits), .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
   if (format.group == 0) {
     constexpr std::int64_t kMost = std::int64_t{1} << 17;  // products of -127 to 127 whose sum 32 bits hold
     MILLRACE_CHECK(cols <= kMost, "sums of {} products of 8-bit codes", cols);
@@ -114,9 +125,11 @@ PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, st
     layout.row_scales = present<float>();
   } else {
     layout.group = format.group;
-    layout.input_shift = log2_of(format.group);
+    layout.input_shift = log2_of(format.input_group());
     layout.scales = present<std::uint16_t>();
-    if (format.symmetric) {
+    if (format.e2m1) {
+      set_e2m1(layout);
+    } else if (format.symmetric) {
       layout.zero = kSymmetricZero;
     } else {
       layout.zeros = present<std::uint8_t>();
@@ -127,7 +140,8 @@ PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, st
 }
 
 PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, std::int64_t cols) {
-  PackedIntegers layout{.bits = blocks.bits, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
+  PackedIntegers layout{
+      .kind = kind_of_bits(blocks.bits), .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
   layout.group = blocks.group;
   layout.groups = layout.padded_cols / blocks.group;
   layout.super_shift = log2_of(blocks.super / blocks.group);
@@ -135,6 +149,7 @@ PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, st
   layout.input_shift = log2_of(kIntegerBlock);
   layout.zero = blocks.zero;
   layout.scales = present<std::uint16_t>();
+  if (blocks.e2m1) set_e2m1(layout);
   if (blocks.factors()) layout.factors = present<std::int8_t>();
   if (blocks.minimums) layout.minimums = present<std::uint16_t>();
   if (blocks.minimums && blocks.factors()) layout.minimum_factors = present<std::int8_t>();
@@ -163,12 +178,13 @@ Status pack_integer_panel(const IntegerFormat& format, const MatrixSource& sourc
       return fail("a weight is not finite (output {}): it cannot be rounded to {}", first_row + row,
                   integer_format_name(format));
     }
-    quantize_row(format, values.data(), layout.cols, {codes.data(), scales.data(), zeros.data()});
+    float row_scale = 1.0f;
+    quantize_row(format, values.data(), layout.cols, {codes.data(), scales.data(), zeros.data(), &row_scale});
     write_codes(layout, row, codes.data());
     if (layout.row_scales != nullptr) {
-      write_lane(layout.row_scales, row, 1, scales.data());
-      continue;
+      write_lane(layout.row_scales, row, 1, layout.scales == nullptr ? scales.data() : &row_scale);
     }
+    if (layout.scales == nullptr) continue;
     std::ranges::transform(scales, halves.begin(), float_to_f16);
     write_lane(layout.scales, row, layout.groups, halves.data());
     if (layout.zeros != nullptr) write_lane(layout.zeros, row, layout.groups, zeros.data());
@@ -180,10 +196,12 @@ void pack_block_row(QuantFormat format, const std::byte* blocks, const PackedInt
   std::vector<std::int8_t> codes(static_cast<std::size_t>(layout.cols)),
       factors(static_cast<std::size_t>(layout.groups)), minimum_factors(factors.size());
   std::vector<std::uint16_t> scales(static_cast<std::size_t>(layout.supers)), minimums(scales.size());
+  float row_scale = 1.0f;
   split_row(format, blocks, layout.cols,
-            {codes.data(), scales.data(), minimums.data(), factors.data(), minimum_factors.data()});
+            {codes.data(), scales.data(), minimums.data(), factors.data(), minimum_factors.data(), &row_scale});
   write_codes(layout, row, codes.data());
   write_lane(layout.scales, row, layout.supers, scales.data());
+  if (layout.row_scales != nullptr) write_lane(layout.row_scales, row, 1, &row_scale);
   if (layout.factors != nullptr) write_lane(layout.factors, row, layout.groups, factors.data());
   if (layout.minimums != nullptr) write_lane(layout.minimums, row, layout.supers, minimums.data());
   if (layout.minimum_factors != nullptr) {
@@ -196,23 +214,25 @@ void decode_integer_row(const PackedIntegers& weight, std::int64_t row, float* t
   const std::byte* panel = weight.codes + row / kPanelRows * panel_bytes(weight);
   for (std::int64_t k = 0; k < weight.cols; ++k) {
     const std::int64_t group = k / weight.group, super = group >> weight.super_shift;
-    if (weight.bits == 8) {
+    if (weight.kind == CodeKind::int8) {
       const auto code = std::to_integer<std::int8_t>(panel[(k / kQuad * kPanelRows + lane) * kQuad + k % kQuad]);
       target[k] = static_cast<float>(code);
     } else {
       const auto both = std::to_integer<std::uint8_t>(
           panel[(k / kQuad * (kPanelRows / 2) + lane % (kPanelRows / 2)) * kQuad + k % kQuad]);
-      std::int32_t code = (lane >= kPanelRows / 2 ? both >> 4 : both & 15) - weight.zero;
+      const std::int32_t stored = lane >= kPanelRows / 2 ? both >> 4 : both & 15;
+      std::int32_t code = weight.kind == CodeKind::e2m1 ? kE2m1Steps[stored] : stored - weight.zero;
       if (weight.zeros != nullptr) code -= lane_element(weight.zeros, row, weight.groups, group);
       target[k] = static_cast<float>(code);
     }
-    if (weight.row_scales != nullptr) {
+    if (weight.scales == nullptr) {
       target[k] *= weight.row_scales[row];
       continue;
     }
     float scale = f16_to_float(lane_element(weight.scales, row, weight.supers, super));
     if (weight.factors != nullptr) scale *= lane_element(weight.factors, row, weight.groups, group);
     target[k] *= scale;
+    if (weight.row_scales != nullptr) target[k] *= weight.row_scales[row];
     if (weight.minimums == nullptr) continue;
     float minimum = f16_to_float(lane_element(weight.minimums, row, weight.supers, super));
     if (weight.minimum_factors != nullptr) minimum *= lane_element(weight.minimum_factors, row, weight.groups, group);
@@ -221,7 +241,7 @@ void decode_integer_row(const PackedIntegers& weight, std::int64_t row, float* t
 }
 
 std::int64_t input_group(const PackedIntegers& weight) {
-  return weight.row_scales != nullptr ? 0 : std::int64_t{1} << weight.input_shift;
+  return weight.scales == nullptr ? 0 : std::int64_t{1} << weight.input_shift;
 }
 
 }  // namespace millrace

@@ -65,10 +65,12 @@ Status round_to_integers(const IntegerFormat& format, std::int64_t cols, float* 
   std::vector<std::int8_t> codes(static_cast<std::size_t>(cols));
   std::vector<float> scales(groups);
   std::vector<std::uint8_t> zeros(groups);
-  quantize_row(format, values, cols, {codes.data(), scales.data(), zeros.data()});
+  float row_scale = 1.0f;
+  quantize_row(format, values, cols, {codes.data(), scales.data(), zeros.data(), &row_scale});
   for (std::int64_t c = 0; c < cols; ++c) {
     const auto group = static_cast<std::size_t>(format.group == 0 ? 0 : c / format.group);
-    values[c] = scales[group] * static_cast<float>(codes[static_cast<std::size_t>(c)] - zeros[group]);
+    const std::int32_t step = step_of_code(format, codes[static_cast<std::size_t>(c)], zeros[group]);
+    values[c] = scales[group] * static_cast<float>(step) * row_scale;
   }
   return Ok{};
 }
@@ -178,7 +180,7 @@ std::int64_t value_index(const KvLayer& kv, std::int64_t position, std::int32_t 
 
 class ReferenceBackend final : public Backend {
  public:
-  [[nodiscard]] std::string numeric_class() const override { return "reference/scalar/2"; }
+  [[nodiscard]] std::string numeric_class() const override { return "reference/scalar/3"; }
   Result<DeviceLimits> measure_limits() override {
     return fail("the reference backend is made for being right: it is not measured against limits");
   }
@@ -216,7 +218,7 @@ class ReferenceBackend final : public Backend {
         read_row(source, r, matrix->row(r));
         if (format.integer) {
           MILLRACE_CHECK_OK(round_to_integers(*format.integer, source.cols(), matrix->row(r)));
-          matrix->set_input_group(r, format.integer->group);
+          matrix->set_input_group(r, format.integer->input_group());
         }
         if (format.integer || !round_weights) continue;
         for (std::int64_t c = 0; c < source.cols(); ++c) matrix->row(r)[c] = round_to_bf16(matrix->row(r)[c]);

@@ -10,17 +10,17 @@ inline Lanes scaled_halves(const std::uint16_t* halves, const std::int8_t* facto
   return factors != nullptr ? mul(scales, load(factors + group * 16)) : scales;
 }
 
-/// Of the codes of a row's inputs in `blocks` blocks.
+/// Of the codes of a row's inputs in `blocks` blocks of kInputBlock.
 inline std::int32_t sum_of_blocks(const std::int32_t* sums, std::int64_t blocks) {
   std::int32_t sum = 0;
   for (std::int64_t block = 0; block < blocks; ++block) sum += sums[block];
   return sum;
 }
 
-template <int kRows, int kBits, bool kGrouped>
+template <int kRows, CodeKind kKind, bool kGrouped>
 inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t panel) {
   const PackedIntegers& weight = a.weight;
-  constexpr std::int64_t kInputBytes = 16 * kBits / 8;
+  constexpr std::int64_t kInputBytes = kKind == CodeKind::int8 ? 16 : 8;
   const std::byte* codes = weight.codes + panel * weight.padded_cols * kInputBytes;
   const std::int8_t* x = a.x.codes + row * a.x.stride;
   const bool offset = weight.zeros != nullptr || weight.zero != 0 || weight.minimums != nullptr;
@@ -30,7 +30,7 @@ inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t pa
     const std::int64_t left = weight.padded_cols - first, count = left < weight.group ? left : weight.group;
     IntLanes sums[kRows];
     MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) sums[r] = no_sums();
-    add_products<kRows, kBits>(codes + first * kInputBytes, x + first, a.x.stride, count, sums);
+    add_products<kRows, kKind>(codes + first * kInputBytes, x + first, a.x.stride, count, sums);
     if constexpr (!kGrouped) {
       const Lanes scales = load(weight.row_scales + panel * 16);
       MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = mul(to_lanes(sums[r]), scales);
@@ -47,7 +47,7 @@ inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t pa
       const float x_scale = a.x.scales[(row + r) * a.x.groups + (first >> weight.input_shift)];
       std::int32_t inputs = 0;
       if (offset) {
-        inputs = sum_of_blocks(a.x.sums + ((row + r) * a.x.stride + first) / kIntegerBlock, count / kIntegerBlock);
+        inputs = sum_of_blocks(a.x.sums + ((row + r) * a.x.stride + first) / kInputBlock, count / kInputBlock);
         if (weight.zeros != nullptr) {
           sums[r] = subtract_zeros(sums[r], weight.zeros + place * 16, inputs);
         } else if (weight.zero != 0) {
@@ -62,29 +62,36 @@ inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t pa
   }
   const std::int64_t left = weight.rows - panel * 16, lanes = left < 16 ? left : 16;
   for (int r = 0; r < kRows; ++r) {
-    Lanes result = kGrouped ? total[r] : mul(total[r], broadcast(a.x.scales[row + r]));
+    Lanes result = total[r];
+    if constexpr (!kGrouped) {
+      result = mul(result, broadcast(a.x.scales[row + r]));
+    } else if (weight.row_scales != nullptr) {
+      result = mul(result, load(weight.row_scales + panel * 16));
+    }
     if (a.bias != nullptr) result = add(result, load_part(a.bias + panel * 16, lanes));
     store_part(a.out + (row + r) * a.out_stride + panel * 16, result, lanes);
   }
 }
 
-template <int kRows, int kBits, bool kGrouped>
+template <int kRows, CodeKind kKind, bool kGrouped>
 inline void integer_rows(const IntegerTask& a, std::int64_t row, std::int64_t rows, std::int64_t panel) {
   if constexpr (kRows > 0) {
-    for (; rows >= kRows; row += kRows, rows -= kRows) integer_tile<kRows, kBits, kGrouped>(a, row, panel);
-    integer_rows<kRows - 1, kBits, kGrouped>(a, row, rows, panel);
+    for (; rows >= kRows; row += kRows, rows -= kRows) integer_tile<kRows, kKind, kGrouped>(a, row, panel);
+    integer_rows<kRows - 1, kKind, kGrouped>(a, row, rows, panel);
   }
 }
 
 /// A panel, which the second-level cache holds, meets all rows in turn.
 void multiply_integers(const IntegerTask& a) {
   for (std::int64_t panel = a.first_panel; panel < a.end_panel; ++panel) {
-    if (a.weight.bits == 4) {
-      integer_rows<kIntegerTileRows, 4, true>(a, 0, a.rows, panel);
-    } else if (a.weight.row_scales == nullptr) {
-      integer_rows<kIntegerTileRows, 8, true>(a, 0, a.rows, panel);
+    if (a.weight.kind == CodeKind::e2m1) {
+      integer_rows<kIntegerTileRows, CodeKind::e2m1, true>(a, 0, a.rows, panel);
+    } else if (a.weight.kind == CodeKind::int4) {
+      integer_rows<kIntegerTileRows, CodeKind::int4, true>(a, 0, a.rows, panel);
+    } else if (a.weight.scales != nullptr) {
+      integer_rows<kIntegerTileRows, CodeKind::int8, true>(a, 0, a.rows, panel);
     } else {
-      integer_rows<kIntegerTileRows, 8, false>(a, 0, a.rows, panel);
+      integer_rows<kIntegerTileRows, CodeKind::int8, false>(a, 0, a.rows, panel);
     }
   }
 }
@@ -101,19 +108,15 @@ inline float quantize_group(const float* x, std::int64_t cols, std::int64_t coun
   const float reach = reduce_max(largest), doubt = reduce_add(poison);
   const float scale = doubt == 0.0f ? reach / 127.0f : doubt;
   const bool empty = !(scale > 0.0f);  // nothing but zeros, or not finite
-  for (std::int64_t k = 0; k < count; k += kIntegerBlock) {
-    Lanes sum = broadcast(0.0f);
-    for (std::int64_t half = k; half < k + kIntegerBlock; half += 16) {
-      Lanes code = broadcast(0.0f);
-      const std::int64_t left = cols - half;
-      if (!empty && left > 0) {
-        code = round_nearest(div(load_part(x + half, left < 16 ? left : 16), broadcast(scale)));
-        code = max(min(code, broadcast(127.0f)), broadcast(-127.0f));
-      }
-      store(codes + half, code);
-      sum = add(sum, code);
+  for (std::int64_t k = 0; k < count; k += kInputBlock) {
+    Lanes code = broadcast(0.0f);
+    const std::int64_t left = cols - k;
+    if (!empty && left > 0) {
+      code = round_nearest(div(load_part(x + k, left < 16 ? left : 16), broadcast(scale)));
+      code = max(min(code, broadcast(127.0f)), broadcast(-127.0f));
     }
-    sums[k / kIntegerBlock] = static_cast<std::int32_t>(reduce_add(sum));  // exact: far below 2^24
+    store(codes + k, code);
+    sums[k / kInputBlock] = static_cast<std::int32_t>(reduce_add(code));  // exact: far below 2^24
   }
   return scale;
 }
@@ -124,6 +127,6 @@ void quantize(const QuantizeTask& task) {
     const std::int64_t left = task.padded_cols - first, count = left < step ? left : step;
     const std::int64_t cols = task.cols - first < count ? task.cols - first : count;
     task.scales[group] =
-        quantize_group(task.x + first, cols, count, task.codes + first, task.sums + first / kIntegerBlock);
+        quantize_group(task.x + first, cols, count, task.codes + first, task.sums + first / kInputBlock);
   }
 }

@@ -41,19 +41,23 @@ inline void store(std::int8_t* p, Lanes v) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(values[i]);
 }
 
-/// Adds the products of `count` inputs (a multiple of 4; for 4 bits, of kIntegerBlock) with a panel's codes
-/// (PackedIntegers), to one sum a row and output.
-template <int kRows, int kBits>
+/// Adds the products of `count` inputs (a multiple of kInputBlock; for int4, of kIntegerBlock) with a panel's codes
+/// (PackedIntegers), to one sum a row and output. To the steps of E2M1, kE2m1Zero is added before.
+template <int kRows, CodeKind kKind>
 inline void add_products(const std::byte* codes, const std::int8_t* x, std::int64_t x_stride, std::int64_t count,
                          IntLanes (&sums)[kRows]) {
   const auto* w = reinterpret_cast<const std::uint8_t*>(codes);
   for (std::int64_t quad = 0; quad < count / 4; ++quad) {
     for (int r = 0; r < kRows; ++r) {
       const std::int8_t* input = x + r * x_stride + quad * 4;
-      for (int o = 0; o < (kBits == 8 ? 16 : 8); ++o) {
+      for (int o = 0; o < (kKind == CodeKind::int8 ? 16 : 8); ++o) {
         for (int k = 0; k < 4; ++k) {
-          if constexpr (kBits == 8) {
+          if constexpr (kKind == CodeKind::int8) {
             sums[r].value[o] += static_cast<std::int8_t>(w[quad * 64 + o * 4 + k]) * input[k];
+          } else if constexpr (kKind == CodeKind::e2m1) {
+            const std::uint8_t both = w[quad * 32 + o * 4 + k];
+            sums[r].value[o] += (kE2m1Steps[both & 15] + kE2m1Zero) * input[k];
+            sums[r].value[o + 8] += (kE2m1Steps[both >> 4] + kE2m1Zero) * input[k];
           } else {
             const std::uint8_t both = w[quad * 32 + o * 4 + k];
             sums[r].value[o] += (both & 15) * input[k];
