@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "quant/codes.h"
 #include "quant/format.h"
-#include "quant/integer.h"
 
 namespace millrace {
 
@@ -41,14 +41,14 @@ struct MatrixSource {
 void read_row(const MatrixSource& source, std::int64_t row, float* target);
 
 /// What a linear layer computes with. input f32: weights as stored, products and sums in f32. input bf16: the inputs
-/// are rounded to bfloat16, plain weights too; sums in f32. With `integer` the weights are rounded to that format when
-/// they are packed, inputs are rounded to 8 bits for each row and group (quant/integer.h), sums within a group are
-/// exact and those over groups in f32; `input` then says nothing. With `integer_blocks` the same holds, without any
-/// rounding of weights, for those pieces that are stored in blocks of integer codes (quant/integer_blocks.h), with a
-/// scale for 32 inputs of a row each.
+/// are rounded to bfloat16, plain weights too; sums in f32. With `codes` the weights are rounded to that format when
+/// they are packed, inputs are rounded to 8 bits for each row and group (quant/codes.h), sums within a group of
+/// integers are exact and those over groups, or of E4M3, in f32; `input` then says nothing. With `integer_blocks` the
+/// same holds, without any rounding of weights, for those pieces that are stored in blocks of integer codes
+/// (quant/integer_blocks.h), with a scale for 32 inputs of a row each.
 struct LinearFormat {
   DType input = DType::f32;
-  std::optional<IntegerFormat> integer = {};
+  std::optional<CodeFormat> codes = {};
   bool integer_blocks = false;
 };
 

@@ -95,7 +95,7 @@ Result<LinearFormat> WeightBuilder::format_of(const std::vector<std::string>& na
   if (names.empty() || !formats_) return format_;
   const LinearFormat format = formats_(names.front());
   for (const std::string& name : names) {
-    if (formats_(name).integer != format.integer) {
+    if (formats_(name).codes != format.codes) {
       return fail("{} and {} are computed as one and need the same format", names.front(), name);
     }
   }

@@ -131,6 +131,7 @@ DecodeBlock block_decoder(QuantFormat format) {
     case QuantFormat::f32:
     case QuantFormat::f16:
     case QuantFormat::bf16:
+    case QuantFormat::f8_e4m3:
     case QuantFormat::u8:
       break;
   }
@@ -147,6 +148,9 @@ void dequantize(QuantFormat format, const std::byte* source, float* target, std:
       return;
     case QuantFormat::f16:
       for (std::size_t i = 0; i < elements; ++i) target[i] = f16_to_float(load_u16(source + 2 * i));
+      return;
+    case QuantFormat::f8_e4m3:
+      for (std::size_t i = 0; i < elements; ++i) target[i] = e4m3_to_float(std::to_integer<std::uint8_t>(source[i]));
       return;
     case QuantFormat::bf16:
       for (std::size_t i = 0; i < elements; ++i) target[i] = bf16_to_float(load_u16(source + 2 * i));

@@ -13,10 +13,11 @@ struct FormatRow {
   QuantFormatInfo info;
 };
 
-constexpr std::array<FormatRow, 17> kFormats{{
+constexpr std::array<FormatRow, 18> kFormats{{
     {QuantFormat::f32, {"f32", 1, 4}},
     {QuantFormat::f16, {"f16", 1, 2}},
     {QuantFormat::bf16, {"bf16", 1, 2}},
+    {QuantFormat::f8_e4m3, {"f8_e4m3", 1, 1}},
     {QuantFormat::q8_0, {"q8_0", 32, 2 + 32}},
     {QuantFormat::q4_0, {"q4_0", 32, 2 + 16}},
     {QuantFormat::q4_1, {"q4_1", 32, 2 + 2 + 16}},

@@ -12,7 +12,8 @@ namespace millrace {
 enum class QuantFormat : std::uint8_t {
   f32,
   f16,
-  bf16,  // plain elements
+  bf16,
+  f8_e4m3,  // plain elements
   q8_0,
   q4_0,
   q4_1,
@@ -45,7 +46,7 @@ inline std::size_t format_bytes(QuantFormat format, std::size_t elements) {
 }
 
 constexpr bool is_plain(QuantFormat format) {
-  return format <= QuantFormat::bf16;
+  return format <= QuantFormat::f8_e4m3;
 }
 
 }  // namespace millrace

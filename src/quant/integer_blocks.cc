@@ -125,13 +125,13 @@ std::optional<IntegerBlocks> integer_blocks(QuantFormat format) {
     case QuantFormat::iq4_nl:
       return IntegerBlocks{.group = 32, .super = 32};
     case QuantFormat::q4_0:
-      return IntegerBlocks{.bits = 4, .zero = 8, .group = 32, .super = 32};
+      return IntegerBlocks{.kind = CodeKind::int4, .zero = 8, .group = 32, .super = 32};
     case QuantFormat::q4_1:
-      return IntegerBlocks{.bits = 4, .group = 32, .super = 32, .minimums = true};
+      return IntegerBlocks{.kind = CodeKind::int4, .group = 32, .super = 32, .minimums = true};
     case QuantFormat::q5_1:
       return IntegerBlocks{.group = 32, .super = 32, .minimums = true};
     case QuantFormat::q4_k:
-      return IntegerBlocks{.bits = 4, .group = 32, .super = 256, .minimums = true};
+      return IntegerBlocks{.kind = CodeKind::int4, .group = 32, .super = 256, .minimums = true};
     case QuantFormat::q5_k:
       return IntegerBlocks{.group = 32, .super = 256, .minimums = true};
     case QuantFormat::q3_k:
@@ -140,7 +140,7 @@ std::optional<IntegerBlocks> integer_blocks(QuantFormat format) {
     case QuantFormat::iq4_xs:
       return IntegerBlocks{.group = 32, .super = 256};
     case QuantFormat::mxfp4:
-      return IntegerBlocks{.bits = 4, .group = 32, .super = 32, .e2m1 = true};
+      return IntegerBlocks{.kind = CodeKind::e2m1, .group = 32, .super = 32};
     default:
       return std::nullopt;
   }
@@ -151,7 +151,7 @@ void split_row(QuantFormat format, const std::byte* row, std::int64_t cols, cons
   const QuantFormatInfo& info = format_info(format);
   const auto elements = static_cast<std::int64_t>(info.block_elements);
   MILLRACE_CHECK(parts && cols % elements == 0, "{} elements of format {} as integers", cols, info.name);
-  if (parts->e2m1) return split_mxfp4_row(row, cols / elements, target);
+  if (parts->kind == CodeKind::e2m1) return split_mxfp4_row(row, cols / elements, target);
   std::vector<std::byte> unit(info.block_bytes);
   std::array<float, 256> values{};
   for (std::int64_t block = 0; block < cols / elements; ++block, row += info.block_bytes) {

@@ -13,17 +13,17 @@
 #include <cstdint>
 #include <optional>
 
+#include "quant/codes.h"
 #include "quant/format.h"
 
 namespace millrace {
 
 struct IntegerBlocks {
-  std::int32_t bits = 8;   // of a code: 8, or 4 for codes 0 to 15 less `zero`
-  std::int32_t zero = 0;   // 8 bits: 0
+  CodeKind kind = CodeKind::int8;  // int4: codes 0 to 15 less `zero`; e2m1: with a scale for the row
+  std::int32_t zero = 0;
   std::int32_t group = 0;  // inputs that share a factor
   std::int32_t super = 0;  // inputs that share a scale; equal to `group` where there are no factors
   bool minimums = false;
-  bool e2m1 = false;  // codes of E2M1 (quant/small_float.h), and a scale for the row
 
   [[nodiscard]] bool factors() const { return super != group; }
 };

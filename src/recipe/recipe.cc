@@ -17,11 +17,11 @@ Result<WeightFormat> parse_weight_format(const Json& value, const std::string& w
   if (!value.is_string()) return fail("{} is not the name of a format, such as \"int8\"", where);
   const auto& name = value.get_ref<const std::string&>();
   if (name == "stored") return WeightFormat();
-  const std::optional<IntegerFormat> format = integer_format_from_name(name);
+  const std::optional<CodeFormat> format = code_format_from_name(name);
   if (!format) {
     return fail(
         "{}: \"{}\" is not supported; this version has stored, int8, int4, int4.g32, int4.g64, int4.g128, "
-        "each int4 with .sym, nvfp4 and mxfp4",
+        "each int4 with .sym, nvfp4, mxfp4 and fp8_e4m3",
         where, name);
   }
   return WeightFormat(format);
@@ -67,7 +67,7 @@ WeightFormat Recipe::weights_of(std::string_view layer) const {
   for (auto rule = weights.rbegin(); rule != weights.rend(); ++rule) {
     if (matches(rule->pattern, layer)) return rule->format;
   }
-  if (layer == "lm_head" && default_weights && default_weights->bits < 8) return IntegerFormat{};
+  if (layer == "lm_head" && default_weights && default_weights->four_bits()) return CodeFormat{};
   return default_weights;
 }
 

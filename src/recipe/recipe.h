@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "core/result.h"
-#include "quant/integer.h"
+#include "quant/codes.h"
 
 namespace millrace {
 
 /// How the weights of a linear layer are held. Nothing: as they are stored.
-using WeightFormat = std::optional<IntegerFormat>;
+using WeightFormat = std::optional<CodeFormat>;
 
 struct WeightRule {
   std::string pattern;

@@ -35,7 +35,7 @@ Result<TensorSource> tensor_source(const LoadOptions& options, const Checkpoint&
 
 LinearFormat linear_format(const LoadOptions& options, const std::string& layer) {
   return {
-      .input = options.compute, .integer = options.recipe.weights_of(layer), .integer_blocks = options.integer_blocks};
+      .input = options.compute, .codes = options.recipe.weights_of(layer), .integer_blocks = options.integer_blocks};
 }
 
 /// What the weights will take. The recipe must not name layers in vain.

@@ -7,7 +7,7 @@
 #include "backend/reference/reference_backend.h"
 #include "core/float16.h"
 #include "quant/codec.h"
-#include "quant/integer.h"
+#include "quant/codes.h"
 #include "quant/integer_blocks.h"
 
 namespace millrace {
@@ -93,7 +93,7 @@ std::vector<float> expected(IsaLevel level, const Stored& w, const std::vector<f
                           super = first / static_cast<std::size_t>(parts.super);
         std::int32_t sum = 0, inputs = 0;
         for (std::size_t k = first; k < first + static_cast<std::size_t>(parts.group); ++k) {
-          sum += (parts.e2m1 ? kE2m1Steps[codes[k]] : codes[k] - parts.zero) * input[k];
+          sum += (parts.kind == CodeKind::e2m1 ? kE2m1Steps[codes[k]] : codes[k] - parts.zero) * input[k];
           inputs += input[k];
         }
         float scale = f16_to_float(scales[super]), minimum = f16_to_float(minimums[super]);
@@ -105,7 +105,7 @@ std::vector<float> expected(IsaLevel level, const Stored& w, const std::vector<f
         total = fma(static_cast<float>(sum), scale * x_scale, total);
         if (parts.minimums) total = fma(minimum, x_scale * static_cast<float>(inputs), total);
       }
-      if (parts.e2m1) total *= row_scale;
+      if (parts.kind == CodeKind::e2m1) total *= row_scale;
       out.push_back(bias != nullptr ? total + bias[o] : total);
     }
   }

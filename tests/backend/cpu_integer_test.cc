@@ -6,15 +6,15 @@
 #include "backend/cpu_test_util.h"
 #include "backend/reference/reference_backend.h"
 #include "core/float16.h"
-#include "quant/integer.h"
+#include "quant/codes.h"
 
 namespace millrace {
 namespace {
 
-constexpr IntegerFormat kNvfp4{.bits = 4, .group = 16, .e2m1 = true}, kMxfp4{.bits = 4, .group = 32, .e2m1 = true};
+constexpr CodeFormat kNvfp4{.kind = CodeKind::e2m1, .group = 16}, kMxfp4{.kind = CodeKind::e2m1, .group = 32};
 
 struct Case {
-  IntegerFormat format;
+  CodeFormat format;
   std::int64_t rows, cols;
 };
 
@@ -23,8 +23,9 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   const std::vector<std::pair<std::int64_t, std::int64_t>> shapes = {{1, 1},   {16, 32},  {17, 31},  {33, 100},
                                                                      {48, 65}, {15, 257}, {64, 384}, {130, 192}};
-  for (const IntegerFormat& format : {IntegerFormat{}, IntegerFormat{4, 32, false}, IntegerFormat{4, 64, true},
-                                      IntegerFormat{4, 128, false}, IntegerFormat{4, 128, true}, kNvfp4, kMxfp4}) {
+  for (const CodeFormat& format :
+       {CodeFormat{}, CodeFormat{CodeKind::int4, 32, false}, CodeFormat{CodeKind::int4, 64, true},
+        CodeFormat{CodeKind::int4, 128, false}, CodeFormat{CodeKind::int4, 128, true}, kNvfp4, kMxfp4}) {
     for (const auto& [rows, cols] : shapes) all.push_back({format, rows, cols});
   }
   return all;
@@ -58,15 +59,17 @@ std::vector<float> expected(IsaLevel level, const Case& c, const std::vector<flo
       for (std::int64_t g = 0; g < groups; ++g) {
         std::int64_t sum = 0;
         for (std::int64_t k = g * step; k < std::min(c.cols, (g + 1) * step); ++k) {
-          sum += step_of_code(c.format, codes[static_cast<std::size_t>(k)], zeros[static_cast<std::size_t>(g)]) *
-                 input[static_cast<std::size_t>(k)];
+          const auto code = static_cast<std::size_t>(k);
+          sum +=
+              static_cast<std::int64_t>(step_of_code(c.format.kind, codes[code], zeros[static_cast<std::size_t>(g)])) *
+              input[code];
         }
         const auto of_group = static_cast<float>(sum);
         float scale = scales[static_cast<std::size_t>(g)];
         if (c.format.group != 0) scale *= x_scales[static_cast<std::size_t>(g * step / input_step)];
         total = level == IsaLevel::scalar ? of_group * scale + total : std::fma(of_group, scale, total);
       }
-      if (c.format.e2m1) total *= row_scale;
+      if (c.format.kind == CodeKind::e2m1) total *= row_scale;
       const float product = c.format.group == 0 ? total * x_scales.front() : total;
       out[static_cast<std::size_t>(r * c.rows + o)] = bias != nullptr ? product + bias[o] : product;
     }
@@ -75,9 +78,9 @@ std::vector<float> expected(IsaLevel level, const Case& c, const std::vector<flo
 }
 
 std::unique_ptr<PackedMatrix> pack(Backend& backend, const Case& c, const std::vector<float>& weights) {
-  auto matrix = backend.pack(source_of(weights, c.rows, c.cols), {.integer = c.format});
+  auto matrix = backend.pack(source_of(weights, c.rows, c.cols), {.codes = c.format});
   MILLRACE_CHECK(matrix.ok(), "{}", matrix.ok() ? "" : matrix.error().message);
-  EXPECT_EQ((*matrix)->bytes(), backend.packed_bytes(source_of(weights, c.rows, c.cols), {.integer = c.format}));
+  EXPECT_EQ((*matrix)->bytes(), backend.packed_bytes(source_of(weights, c.rows, c.cols), {.codes = c.format}));
   return std::move(*matrix);
 }
 
@@ -110,15 +113,15 @@ TEST_P(CpuIntegers, AreWhatTheDefinitionSaysToTheBit) {
       const std::vector<float> x = random.normals(batch * c.cols, 3.0f);
       const float* b = batch % 2 == 0 ? bias.data() : nullptr;
       EXPECT_TRUE(identical(multiply(*backend, *matrix, x, b), expected(GetParam(), c, weights, x, b)))
-          << integer_format_name(c.format) << ' ' << c.rows << " x " << c.cols << ", batch " << batch;
+          << code_format_name(c.format) << ' ' << c.rows << " x " << c.cols << ", batch " << batch;
     }
   }
 }
 
 TEST_P(CpuIntegers, TheLargestSumsDoNotOverflow) {
   const auto backend = cpu_backend(GetParam());
-  for (const IntegerFormat& format :
-       {IntegerFormat{}, IntegerFormat{4, 128, false}, IntegerFormat{4, 128, true}, kNvfp4, kMxfp4}) {
+  for (const CodeFormat& format :
+       {CodeFormat{}, CodeFormat{CodeKind::int4, 128, false}, CodeFormat{CodeKind::int4, 128, true}, kNvfp4, kMxfp4}) {
     const Case c{format, 16, 4096};
     for (const float sign : {1.0f, -1.0f}) {
       const std::vector<float> weights(static_cast<std::size_t>(c.rows * c.cols), 0.5f),
@@ -138,15 +141,15 @@ TEST_P(CpuIntegers, AreCloseToTheReference) {
     const auto ours = pack(*backend, c, weights), oracle = pack(*reference, c, weights);
     // The oracle sums floats one by one: cols roundings of 2^-24 of the largest partial sum, and the codes' own.
     EXPECT_TRUE(close(multiply(*backend, *ours, x), multiply(*reference, *oracle, x), 3e-5f))
-        << integer_format_name(c.format) << ' ' << c.rows << " x " << c.cols;
+        << code_format_name(c.format) << ' ' << c.rows << " x " << c.cols;
   }
 }
 
 TEST_P(CpuIntegers, BatchAndThreadsDoNotShow) {
   const auto one = cpu_backend(GetParam(), 1), three = cpu_backend(GetParam(), 3);
   Random random(7);
-  for (const IntegerFormat& format :
-       {IntegerFormat{}, IntegerFormat{4, 32, false}, IntegerFormat{4, 128, false}, kNvfp4, kMxfp4}) {
+  for (const CodeFormat& format :
+       {CodeFormat{}, CodeFormat{CodeKind::int4, 32, false}, CodeFormat{CodeKind::int4, 128, false}, kNvfp4, kMxfp4}) {
     const Case c{format, 1100, 512};
     const std::vector<float> weights = random.normals(c.rows * c.cols, 0.1f), x = random.normals(133 * c.cols);
     const auto a = pack(*one, c, weights), b = pack(*three, c, weights);
@@ -173,7 +176,7 @@ TEST_P(CpuIntegers, RowsAreDecodedForEmbeddings) {
     std::vector<float> a(weights.size()), b(weights.size());
     backend->embed(batch, *ours, 1.0f, a.data());
     reference->embed(batch, *oracle, 1.0f, b.data());
-    EXPECT_TRUE(identical(a, b)) << integer_format_name(c.format) << ' ' << c.rows << " x " << c.cols;
+    EXPECT_TRUE(identical(a, b)) << code_format_name(c.format) << ' ' << c.rows << " x " << c.cols;
   }
 }
 
@@ -182,7 +185,7 @@ TEST_P(CpuIntegers, AGatedFfnIsTheSumOfItsParts) {
   Random random(9);
   for (const std::int64_t width : {160, 72}) {  // whole panels in each half, and not
     const std::int64_t hidden = 96, rows = 21;
-    const IntegerFormat format{4, 32, false};
+    const CodeFormat format{CodeKind::int4, 32, false};
     const std::vector<float> up = random.normals(2 * width * hidden, 0.1f), down = random.normals(hidden * width, 0.1f);
     const std::vector<float> x = random.normals(rows * hidden);
     const auto gate_up = pack(*backend, {format, 2 * width, hidden}, up),
@@ -205,7 +208,7 @@ TEST_P(CpuIntegers, AGatedFfnIsTheSumOfItsParts) {
 
 TEST_P(CpuIntegers, WhatIsNotFiniteShows) {
   const auto backend = cpu_backend(GetParam());
-  const Case c{{4, 32, false}, 20, 70};
+  const Case c{{CodeKind::int4, 32, false}, 20, 70};
   Random random(10);
   std::vector<float> weights = random.normals(c.rows * c.cols), x = random.normals(2 * c.cols);
   const auto matrix = pack(*backend, c, weights);
@@ -216,7 +219,7 @@ TEST_P(CpuIntegers, WhatIsNotFiniteShows) {
     EXPECT_TRUE(std::isfinite(out[static_cast<std::size_t>(c.rows + o)]));
   }
   weights[5 * 70 + 3] = std::numeric_limits<float>::quiet_NaN();
-  const auto failed = backend->pack(source_of(weights, c.rows, c.cols), {.integer = c.format});
+  const auto failed = backend->pack(source_of(weights, c.rows, c.cols), {.codes = c.format});
   ASSERT_FALSE(failed.ok());
   EXPECT_NE(failed.error().message.find("not finite (output 5)"), std::string::npos) << failed.error().message;
 }

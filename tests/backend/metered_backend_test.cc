@@ -25,7 +25,7 @@ TEST(MeteredBackend, CountsProductsByShapeAndArithmetic) {
   Random random(1);
   const std::vector<float> values = random.normals(64 * 96), x = random.normals(5 * 96);
   const auto plain = std::move(*backend.pack(source_of(values, 64, 96), {.input = DType::bf16}));
-  const auto rounded = std::move(*backend.pack(source_of(values, 32, 96), {.integer = IntegerFormat{}}));
+  const auto rounded = std::move(*backend.pack(source_of(values, 32, 96), {.codes = CodeFormat{}}));
   std::vector<float> out(5 * 64);
   for (int call = 0; call < 3; ++call) backend.linear({plain.get(), nullptr}, x.data(), 5, out.data(), 64);
   backend.linear({rounded.get(), nullptr}, x.data(), 2, out.data(), 32);

@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "quant/small_float.h"
+
 namespace millrace {
 namespace {
 
@@ -86,6 +88,16 @@ std::uint64_t fnv1a(const std::vector<float>& values) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
   for (std::size_t i = 0; i < values.size() * sizeof(float); ++i) hash = (hash ^ bytes[i]) * 0x100000001B3u;
   return hash;
+}
+
+TEST(Codec, EveryE4m3) {
+  std::vector<std::byte> codes;
+  for (int code = 0; code < 256; ++code) codes.push_back(static_cast<std::byte>(code));
+  const std::vector<float> values = decode(QuantFormat::f8_e4m3, codes);
+  for (std::size_t code = 0; code < 256; ++code) {
+    const float value = e4m3_to_float(static_cast<std::uint8_t>(code));
+    EXPECT_EQ(std::memcmp(&values[code], &value, sizeof value), 0) << code;
+  }
 }
 
 TEST(Codec, EqualsGgufOnFixtures) {

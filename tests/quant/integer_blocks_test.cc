@@ -51,7 +51,7 @@ TEST(IntegerBlocks, AreWhatTheCodecDecodesToTheBit) {
           scale *= factors[group];
           minimum *= minimum_factors[group];
         }
-        if (parts->bits == 4) {
+        if (parts->kind == CodeKind::int4) {
           ASSERT_GE(codes[k], 0);
           ASSERT_LE(codes[k], 15);
         }

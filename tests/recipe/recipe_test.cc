@@ -23,7 +23,7 @@ TEST(Recipe, TheLastPatternThatMatchesDecides) {
                                    "r.json");
   ASSERT_TRUE(recipe.ok()) << recipe.error().message;
   EXPECT_FALSE(recipe->lossless());
-  const IntegerFormat int8, g32{4, 32, false}, g64{4, 64, true};
+  const CodeFormat int8, g32{CodeKind::int4, 32, false}, g64{CodeKind::int4, 64, true};
   EXPECT_EQ(recipe->weights_of("model.layers.0.self_attn.q_proj"), int8);
   EXPECT_EQ(recipe->weights_of("model.layers.0.mlp.up_proj"), g32);
   EXPECT_EQ(recipe->weights_of("model.layers.0.mlp.down_proj"), g64);
@@ -34,20 +34,22 @@ TEST(Recipe, TheLastPatternThatMatchesDecides) {
 
 TEST(Recipe, TheHeadKeepsEightBitsUnlessItIsNamed) {
   const auto four = parse_recipe(R"({"millrace_recipe": 1, "weights": {"default": "int4"}})", "r.json");
-  EXPECT_EQ(four->weights_of("lm_head"), IntegerFormat{});
-  EXPECT_EQ(four->weights_of("model.layers.0.mlp.up_proj"), (IntegerFormat{4, 128, false}));
+  EXPECT_EQ(four->weights_of("lm_head"), CodeFormat{});
+  EXPECT_EQ(four->weights_of("model.layers.0.mlp.up_proj"), (CodeFormat{CodeKind::int4, 128, false}));
   const auto named = parse_recipe(R"({"millrace_recipe": 1, "weights": {"lm_head": "int4.g32"}})", "r.json");
-  EXPECT_EQ(named->weights_of("lm_head"), (IntegerFormat{4, 32, false}));
+  EXPECT_EQ(named->weights_of("lm_head"), (CodeFormat{CodeKind::int4, 32, false}));
   EXPECT_EQ(named->weights_of("model.layers.0.mlp.up_proj"), WeightFormat());
 }
 
-TEST(Recipe, FourBitFloatsAreFormatsToo) {
-  const auto recipe =
-      parse_recipe(R"({"millrace_recipe": 1, "weights": {"default": "nvfp4", "*.down_proj": "mxfp4"}})", "r.json");
+TEST(Recipe, FloatsAreFormatsToo) {
+  const auto recipe = parse_recipe(
+      R"({"millrace_recipe": 1, "weights": {"default": "nvfp4", "*.down_proj": "mxfp4", "*.o_proj": "fp8_e4m3"}})",
+      "r.json");
   ASSERT_TRUE(recipe.ok()) << recipe.error().message;
-  EXPECT_EQ(recipe->weights_of("a"), (IntegerFormat{.bits = 4, .group = 16, .e2m1 = true}));
-  EXPECT_EQ(recipe->weights_of("a.down_proj"), (IntegerFormat{.bits = 4, .group = 32, .e2m1 = true}));
-  EXPECT_EQ(recipe->weights_of("lm_head"), IntegerFormat{});
+  EXPECT_EQ(recipe->weights_of("a"), (CodeFormat{.kind = CodeKind::e2m1, .group = 16}));
+  EXPECT_EQ(recipe->weights_of("a.o_proj"), CodeFormat{.kind = CodeKind::e4m3});
+  EXPECT_EQ(recipe->weights_of("a.down_proj"), (CodeFormat{.kind = CodeKind::e2m1, .group = 32}));
+  EXPECT_EQ(recipe->weights_of("lm_head"), CodeFormat{});
 }
 
 TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {

@@ -37,7 +37,8 @@ struct MatmulRun {
   std::int64_t rows = 0;
   float* out = nullptr;
   std::int64_t out_stride = 0;
-  IntegerInputs integers = {};  // x in codes, for integer weights
+  IntegerInputs integers = {};      // x in codes, for integer weights
+  const float* x_scales = nullptr;  // x in values of E4M3 with these scales, for such weights
 };
 
 class CpuBackend final : public Backend {
@@ -222,8 +223,10 @@ class CpuBackend final : public Backend {
     return static_cast<float*>(scratch_.get()) + thread * scratch_floats_;
   }
 
-  /// The run with its inputs as codes where the weight has integers. They are kept until the next call.
+  /// The run with its inputs as codes, or as values of E4M3, where the weight has such. They are kept until the next
+  /// call.
   MatmulRun quantized(MatmulRun run) {
+    if (run.weight->e4m3()) return rounded_to_e4m3(run);
     const std::optional<std::int64_t> group = run.weight->input_group();
     if (!group) return run;
     const std::int64_t cols = run.weight->cols(), stride = round_up(cols, kIntegerBlock), blocks = stride / kInputBlock;
@@ -241,6 +244,22 @@ class CpuBackend final : public Backend {
                          .scales = input_scales_.data() + row * groups});
     });
     run.integers = {input_codes_.data(), input_sums_.data(), input_scales_.data(), stride, groups};
+    return run;
+  }
+
+  MatmulRun rounded_to_e4m3(MatmulRun run) {
+    const std::int64_t cols = run.weight->cols();
+    input_values_.resize(static_cast<std::size_t>(run.rows * cols));
+    input_scales_.resize(static_cast<std::size_t>(run.rows));
+    for_each(run.rows, 4 * cols, kParallelElements, [&](std::int64_t row, int) {
+      kernels_.round_to_e4m3({.x = run.x + row * run.x_stride,
+                              .cols = cols,
+                              .values = input_values_.data() + row * cols,
+                              .scale = input_scales_.data() + row});
+    });
+    run.x = input_values_.data();
+    run.x_stride = cols;
+    run.x_scales = input_scales_.data();
     return run;
   }
 
@@ -273,6 +292,7 @@ class CpuBackend final : public Backend {
                          .end_panel = to,
                          .x = run.x + row * run.x_stride,
                          .x_stride = run.x_stride,
+                         .x_scales = run.x_scales != nullptr ? run.x_scales + row : nullptr,
                          .rows = count,
                          .round_inputs = run.weight->round_inputs(),
                          .out = out,
@@ -345,8 +365,9 @@ class CpuBackend final : public Backend {
   std::vector<const SequenceRows*> sequence_of_row_;
   std::vector<float> moe_logits_, moe_weights_, moe_x_, moe_scratch_, moe_out_;
   std::vector<std::uint8_t> moe_chosen_;
-  std::vector<std::int8_t> input_codes_;  // what quantized() made, as the next two
+  std::vector<std::int8_t> input_codes_;  // what quantized() made, as the next three
   std::vector<std::int32_t> input_sums_;
+  std::vector<float> input_values_;
   std::vector<float> input_scales_;
   std::vector<std::int64_t> moe_rows_;
 };

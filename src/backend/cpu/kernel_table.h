@@ -33,17 +33,20 @@ struct PackedSegment {
   QuantFormat format = QuantFormat::f32;
   const std::byte* data = nullptr;
   std::int64_t rows = 0, cols = 0;
+  const float* row_scales = nullptr;  // f8_e4m3 alone: [panels][16]
 };
 
-/// out[r, o] = sum over k of x[r, k] * w[o, k], k ascending in one accumulator, plus bias[o]; o in panels
-/// [first_panel, end_panel) of the segment. `out` and `bias` point to the segment's output 0.
+/// out[r, o] = sum over k of x[r, k] * w[o, k], k ascending in one accumulator, times row_scales[o] * x_scales[r] where
+/// the segment has such scales, plus bias[o]; o in panels [first_panel, end_panel) of the segment. `out` and `bias`
+/// point to the segment's output 0.
 struct MatmulTask {
   PackedSegment weight;
   std::int64_t first_panel = 0, end_panel = 0;
   const float* x = nullptr;
   std::int64_t x_stride = 0;
-  std::int64_t rows = 0;      // at most kMatmulRows
-  bool round_inputs = false;  // to bfloat16
+  const float* x_scales = nullptr;  // [rows], with row_scales
+  std::int64_t rows = 0;            // at most kMatmulRows
+  bool round_inputs = false;        // to bfloat16
   float* out = nullptr;
   std::int64_t out_stride = 0;
   const float* bias = nullptr;  // may be null
@@ -55,16 +58,13 @@ inline constexpr std::int64_t kInputBlock = 16;
 /// Added to the steps of E2M1, so that they are 0 to 24, and taken off again as a zero.
 inline constexpr std::int32_t kE2m1Zero = 12;
 
-/// What the codes of weights are: integers, or of E2M1, where a code stands for its kE2m1Steps.
-enum class CodeKind : std::uint8_t { int8, int4, e2m1 };
-
 /// Outputs as integer codes, in panels of 16; the last is filled up with zeros. Inputs are padded to whole blocks of
 /// kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
-///   8 bits: [padded_cols / 4][16 outputs][4 inputs] int8
-///   4 bits: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
+///   int8: [padded_cols / 4][16 outputs][4 inputs] int8
+///   int4, e2m1: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
 /// Groups of inputs have scales; what a format lacks is null.
 struct PackedIntegers {
-  CodeKind kind = CodeKind::int8;
+  CodeKind kind = CodeKind::int8;  // not e4m3
   std::int64_t rows = 0, cols = 0, padded_cols = 0;
   std::int64_t group = 0;             // inputs that share a scale: a multiple of kInputBlock; of int4, of kIntegerBlock
   std::int64_t groups = 0;            // that padded_cols are cut into
@@ -112,6 +112,14 @@ struct QuantizeTask {
   std::int8_t* codes = nullptr;  // [padded_cols]
   std::int32_t* sums = nullptr;  // [padded_cols / kInputBlock]
   float* scales = nullptr;       // [groups]
+};
+
+/// A row of inputs to E4M3, as round_inputs_to_e4m3() defines it.
+struct RoundTask {
+  const float* x = nullptr;  // [cols]
+  std::int64_t cols = 0;
+  float* values = nullptr;  // [cols]
+  float* scale = nullptr;
 };
 
 /// Consecutive rows of the batch, all heads of one kv head, take in the positions [begin, end) of one page table, as
@@ -175,6 +183,7 @@ enum class MathFunction : std::uint8_t { exp, tanh, sigmoid, erf };
 struct KernelTable {
   void (*matmul)(const MatmulTask& task);
   void (*quantize)(const QuantizeTask& task);
+  void (*round_to_e4m3)(const RoundTask& task);
   void (*multiply_integers)(const IntegerTask& task);
   void (*attend)(const AttendTask& task);
   void (*rope_store)(const RopeStoreTask& task);

@@ -28,10 +28,6 @@ std::int64_t panel_bytes(const PackedIntegers& layout) {
   return layout.padded_cols * kPanelRows / (layout.kind == CodeKind::int8 ? 1 : 2);
 }
 
-CodeKind kind_of_bits(std::int32_t bits) {
-  return bits == 8 ? CodeKind::int8 : CodeKind::int4;
-}
-
 /// Hands out memory, part after part; without memory it counts.
 class Placer {
  public:
@@ -108,16 +104,14 @@ Element lane_element(const Element* part, std::int64_t row, std::int64_t count, 
 }
 
 void set_e2m1(PackedIntegers& layout) {
-  layout.kind = CodeKind::e2m1;
   layout.zero = kE2m1Zero;
   layout.row_scales = present<float>();
 }
 
 }  // namespace
 
-PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, std::int64_t cols) {
-  PackedIntegers layout{
-      .kind = kind_of_bits(format.bits), .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
+PackedIntegers integer_layout(const CodeFormat& format, std::int64_t rows, std::int64_t cols) {
+  PackedIntegers layout{.kind = format.kind, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
   if (format.group == 0) {
     constexpr std::int64_t kMost = std::int64_t{1} << 17;  // products of -127 to 127 whose sum 32 bits hold
     MILLRACE_CHECK(cols <= kMost, "sums of {} products of 8-bit codes", cols);
@@ -127,7 +121,7 @@ PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, st
     layout.group = format.group;
     layout.input_shift = log2_of(format.input_group());
     layout.scales = present<std::uint16_t>();
-    if (format.e2m1) {
+    if (format.kind == CodeKind::e2m1) {
       set_e2m1(layout);
     } else if (format.symmetric) {
       layout.zero = kSymmetricZero;
@@ -140,8 +134,7 @@ PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, st
 }
 
 PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, std::int64_t cols) {
-  PackedIntegers layout{
-      .kind = kind_of_bits(blocks.bits), .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
+  PackedIntegers layout{.kind = blocks.kind, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
   layout.group = blocks.group;
   layout.groups = layout.padded_cols / blocks.group;
   layout.super_shift = log2_of(blocks.super / blocks.group);
@@ -149,7 +142,7 @@ PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, st
   layout.input_shift = log2_of(kIntegerBlock);
   layout.zero = blocks.zero;
   layout.scales = present<std::uint16_t>();
-  if (blocks.e2m1) set_e2m1(layout);
+  if (blocks.kind == CodeKind::e2m1) set_e2m1(layout);
   if (blocks.factors()) layout.factors = present<std::int8_t>();
   if (blocks.minimums) layout.minimums = present<std::uint16_t>();
   if (blocks.minimums && blocks.factors()) layout.minimum_factors = present<std::int8_t>();
@@ -165,7 +158,12 @@ void place_integers(PackedIntegers& layout, std::byte* memory) {
   place_all(layout, memory);
 }
 
-Status pack_integer_panel(const IntegerFormat& format, const MatrixSource& source, std::int64_t first_row,
+Status check_finite(std::span<const float> weights, const CodeFormat& format, std::int64_t row) {
+  if (std::ranges::all_of(weights, [](float value) { return std::isfinite(value); })) return Ok{};
+  return fail("a weight is not finite (output {}): it cannot be rounded to {}", row, code_format_name(format));
+}
+
+Status pack_integer_panel(const CodeFormat& format, const MatrixSource& source, std::int64_t first_row,
                           const PackedIntegers& layout, std::int64_t panel) {
   std::vector<float> values(static_cast<std::size_t>(layout.cols)), scales(static_cast<std::size_t>(layout.groups));
   std::vector<std::int8_t> codes(static_cast<std::size_t>(layout.cols));
@@ -174,10 +172,7 @@ Status pack_integer_panel(const IntegerFormat& format, const MatrixSource& sourc
   const std::int64_t end = std::min((panel + 1) * kPanelRows, layout.rows);
   for (std::int64_t row = panel * kPanelRows; row < end; ++row) {
     read_row(source, first_row + row, values.data());
-    if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); })) {
-      return fail("a weight is not finite (output {}): it cannot be rounded to {}", first_row + row,
-                  integer_format_name(format));
-    }
+    MILLRACE_CHECK_OK(check_finite(values, format, first_row + row));
     float row_scale = 1.0f;
     quantize_row(format, values.data(), layout.cols, {codes.data(), scales.data(), zeros.data(), &row_scale});
     write_codes(layout, row, codes.data());

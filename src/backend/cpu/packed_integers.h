@@ -3,17 +3,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "backend/cpu/kernel_table.h"
 #include "backend/matrix_source.h"
 #include "core/result.h"
-#include "quant/integer.h"
+#include "quant/codes.h"
 #include "quant/integer_blocks.h"
 
 namespace millrace {
 
 /// A layout of `rows` outputs without memory: what there is of it, and how much.
-PackedIntegers integer_layout(const IntegerFormat& format, std::int64_t rows, std::int64_t cols);
+PackedIntegers integer_layout(const CodeFormat& format, std::int64_t rows, std::int64_t cols);
 PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, std::int64_t cols);
 
 /// Bytes that all parts take together.
@@ -22,9 +23,12 @@ std::size_t packed_integer_bytes(const PackedIntegers& layout);
 /// Points the parts into zeroed memory of packed_integer_bytes(), aligned to 64 bytes.
 void place_integers(PackedIntegers& layout, std::byte* memory);
 
+/// Whether the weights of output `row` can be rounded. Error: one is not finite.
+Status check_finite(std::span<const float> weights, const CodeFormat& format, std::int64_t row);
+
 /// Rounds the 16 outputs of panel `panel` and writes them into the memory of the layout. `first_row`: output 0 of the
 /// layout in the source. Panels may be packed by several threads at once. Error: a weight is not finite.
-Status pack_integer_panel(const IntegerFormat& format, const MatrixSource& source, std::int64_t first_row,
+Status pack_integer_panel(const CodeFormat& format, const MatrixSource& source, std::int64_t first_row,
                           const PackedIntegers& layout, std::int64_t panel);
 
 /// The same without rounding: one output's stored blocks.

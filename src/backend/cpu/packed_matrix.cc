@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/float16.h"
 #include "quant/codec.h"
+#include "quant/small_float.h"
 
 namespace millrace {
 
@@ -69,8 +70,16 @@ void fill_lane(const SourceRow& row, QuantFormat packed, std::int64_t begin, std
     fill_lane<float>(row, begin, end, reinterpret_cast<float*>(panel) + index, [](float v) { return v; });
     return;
   }
+  if (packed == QuantFormat::f8_e4m3) {
+    fill_lane<std::uint8_t>(row, begin, end, reinterpret_cast<std::uint8_t*>(panel) + index,
+                            [](std::uint8_t bits) { return bits; });
+    return;
+  }
   std::uint16_t* lane = reinterpret_cast<std::uint16_t*>(panel) + index;
-  if (packed == row.format) {
+  if (row.format == QuantFormat::f8_e4m3) {
+    fill_lane<std::uint8_t>(row, begin, end, lane,
+                            [](std::uint8_t bits) { return float_to_bf16(e4m3_to_float(bits)); });
+  } else if (packed == row.format) {
     fill_lane<std::uint16_t>(row, begin, end, lane, [](std::uint16_t bits) { return bits; });
   } else if (row.format == QuantFormat::f32) {
     fill_lane<float>(row, begin, end, lane, float_to_bf16);
@@ -97,13 +106,38 @@ std::size_t panel_bytes(const PackedSegment& segment) {
   return format_bytes(segment.format, static_cast<std::size_t>(segment.cols)) * kPanelRows;
 }
 
-std::size_t segment_bytes(const CpuMatrix::Segment& segment) {
-  if (segment.integers) return packed_integer_bytes(*segment.integers);
+/// Of the weights themselves.
+std::size_t stored_bytes(const CpuMatrix::Segment& segment) {
   const PackedSegment& stored = segment.stored;
   const std::size_t bytes = is_plain(stored.format)
                                 ? panel_bytes(stored) * static_cast<std::size_t>(segment.panels())
                                 : panel_bytes(stored) / kPanelRows * static_cast<std::size_t>(stored.rows);
   return static_cast<std::size_t>(round_up(static_cast<std::int64_t>(bytes), 64));
+}
+
+std::size_t segment_bytes(const CpuMatrix::Segment& segment) {
+  if (segment.integers) return packed_integer_bytes(*segment.integers);
+  const std::size_t scales =
+      segment.scaled ? static_cast<std::size_t>(segment.panels() * kPanelRows) * sizeof(float) : 0;
+  return stored_bytes(segment) + scales;
+}
+
+/// Rounds the outputs of a panel to E4M3: codes [cols][16] and a scale each.
+Status pack_e4m3_panel(const MatrixSource& source, const CpuMatrix::Segment& segment, std::int64_t panel,
+                       std::byte* target, float* scales) {
+  std::vector<float> values(static_cast<std::size_t>(segment.stored.cols));
+  std::vector<std::int8_t> codes(values.size());
+  std::uint8_t zero = 0;
+  const std::int64_t first = panel * kPanelRows, count = std::min(kPanelRows, segment.stored.rows - first);
+  for (std::int64_t lane = 0; lane < count; ++lane) {
+    read_row(source, segment.first_row + first + lane, values.data());
+    MILLRACE_CHECK_OK(check_finite(values, CodeFormat{.kind = CodeKind::e4m3}, segment.first_row + first + lane));
+    quantize_row({.kind = CodeKind::e4m3}, values.data(), segment.stored.cols, {codes.data(), scales + lane, &zero});
+    for (std::size_t k = 0; k < codes.size(); ++k) {
+      target[static_cast<std::int64_t>(k) * kPanelRows + lane] = static_cast<std::byte>(codes[k]);
+    }
+  }
+  return Ok{};
 }
 
 void pack_rows(const MatrixSource& source, const CpuMatrix::Segment& segment, std::int64_t panel, std::byte* data) {
@@ -120,11 +154,16 @@ void pack_rows(const MatrixSource& source, const CpuMatrix::Segment& segment, st
 void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
   cols_ = source.cols();
   input_ = format.input;
-  integer_ = format.integer;
-  if (integer_) {
+  codes_ = format.codes;
+  if (codes_ && codes_->kind == CodeKind::e4m3) {
     rows_ = source.rows();
-    Segment all{.stored = {QuantFormat::u8, nullptr, rows_, cols_},
-                .integers = integer_layout(*integer_, rows_, cols_)};
+    segments_.push_back({.stored = {QuantFormat::f8_e4m3, nullptr, rows_, cols_}, .scaled = true});
+    bytes_ = segment_bytes(segments_.back());
+    return;
+  }
+  if (codes_) {
+    rows_ = source.rows();
+    Segment all{.stored = {QuantFormat::u8, nullptr, rows_, cols_}, .integers = integer_layout(*codes_, rows_, cols_)};
     input_group_ = millrace::input_group(*all.integers);
     bytes_ = segment_bytes(all);
     segments_.push_back(all);
@@ -169,6 +208,7 @@ Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, L
       place_integers(*segment.integers, next);
     } else {
       segment.stored.data = next;
+      if (segment.scaled) segment.stored.row_scales = reinterpret_cast<float*>(next + stored_bytes(segment));
     }
     MILLRACE_CHECK_OK(matrix->pack_segment(source, segment, next, pool));
     next += segment_bytes(segment);
@@ -180,12 +220,18 @@ Status CpuMatrix::pack_segment(const MatrixSource& source, const Segment& segmen
                                ThreadPool& pool) const {
   std::mutex mutex;
   std::optional<Error> error;
+  const auto note = [&](Status status) {
+    if (status.ok()) return;
+    const std::lock_guard lock(mutex);
+    if (!error) error = std::move(status).error();
+  };
   pool.run(segment.panels(), [&](std::int64_t panel, int) {
-    if (integer_) {
-      Status status = pack_integer_panel(*integer_, source, segment.first_row, *segment.integers, panel);
-      if (status.ok()) return;
-      const std::lock_guard lock(mutex);
-      if (!error) error = std::move(status).error();
+    if (segment.scaled) {
+      std::byte* target = memory + static_cast<std::size_t>(panel) * panel_bytes(segment.stored);
+      float* scales = reinterpret_cast<float*>(memory + stored_bytes(segment)) + panel * kPanelRows;
+      note(pack_e4m3_panel(source, segment, panel, target, scales));
+    } else if (codes_) {
+      note(pack_integer_panel(*codes_, source, segment.first_row, *segment.integers, panel));
     } else if (segment.integers) {
       const std::int64_t end = std::min((panel + 1) * kPanelRows, segment.stored.rows);
       for (std::int64_t row = panel * kPanelRows; row < end; ++row) {
@@ -236,7 +282,10 @@ void CpuMatrix::decode_row(std::int64_t row, float* target) const {
     const std::byte* panel = stored.data + static_cast<std::size_t>(inside / kPanelRows) * panel_bytes(stored);
     const std::size_t size = format_info(stored.format).block_bytes;
     const std::byte* lane = panel + static_cast<std::size_t>(inside % kPanelRows) * size;
-    for (std::size_t k = 0; k < columns; ++k) dequantize(stored.format, lane + k * kPanelRows * size, target + k, 1);
+    for (std::size_t k = 0; k < columns; ++k) {
+      dequantize(stored.format, lane + k * kPanelRows * size, target + k, 1);
+      if (stored.row_scales != nullptr) target[k] *= stored.row_scales[inside];
+    }
     return;
   }
   MILLRACE_CHECK(false, "row {} of {}", row, rows_);

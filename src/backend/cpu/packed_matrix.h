@@ -22,15 +22,16 @@ class CpuMatrix final : public PackedMatrix {
     std::optional<PackedIntegers> integers = {};  // the same outputs as codes
     std::int64_t first_row = 0;
     std::int64_t first_panel = 0;
+    bool scaled = false;  // the stored outputs have row scales
 
     [[nodiscard]] std::int64_t panels() const { return (stored.rows + kPanelRows - 1) / kPanelRows; }
   };
 
   /// Copies the source into the kernels' layout, the pool's threads each taking some rows: plain elements and integer
   /// codes into panels, everything else row by row as stored. Neighbouring pieces of one format become one segment.
-  /// With a format of input bf16, a source of plain pieces alone is rounded to bf16; with an integer format all pieces
-  /// are rounded to it and become one segment.
-  /// Takes the packed size and no more. Errors: no memory; a weight that cannot be rounded.
+  /// With a format of input bf16, a source of plain pieces alone is rounded to bf16; with a format of codes all pieces
+  /// are rounded to it and become one segment. Takes the packed size and no more. Errors: no memory; a weight that
+  /// cannot be rounded.
   static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, ThreadPool& pool);
   /// bytes() of what pack() would return; needs no data.
   static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format);
@@ -43,7 +44,9 @@ class CpuMatrix final : public PackedMatrix {
     if (input_group_) return Arithmetic::int8;
     return round_inputs() ? Arithmetic::bf16 : Arithmetic::f32;
   }
-  [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16; }
+  [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16 && !e4m3(); }
+  /// Weights and inputs are E4M3 with scales.
+  [[nodiscard]] bool e4m3() const { return codes_ && codes_->kind == CodeKind::e4m3; }
   /// Where some segments have integers: the inputs that share a scale of their codes, 0 for all of a row.
   [[nodiscard]] std::optional<std::int64_t> input_group() const { return input_group_; }
   [[nodiscard]] std::int64_t panels() const;
@@ -67,7 +70,7 @@ class CpuMatrix final : public PackedMatrix {
   std::int64_t rows_ = 0, cols_ = 0;
   std::size_t bytes_ = 0;
   DType input_ = DType::f32;
-  std::optional<IntegerFormat> integer_;
+  std::optional<CodeFormat> codes_;
   std::optional<std::int64_t> input_group_;
   std::vector<Segment> segments_;
   std::shared_ptr<void> memory_;

@@ -57,9 +57,10 @@ bool has_plain_weights(const MatrixSource& source) {
 }
 
 /// The weights of an output become the values of their codes.
-Status round_to_integers(const IntegerFormat& format, std::int64_t cols, float* values) {
+Status round_to_codes(const CodeFormat& format, std::int64_t cols, float* values) {
   for (std::int64_t c = 0; c < cols; ++c) {
-    if (!std::isfinite(values[c])) return fail("a weight is not finite: it cannot be rounded to integers");
+    if (!std::isfinite(values[c]))
+      return fail("a weight is not finite: it cannot be rounded to {}", code_format_name(format));
   }
   const auto groups = static_cast<std::size_t>(format.groups(cols));
   std::vector<std::int8_t> codes(static_cast<std::size_t>(cols));
@@ -69,8 +70,8 @@ Status round_to_integers(const IntegerFormat& format, std::int64_t cols, float* 
   quantize_row(format, values, cols, {codes.data(), scales.data(), zeros.data(), &row_scale});
   for (std::int64_t c = 0; c < cols; ++c) {
     const auto group = static_cast<std::size_t>(format.group == 0 ? 0 : c / format.group);
-    const std::int32_t step = step_of_code(format, codes[static_cast<std::size_t>(c)], zeros[group]);
-    values[c] = scales[group] * static_cast<float>(step) * row_scale;
+    const float step = step_of_code(format.kind, codes[static_cast<std::size_t>(c)], zeros[group]);
+    values[c] = scales[group] * step * row_scale;
   }
   return Ok{};
 }
@@ -90,6 +91,12 @@ void set_block_groups(const MatrixSource& source, ReferenceMatrix& matrix) {
 void round_inputs(const LinearFormat& format, const std::optional<std::int64_t>& group, const float* x,
                   std::vector<float>& target) {
   std::copy_n(x, target.size(), target.begin());
+  if (format.codes && format.codes->kind == CodeKind::e4m3) {
+    float scale = 0.0f;
+    round_inputs_to_e4m3(x, static_cast<std::int64_t>(target.size()), target.data(), &scale);
+    for (float& value : target) value *= scale;
+    return;
+  }
   if (group) {
     const auto cols = static_cast<std::int64_t>(target.size()), step = *group == 0 ? cols : *group;
     std::vector<std::int8_t> codes(target.size());
@@ -216,14 +223,14 @@ class ReferenceBackend final : public Backend {
       const bool round_weights = format.input == DType::bf16 && has_plain_weights(source);
       for (std::int64_t r = 0; r < source.rows(); ++r) {
         read_row(source, r, matrix->row(r));
-        if (format.integer) {
-          MILLRACE_CHECK_OK(round_to_integers(*format.integer, source.cols(), matrix->row(r)));
-          matrix->set_input_group(r, format.integer->input_group());
+        if (format.codes) {
+          MILLRACE_CHECK_OK(round_to_codes(*format.codes, source.cols(), matrix->row(r)));
+          matrix->set_input_group(r, format.codes->input_group());
         }
-        if (format.integer || !round_weights) continue;
+        if (format.codes || !round_weights) continue;
         for (std::int64_t c = 0; c < source.cols(); ++c) matrix->row(r)[c] = round_to_bf16(matrix->row(r)[c]);
       }
-      if (format.integer_blocks && !format.integer) set_block_groups(source, *matrix);
+      if (format.integer_blocks && !format.codes) set_block_groups(source, *matrix);
       return std::unique_ptr<PackedMatrix>(std::move(matrix));
     } catch (const std::bad_alloc&) {
       return fail("cannot allocate {} bytes for a weight", packed_bytes(source, format));

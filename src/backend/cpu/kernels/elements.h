@@ -1,4 +1,4 @@
-// Stored 16-bit elements. Included inside an anonymous namespace (see kernel_table.h).
+// Stored elements of 16 and 8 bits. Included inside an anonymous namespace (see kernel_table.h).
 
 struct Bf16 {
   std::uint16_t bits;
@@ -6,6 +6,12 @@ struct Bf16 {
 struct Half {
   std::uint16_t bits;
 };
+struct E4m3 {
+  std::uint8_t bits;
+};
+
+/// load() of E4m3 gives its values divided by this, which are halves with the same bits of exponent and mantissa.
+constexpr float kE4m3Unit = 256.0f;
 
 // Loops over arrays of registers must be unrolled whole, or the arrays go to memory. MILLRACE_ROLLED keeps a loop a
 // loop.

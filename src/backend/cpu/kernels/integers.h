@@ -96,9 +96,8 @@ void multiply_integers(const IntegerTask& a) {
   }
 }
 
-/// Codes of `count` inputs, zeros behind `cols`, and the sums of their blocks. Returns the scale.
-inline float quantize_group(const float* x, std::int64_t cols, std::int64_t count, std::int8_t* codes,
-                            std::int32_t* sums) {
+/// The scale of a row or group whose largest value is to become `largest_code`: not finite if a value is not.
+inline float input_scale(const float* x, std::int64_t cols, float largest_code) {
   Lanes largest = broadcast(0.0f), poison = broadcast(0.0f);
   for (std::int64_t k = 0; k < cols; k += 16) {
     const Lanes values = load_part(x + k, cols - k < 16 ? cols - k : 16);
@@ -106,7 +105,13 @@ inline float quantize_group(const float* x, std::int64_t cols, std::int64_t coun
     poison = fma(values, broadcast(0.0f), poison);  // infinities and NaN leave a NaN
   }
   const float reach = reduce_max(largest), doubt = reduce_add(poison);
-  const float scale = doubt == 0.0f ? reach / 127.0f : doubt;
+  return doubt == 0.0f ? reach / largest_code : doubt;
+}
+
+/// Codes of `count` inputs, zeros behind `cols`, and the sums of their blocks. Returns the scale.
+inline float quantize_group(const float* x, std::int64_t cols, std::int64_t count, std::int8_t* codes,
+                            std::int32_t* sums) {
+  const float scale = input_scale(x, cols, 127.0f);
   const bool empty = !(scale > 0.0f);  // nothing but zeros, or not finite
   for (std::int64_t k = 0; k < count; k += kInputBlock) {
     Lanes code = broadcast(0.0f);
@@ -129,4 +134,21 @@ void quantize(const QuantizeTask& task) {
     task.scales[group] =
         quantize_group(task.x + first, cols, count, task.codes + first, task.sums + first / kInputBlock);
   }
+}
+
+void round_inputs_to_e4m3(const RoundTask& task) {
+  const float scale = input_scale(task.x, task.cols, 448.0f);
+  for (std::int64_t k = 0; k < task.cols; k += 16) {
+    const std::int64_t lanes = task.cols - k < 16 ? task.cols - k : 16;
+    Lanes rounded = broadcast(0.0f);
+    if (scale > 0.0f) {
+      const Lanes value = div(load_part(task.x + k, lanes), broadcast(scale)), size = magnitude(value);
+      // Three bits behind the leading one are left, or steps of 2^-9: what is added and taken off has its last digit
+      // there.
+      const Lanes digits = mul(max(power_below(value), broadcast(0x1p-6f)), broadcast(0x1.8p20f));
+      rounded = with_sign(min(sub(add(size, digits), digits), broadcast(448.0f)), value);
+    }
+    store_part(task.values + k, rounded, lanes);
+  }
+  *task.scale = scale;
 }

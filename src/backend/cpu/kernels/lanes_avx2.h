@@ -55,6 +55,10 @@ inline Lanes with_sign(Lanes a, Lanes b) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_or_ps(a.low, _mm256_and_ps(sign, b.low)), _mm256_or_ps(a.high, _mm256_and_ps(sign, b.high))};
 }
+inline Lanes power_below(Lanes a) {
+  const __m256 exponent = _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000));
+  return {_mm256_and_ps(exponent, a.low), _mm256_and_ps(exponent, a.high)};
+}
 inline Lanes round_nearest(Lanes a) {
   const __m256 magic = _mm256_set1_ps(12582912.0f);
   return {_mm256_sub_ps(_mm256_add_ps(a.low, magic), magic), _mm256_sub_ps(_mm256_add_ps(a.high, magic), magic)};
@@ -99,6 +103,10 @@ inline Lanes load(const Bf16* p) {
 inline Lanes load(const Half* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline Lanes load(const E4m3* p) {
+  const __m256i halves = halves_of_e4m3(p);
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
 }
 inline void store(Bf16* p, Lanes v) {
   // Packing works within the 128-bit halves; the permutation puts the four quarters back in order.

@@ -51,6 +51,9 @@ inline Lanes magnitude(Lanes a) {
 inline Lanes with_sign(Lanes a, Lanes b) {
   return {_mm512_or_ps(a.all, _mm512_and_ps(_mm512_set1_ps(-0.0f), b.all))};
 }
+inline Lanes power_below(Lanes a) {
+  return {_mm512_and_ps(_mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000)), a.all)};
+}
 inline Lanes round_nearest(Lanes a) {
   const __m512 magic = _mm512_set1_ps(12582912.0f);
   return {_mm512_sub_ps(_mm512_add_ps(a.all, magic), magic)};
@@ -83,6 +86,9 @@ inline Lanes load(const Bf16* p) {
 }
 inline Lanes load(const Half* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline Lanes load(const E4m3* p) {
+  return {_mm512_cvtph_ps(halves_of_e4m3(p))};
 }
 /// As bf16_bits of lanes_x86.h; not the processor's own conversion, which flushes subnormals.
 inline __m512i bf16_bits(Lanes v) {

@@ -74,6 +74,10 @@ inline Lanes magnitude(Lanes a) {
 inline Lanes with_sign(Lanes a, Lanes b) {
   LANES_EACH((Quad)((QuadInt)a.part[i] | ((QuadInt)b.part[i] & static_cast<std::int32_t>(0x80000000u))));
 }
+/// The largest power of two that is not larger than |a|; 0 for subnormal ones.
+inline Lanes power_below(Lanes a) {
+  LANES_EACH((Quad)((QuadInt)a.part[i] & 0x7f800000));
+}
 /// To the nearest integer, halves to even; |a| < 2^22.
 inline Lanes round_nearest(Lanes a) {
   LANES_EACH((a.part[i] + 12582912.0f) - 12582912.0f);
@@ -137,6 +141,14 @@ inline Lanes load(const Half* p) {
     __builtin_memcpy(reinterpret_cast<char*>(&result) + 4 * i, &bits, 4);
   }
   return result;
+}
+/// Divided by kE4m3Unit. The two codes of NaN are not looked for.
+inline Lanes load(const E4m3* p) {
+  Half halves[16];
+  for (int i = 0; i < 16; ++i) {
+    halves[i].bits = static_cast<std::uint16_t>((p[i].bits & 0x80) << 8 | (p[i].bits & 0x7f) << 7);
+  }
+  return load(halves);
 }
 /// To bfloat16, nearest even; a NaN stays one.
 inline void store(Bf16* p, Lanes v) {

@@ -15,6 +15,13 @@ inline __m256 widen(const Bf16* p) {
   const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
 }
+/// Sixteen codes as halves of the same bits, their values divided by kE4m3Unit.
+inline __m256i halves_of_e4m3(const E4m3* p) {
+  // Moved up by 7 the sign, extended before, stands in the top bit and in the highest of the exponent, which is taken
+  // out.
+  const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_and_si256(_mm256_slli_epi16(words, 7), _mm256_set1_epi16(static_cast<short>(0xbfff)));
+}
 /// The bfloat16 nearest to each float in the low half of its lane; a NaN stays one.
 inline __m256i bf16_bits(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);

@@ -19,7 +19,9 @@ struct Product {
   float* out;
   std::int64_t out_stride;
   bool first;
-  const float* bias;  // added after the sum; null: not
+  const float* scales;    // of the outputs, multiplied with the sum at its end and with x_scales; null: not
+  const float* x_scales;  // [rows]
+  const float* bias;      // added after the sum; null: not
 };
 
 constexpr std::int64_t kPrefetch = 64;  // inputs ahead
@@ -53,6 +55,11 @@ inline void multiply_tile(const Product<Element>& a, std::int64_t row, std::int6
   MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
     MILLRACE_UNROLL for (int p = 0; p < kPanels; ++p) {
       const std::int64_t lanes = p + 1 < kPanels ? 16 : last;
+      if (a.scales != nullptr) {
+        // The unit is a power of two: whether it is taken before or after changes no bit.
+        const Lanes scale = mul(load(a.scales + (panel + p) * 16), broadcast(a.x_scales[row + r]));
+        sum[r][p] = mul(mul(sum[r][p], broadcast(kE4m3Unit)), scale);
+      }
       if (a.bias != nullptr) sum[r][p] = add(sum[r][p], load_part(a.bias + (panel + p) * 16, lanes));
       store_part(out + r * a.out_stride + p * 16, sum[r][p], lanes);
     }
@@ -157,6 +164,10 @@ inline Product<Element> panel_product(const MatmulTask& task, std::int64_t panel
   product.out = task.out + panel * 16;
   product.out_stride = task.out_stride;
   product.first = k == 0;
+  if (k + count == task.weight.cols && task.weight.row_scales != nullptr) {
+    product.scales = task.weight.row_scales + panel * 16;
+    product.x_scales = task.x_scales;
+  }
   product.bias = k + count == task.weight.cols && task.bias != nullptr ? task.bias + panel * 16 : nullptr;
   return product;
 }
@@ -197,7 +208,9 @@ void multiply_decoded(const MatmulTask& task, std::int64_t k, std::int64_t count
       for (std::int64_t p = 0; p < panels; ++p) {
         float* target = tile + p * part * 16;
         const std::int64_t element = ((panel + p) * weight.cols + k + b) * 16;
-        if (weight.format == QuantFormat::bf16) {
+        if (weight.format == QuantFormat::f8_e4m3) {
+          widen_panel(reinterpret_cast<const E4m3*>(weight.data) + element, part, target);
+        } else if (weight.format == QuantFormat::bf16) {
           widen_panel(reinterpret_cast<const Bf16*>(weight.data) + element, part, target);
         } else if (weight.format == QuantFormat::f16) {
           widen_panel(reinterpret_cast<const Half*>(weight.data) + element, part, target);
@@ -230,6 +243,8 @@ void matmul(const MatmulTask& task) {
     }
     if (task.weight.format == QuantFormat::f32) {
       multiply_stored<float>(task, k, count, x, x_stride);
+    } else if (task.weight.format == QuantFormat::f8_e4m3 && task.rows <= kTileRows) {
+      multiply_stored<E4m3>(task, k, count, x, x_stride);
     } else if (task.weight.format == QuantFormat::bf16 && direct) {
       multiply_stored<Bf16>(task, k, count, x, x_stride);
     } else if (task.weight.format == QuantFormat::f16 && direct) {

@@ -2,6 +2,7 @@
 
 constexpr KernelTable kTable{.matmul = matmul,
                              .quantize = quantize,
+                             .round_to_e4m3 = round_inputs_to_e4m3,
                              .multiply_integers = multiply_integers,
                              .attend = attend,
                              .rope_store = rope_store,

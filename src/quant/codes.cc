@@ -1,4 +1,4 @@
-#include "quant/integer.h"
+#include "quant/codes.h"
 
 #include <algorithm>
 #include <array>
@@ -27,7 +27,7 @@ float half_scale(float scale) {
   return f16_to_float(bits);
 }
 
-void quantize_group(const IntegerFormat& format, const float* weights, std::int64_t count, std::int8_t* codes,
+void quantize_group(const CodeFormat& format, const float* weights, std::int64_t count, std::int8_t* codes,
                     float& scale, std::uint8_t& zero) {
   float low = 0.0f, high = 0.0f;
   for (std::int64_t k = 0; k < count; ++k) {
@@ -36,7 +36,7 @@ void quantize_group(const IntegerFormat& format, const float* weights, std::int6
   }
   const float largest = std::max(-low, high);
   std::int32_t first = 0, last = 15, offset = 0;  // of the codes
-  if (format.bits == 8) {
+  if (format.kind == CodeKind::int8) {
     scale = largest / 127.0f;
     first = -127;
     last = 127;
@@ -81,14 +81,14 @@ int shared_exponent(float largest) {
 
 /// A row scale that takes the largest weight to the largest code with the largest scale (NVFP4), or the largest power
 /// of two of a group to the largest that a half holds (MXFP4). Half of it, as the steps are twice the values.
-float e2m1_row_scale(const IntegerFormat& format, float largest) {
+float e2m1_row_scale(const CodeFormat& format, float largest) {
   constexpr int kLargestPower = 15, kSmallest = -125;  // of a half; of what a float holds with all its digits
   if (largest == 0.0f) return 0.0f;
   if (format.group == 16) return largest / (12.0f * kE4m3Largest);
   return std::ldexp(1.0f, std::max(shared_exponent(largest) - 1 - kLargestPower, kSmallest));
 }
 
-float e2m1_scale(const IntegerFormat& format, float largest, float row_scale) {
+float e2m1_scale(const CodeFormat& format, float largest, float row_scale) {
   if (largest == 0.0f || row_scale == 0.0f) return 0.0f;
   if (format.group == 16) return e4m3_to_float(float_to_e4m3(largest / 12.0f / row_scale));
   constexpr int kSmallestPower = -24;  // of a half
@@ -96,7 +96,7 @@ float e2m1_scale(const IntegerFormat& format, float largest, float row_scale) {
   return power < kSmallestPower ? 0.0f : std::ldexp(1.0f, power);
 }
 
-void quantize_e2m1_row(const IntegerFormat& format, const float* weights, std::int64_t cols, const IntegerRow& target) {
+void quantize_e2m1_row(const CodeFormat& format, const float* weights, std::int64_t cols, const CodeRow& target) {
   *target.row_scale = e2m1_row_scale(format, largest_magnitude(weights, cols));
   for (std::int64_t first = 0, g = 0; first < cols; first += format.group, ++g) {
     const std::int64_t count = std::min<std::int64_t>(format.group, cols - first);
@@ -106,6 +106,15 @@ void quantize_e2m1_row(const IntegerFormat& format, const float* weights, std::i
     for (std::int64_t k = first; k < first + count; ++k) {
       target.codes[k] = unit > 0.0f ? nearest_e2m1(weights[k] / unit) : std::int8_t{0};
     }
+  }
+}
+
+void quantize_e4m3_row(const float* weights, std::int64_t cols, const CodeRow& target) {
+  *target.zeros = 0;
+  *target.scales = largest_magnitude(weights, cols) / kE4m3Largest;
+  for (std::int64_t k = 0; k < cols; ++k) {
+    const float value = *target.scales > 0.0f ? weights[k] / *target.scales : 0.0f;
+    target.codes[k] = static_cast<std::int8_t>(float_to_e4m3(value));
   }
 }
 
@@ -127,13 +136,14 @@ float quantize_input_group(const float* x, std::int64_t cols, std::int8_t* codes
 
 }  // namespace
 
-std::optional<IntegerFormat> integer_format_from_name(std::string_view name) {
-  if (name == "int8") return IntegerFormat{};
-  if (name == "nvfp4") return IntegerFormat{.bits = 4, .group = 16, .e2m1 = true};
-  if (name == "mxfp4") return IntegerFormat{.bits = 4, .group = 32, .e2m1 = true};
+std::optional<CodeFormat> code_format_from_name(std::string_view name) {
+  if (name == "int8") return CodeFormat{};
+  if (name == "fp8_e4m3") return CodeFormat{.kind = CodeKind::e4m3};
+  if (name == "nvfp4") return CodeFormat{.kind = CodeKind::e2m1, .group = 16};
+  if (name == "mxfp4") return CodeFormat{.kind = CodeKind::e2m1, .group = 32};
   if (!name.starts_with("int4")) return std::nullopt;
   name.remove_prefix(4);
-  IntegerFormat format{.bits = 4, .group = 128, .symmetric = false};
+  CodeFormat format{.kind = CodeKind::int4, .group = 128, .symmetric = false};
   for (const std::int32_t group : kGroups) {
     const std::string suffix = ".g" + std::to_string(group);
     if (name == suffix || name.starts_with(suffix + '.')) {
@@ -150,15 +160,17 @@ std::optional<IntegerFormat> integer_format_from_name(std::string_view name) {
   return format;
 }
 
-std::string integer_format_name(const IntegerFormat& format) {
-  if (format.bits == 8) return "int8";
-  if (format.e2m1) return format.group == 16 ? "nvfp4" : "mxfp4";
+std::string code_format_name(const CodeFormat& format) {
+  if (format.kind == CodeKind::int8) return "int8";
+  if (format.kind == CodeKind::e4m3) return "fp8_e4m3";
+  if (format.kind == CodeKind::e2m1) return format.group == 16 ? "nvfp4" : "mxfp4";
   return "int4.g" + std::to_string(format.group) + (format.symmetric ? ".sym" : "");
 }
 
-void quantize_row(const IntegerFormat& format, const float* weights, std::int64_t cols, const IntegerRow& target) {
-  if (format.e2m1) return quantize_e2m1_row(format, weights, cols, target);
+void quantize_row(const CodeFormat& format, const float* weights, std::int64_t cols, const CodeRow& target) {
+  if (format.kind == CodeKind::e2m1) return quantize_e2m1_row(format, weights, cols, target);
   if (target.row_scale != nullptr) *target.row_scale = 1.0f;
+  if (format.kind == CodeKind::e4m3) return quantize_e4m3_row(weights, cols, target);
   const std::int64_t step = format.group == 0 ? cols : format.group;
   for (std::int64_t g = 0; g * step < cols; ++g) {
     const std::int64_t first = g * step;
@@ -171,6 +183,15 @@ void quantize_inputs(const float* x, std::int64_t cols, std::int64_t group, std:
   const std::int64_t step = group == 0 ? cols : group;
   for (std::int64_t first = 0; first < cols; first += step) {
     *scales++ = quantize_input_group(x + first, std::min(step, cols - first), codes + first);
+  }
+}
+
+void round_inputs_to_e4m3(const float* x, std::int64_t cols, float* values, float* scale) {
+  bool finite = true;
+  for (std::int64_t k = 0; k < cols; ++k) finite = finite && std::isfinite(x[k]);
+  *scale = finite ? largest_magnitude(x, cols) / kE4m3Largest : std::numeric_limits<float>::quiet_NaN();
+  for (std::int64_t k = 0; k < cols; ++k) {
+    values[k] = *scale > 0.0f ? e4m3_to_float(float_to_e4m3(x[k] / *scale)) : 0.0f;
   }
 }
 

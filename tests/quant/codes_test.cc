@@ -1,4 +1,4 @@
-#include "quant/integer.h"
+#include "quant/codes.h"
 
 #include <gtest/gtest.h>
 
@@ -20,7 +20,7 @@ struct Rounded {
   float row_scale = 0.0f;
 };
 
-Rounded round_row(const IntegerFormat& format, const std::vector<float>& weights) {
+Rounded round_row(const CodeFormat& format, const std::vector<float>& weights) {
   const auto cols = static_cast<std::int64_t>(weights.size());
   const auto groups = static_cast<std::size_t>(format.groups(cols));
   Rounded r{
@@ -28,8 +28,8 @@ Rounded round_row(const IntegerFormat& format, const std::vector<float>& weights
   quantize_row(format, weights.data(), cols, {r.codes.data(), r.scales.data(), r.zeros.data(), &r.row_scale});
   for (std::size_t k = 0; k < weights.size(); ++k) {
     const std::size_t group = format.group == 0 ? 0 : k / static_cast<std::size_t>(format.group);
-    const std::int32_t step = step_of_code(format, r.codes[k], r.zeros[group]);
-    r.values.push_back(r.scales[group] * static_cast<float>(step) * r.row_scale);
+    const float step = step_of_code(format.kind, r.codes[k], r.zeros[group]);
+    r.values.push_back(r.scales[group] * step * r.row_scale);
   }
   return r;
 }
@@ -42,50 +42,56 @@ std::vector<float> normals(std::uint32_t seed, std::size_t count, float mean = 0
   return values;
 }
 
-const std::vector<IntegerFormat> kFormats = {
-    {}, {4, 32, false}, {4, 64, false}, {4, 128, false}, {4, 32, true}, {4, 64, true}, {4, 128, true}};
+const std::vector<CodeFormat> kFormats = {{},
+                                          {CodeKind::int4, 32, false},
+                                          {CodeKind::int4, 64, false},
+                                          {CodeKind::int4, 128, false},
+                                          {CodeKind::int4, 32, true},
+                                          {CodeKind::int4, 64, true},
+                                          {CodeKind::int4, 128, true}};
 
-const IntegerFormat kNvfp4{.bits = 4, .group = 16, .e2m1 = true}, kMxfp4{.bits = 4, .group = 32, .e2m1 = true};
+const CodeFormat kNvfp4{.kind = CodeKind::e2m1, .group = 16}, kMxfp4{.kind = CodeKind::e2m1, .group = 32};
 
-std::vector<IntegerFormat> all_formats() {
-  std::vector<IntegerFormat> all = kFormats;
+std::vector<CodeFormat> all_formats() {
+  std::vector<CodeFormat> all = kFormats;
   all.push_back(kNvfp4);
   all.push_back(kMxfp4);
+  all.push_back({.kind = CodeKind::e4m3});
   return all;
 }
 
-TEST(IntegerFormat, NamesAreReadAsTheyAreWritten) {
-  for (const IntegerFormat& format : all_formats()) {
-    EXPECT_EQ(integer_format_from_name(integer_format_name(format)), format) << integer_format_name(format);
+TEST(CodeFormat, NamesAreReadAsTheyAreWritten) {
+  for (const CodeFormat& format : all_formats()) {
+    EXPECT_EQ(code_format_from_name(code_format_name(format)), format) << code_format_name(format);
   }
-  EXPECT_EQ(integer_format_from_name("int4"), (IntegerFormat{4, 128, false}));
-  EXPECT_EQ(integer_format_from_name("int4.sym"), (IntegerFormat{4, 128, true}));
+  EXPECT_EQ(code_format_from_name("int4"), (CodeFormat{CodeKind::int4, 128, false}));
+  EXPECT_EQ(code_format_from_name("int4.sym"), (CodeFormat{CodeKind::int4, 128, true}));
   for (const char* name : {"", "int", "int88", "int8.g32", "int4.g", "int4.g3", "int4.g320", "int4.g32.", "int4.symm",
                            "nvfp4.g16", "mxfp"}) {
-    EXPECT_FALSE(integer_format_from_name(name)) << name;
+    EXPECT_FALSE(code_format_from_name(name)) << name;
   }
 }
 
 TEST(QuantizeRow, TheErrorIsAtMostHalfAStep) {
-  for (const IntegerFormat& format : kFormats) {
+  for (const CodeFormat& format : kFormats) {
     for (const float mean : {0.0f, 3.0f, -3.0f}) {
       const std::vector<float> weights = normals(7, 300, mean);
       const Rounded r = round_row(format, weights);
       for (std::size_t k = 0; k < weights.size(); ++k) {
         const std::size_t group = format.group == 0 ? 0 : k / static_cast<std::size_t>(format.group);
         // The zero point is rounded too, which moves the ends by another half; symmetric 4 bits cut one end there.
-        const float steps = format.bits == 8 ? 0.5001f : 1.0001f;
+        const float steps = format.kind == CodeKind::int8 ? 0.5001f : 1.0001f;
         EXPECT_LE(std::fabs(r.values[k] - weights[k]), steps * r.scales[group])
-            << integer_format_name(format) << " weight " << weights[k];
+            << code_format_name(format) << " weight " << weights[k];
       }
     }
   }
 }
 
 TEST(QuantizeRow, CodesAndScalesAreThoseOfTheFormat) {
-  for (const IntegerFormat& format : kFormats) {
+  for (const CodeFormat& format : kFormats) {
     const Rounded r = round_row(format, normals(11, 512));
-    const int low = format.bits == 8 ? -127 : 0, high = format.bits == 8 ? 127 : 15;
+    const int low = format.kind == CodeKind::int8 ? -127 : 0, high = format.kind == CodeKind::int8 ? 127 : 15;
     int lowest = 200, highest = -200;
     for (const std::int8_t code : r.codes) {
       lowest = std::min<int>(lowest, code);
@@ -93,13 +99,13 @@ TEST(QuantizeRow, CodesAndScalesAreThoseOfTheFormat) {
     }
     EXPECT_GE(lowest, low);
     EXPECT_LE(highest, high);
-    EXPECT_TRUE(lowest == low || highest == high) << integer_format_name(format);
+    EXPECT_TRUE(lowest == low || highest == high) << code_format_name(format);
     for (const float scale : r.scales) {
-      EXPECT_TRUE(format.bits == 8 || f16_to_float(float_to_f16(scale)) == scale) << scale;
+      EXPECT_TRUE(format.kind == CodeKind::int8 || f16_to_float(float_to_f16(scale)) == scale) << scale;
     }
     for (const std::uint8_t zero : r.zeros) {
-      EXPECT_LE(zero, format.bits == 8 ? 0 : 15);
-      EXPECT_TRUE(format.bits == 8 || !format.symmetric || zero == 8);
+      EXPECT_LE(zero, format.kind == CodeKind::int8 ? 0 : 15);
+      EXPECT_TRUE(format.kind == CodeKind::int8 || !format.symmetric || zero == 8);
     }
   }
 }
@@ -114,7 +120,7 @@ double nearest_value(double wanted, double unit) {
 }
 
 TEST(QuantizeRow, E2m1TakesTheNearestValueOfTheGroup) {
-  for (const IntegerFormat& format : {kNvfp4, kMxfp4}) {
+  for (const CodeFormat& format : {kNvfp4, kMxfp4}) {
     std::vector<float> weights = normals(23, 300);
     for (std::size_t k = 64; k < 128; ++k) weights[k] *= 1e-4f;  // groups of very unlike sizes
     const Rounded r = round_row(format, weights);
@@ -122,7 +128,7 @@ TEST(QuantizeRow, E2m1TakesTheNearestValueOfTheGroup) {
       const double unit = static_cast<double>(r.row_scale) * r.scales[k / static_cast<std::size_t>(format.group)];
       const double best = nearest_value(weights[k], unit);
       EXPECT_NEAR(std::fabs(r.values[k] - weights[k]), std::fabs(best - weights[k]), 1e-6 * std::fabs(weights[k]))
-          << integer_format_name(format) << " weight " << k;
+          << code_format_name(format) << " weight " << k;
     }
   }
 }
@@ -146,6 +152,41 @@ TEST(QuantizeRow, ScalesOfE2m1AreThoseOfTheFormat) {
   }
 }
 
+TEST(QuantizeRow, E4m3TakesTheNearestValue) {
+  const std::vector<float> weights = normals(31, 300);
+  const Rounded r = round_row({.kind = CodeKind::e4m3}, weights);
+  float largest = 0.0f;
+  for (const float weight : weights) largest = std::max(largest, std::fabs(weight));
+  EXPECT_EQ(r.scales[0], largest / kE4m3Largest);
+  for (std::size_t k = 0; k < weights.size(); ++k) {
+    const double wanted = weights[k] / static_cast<double>(r.scales[0]);
+    double best = 1e9;
+    for (int code = 0; code < 256; ++code) {
+      const float value = e4m3_to_float(static_cast<std::uint8_t>(code));
+      if (std::fabs(value - wanted) < std::fabs(best - wanted)) best = value;
+    }
+    const float value = step_of_code(CodeKind::e4m3, r.codes[k], 0);
+    EXPECT_NEAR(std::fabs(value - wanted), std::fabs(best - wanted), 1e-5 * std::fabs(wanted)) << wanted;
+  }
+}
+
+TEST(QuantizeInputs, ToE4m3TheNearestValuesOfEachRow) {
+  const std::vector<float> x = normals(5, 97);
+  std::vector<float> values(x.size());
+  float scale = 0.0f;
+  round_inputs_to_e4m3(x.data(), 97, values.data(), &scale);
+  float largest = 0.0f;
+  for (const float value : x) largest = std::max(largest, std::fabs(value));
+  EXPECT_EQ(scale, largest / kE4m3Largest);
+  for (std::size_t k = 0; k < x.size(); ++k) EXPECT_EQ(values[k], e4m3_to_float(float_to_e4m3(x[k] / scale)));
+  const std::vector<float> zeros(97, 0.0f), bad(97, std::numeric_limits<float>::infinity());
+  round_inputs_to_e4m3(zeros.data(), 97, values.data(), &scale);
+  EXPECT_EQ(scale, 0.0f);
+  EXPECT_EQ(values, zeros);
+  round_inputs_to_e4m3(bad.data(), 97, values.data(), &scale);
+  EXPECT_FALSE(std::isfinite(scale));
+}
+
 TEST(QuantizeRow, AGroupThatIsFarSmallerThanTheRowLosesNothingThatASumWouldKeep) {
   std::vector<float> weights(96, 0.0f);
   weights[0] = 1.0f;
@@ -158,7 +199,7 @@ TEST(QuantizeRow, AGroupThatIsFarSmallerThanTheRowLosesNothingThatASumWouldKeep)
 }
 
 TEST(QuantizeRow, ZerosStayZerosAndTinyOrHugeWeightsAreFinite) {
-  for (const IntegerFormat& format : all_formats()) {
+  for (const CodeFormat& format : all_formats()) {
     for (const float size : {0.0f, 1e-40f, 1e-10f, 1e30f, 1e38f}) {
       std::vector<float> weights(64, 0.0f);
       weights[3] = size;
@@ -166,7 +207,7 @@ TEST(QuantizeRow, ZerosStayZerosAndTinyOrHugeWeightsAreFinite) {
       const Rounded r = round_row(format, weights);
       for (std::size_t k = 0; k < weights.size(); ++k) {
         EXPECT_TRUE(std::isfinite(r.values[k]));
-        EXPECT_TRUE(weights[k] != 0.0f || r.values[k] == 0.0f) << integer_format_name(format) << ' ' << size;
+        EXPECT_TRUE(weights[k] != 0.0f || r.values[k] == 0.0f) << code_format_name(format) << ' ' << size;
       }
     }
   }
