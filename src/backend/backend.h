@@ -19,6 +19,7 @@
 #include "backend/matrix_source.h"
 #include "core/dtype.h"
 #include "core/result.h"
+#include "quant/kv_format.h"
 
 namespace millrace {
 
@@ -78,9 +79,11 @@ struct KvLayer {
   std::size_t page_bytes = 0;
   std::size_t key_offset = 0;
   std::size_t value_offset = 0;
+  std::size_t key_scale_offset = 0;  // kv/page_layout.h; of meaning where the format has scales
+  std::size_t value_scale_offset = 0;
   std::int32_t page_tokens = 0;
   std::int32_t group = 0;  // which page table of a SequenceRows
-  DType dtype = DType::f32;
+  KvFormat format = KvFormat::f32;
 };
 
 /// h += delta_scale * norm(delta); h *= h_scale; out = norm(h). Root mean square norms (Zhang & Sennrich 2019):

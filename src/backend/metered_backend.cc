@@ -53,7 +53,9 @@ OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args) {
     }
   }
   OpTotals cost;
-  const double row_bytes = 2.0 * args.kv_heads * args.head_dim * static_cast<double>(dtype_bytes(args.kv.dtype));
+  const std::size_t head_bytes = static_cast<std::size_t>(args.head_dim) * kv_element_bytes(args.kv.format) +
+                                 (kv_scaled(args.kv.format) ? sizeof(float) : 0);
+  const double row_bytes = 2.0 * args.kv_heads * static_cast<double>(head_bytes);
   cost.bytes = positions * row_bytes;
   operations_of(cost, Arithmetic::f32) = 4.0 * pairs * args.heads * args.head_dim;
   return cost;

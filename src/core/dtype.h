@@ -1,16 +1,11 @@
 // Element types of plain (unquantised) tensors. Block formats live in quant/.
 #pragma once
 
-#include <cstddef>
 #include <string_view>
 
 namespace millrace {
 
 enum class DType : unsigned char { f32, f16, bf16 };
-
-constexpr std::size_t dtype_bytes(DType type) {
-  return type == DType::f32 ? 4 : 2;
-}
 
 constexpr std::string_view dtype_name(DType type) {
   switch (type) {

@@ -11,6 +11,10 @@ namespace {
 // Every key and value block starts on a cache line, so that no two layers or heads' groups share one.
 constexpr std::size_t kBlockAlignment = 64;
 
+std::size_t padded(std::size_t bytes) {
+  return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+}
+
 std::int32_t group_of_window(PageLayout& layout, std::int64_t window) {
   for (std::size_t g = 0; g < layout.groups.size(); ++g) {
     if (layout.groups[g].window == window) return static_cast<std::int32_t>(g);
@@ -27,10 +31,10 @@ std::size_t PageLayout::bytes_per_page_row() const {
   return total;
 }
 
-PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_tokens, DType dtype) {
+PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_tokens, KvFormat format) {
   PageLayout layout;
   layout.page_tokens = page_tokens;
-  layout.dtype = dtype;
+  layout.format = format;
   for (const KvShape& shape : shapes) {
     if (shape.source_layer >= 0) {
       MILLRACE_CHECK(static_cast<std::size_t>(shape.source_layer) < layout.layers.size(), "KV source {} of layer {}",
@@ -43,11 +47,15 @@ PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_t
     }
     const std::int32_t group = group_of_window(layout, shape.window);
     std::size_t& end = layout.groups[static_cast<std::size_t>(group)].page_bytes;
-    const std::size_t block = static_cast<std::size_t>(shape.kv_heads) * static_cast<std::size_t>(page_tokens) *
-                              static_cast<std::size_t>(shape.head_dim) * dtype_bytes(dtype);
-    const std::size_t padded = (block + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
-    layout.layers.push_back({group, end, end + padded});
-    end += 2 * padded;
+    const std::size_t slots = static_cast<std::size_t>(shape.kv_heads) * static_cast<std::size_t>(page_tokens);
+    const std::size_t numbers = padded(slots * static_cast<std::size_t>(shape.head_dim) * kv_element_bytes(format));
+    const std::size_t block = numbers + (kv_scaled(format) ? padded(slots * sizeof(float)) : 0);
+    layout.layers.push_back({.group = group,
+                             .key_offset = end,
+                             .value_offset = end + block,
+                             .key_scale_offset = end + numbers,
+                             .value_scale_offset = end + block + numbers});
+    end += 2 * block;
   }
   return layout;
 }

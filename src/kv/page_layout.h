@@ -2,7 +2,8 @@
 //
 // Layers that see the same range of the past share one page table: a cache group (all full-attention layers; all layers
 // of one window size). A page of a group holds `page_tokens` consecutive positions of one sequence for every layer of
-// the group, keys [kv_heads, head_dim, page_tokens], then values [kv_heads, page_tokens, head_dim].
+// the group, keys [kv_heads, head_dim, page_tokens], then values [kv_heads, page_tokens, head_dim]; each followed,
+// where the format has scales, by those: floats [kv_heads, page_tokens].
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "core/dtype.h"
+#include "quant/kv_format.h"
 
 namespace millrace {
 
@@ -32,11 +33,13 @@ struct KvPlace {
   std::int32_t group = 0;
   std::size_t key_offset = 0;
   std::size_t value_offset = 0;
+  std::size_t key_scale_offset = 0;  // of meaning where the format has scales
+  std::size_t value_scale_offset = 0;
 };
 
 struct PageLayout {
   std::int32_t page_tokens = 16;
-  DType dtype = DType::f32;
+  KvFormat format = KvFormat::f32;
   std::vector<CacheGroup> groups;
   std::vector<KvPlace> layers;  // one a model layer; a layer with a source has its source's place
 
@@ -47,6 +50,6 @@ struct PageLayout {
 };
 
 /// A source layer must come before the layers that read it and have a source of its own nowhere.
-PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_tokens, DType dtype);
+PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_tokens, KvFormat format);
 
 }  // namespace millrace

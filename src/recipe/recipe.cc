@@ -41,6 +41,21 @@ Status parse_weights(const Json& weights, const std::string& name, Recipe& recip
   return Ok{};
 }
 
+Status parse_kv(const Json& kv, const std::string& name, Recipe& recipe) {
+  if (!kv.is_object()) return fail("{}: \"kv\" is not an object", name);
+  for (const auto& [key, value] : kv.items()) {
+    if (key != "format")
+      return fail("{}: \"kv\".\"{}\" is not supported by this version (it has \"format\")", name, key);
+    const std::string format = value.is_string() ? value.get<std::string>() : value.dump();
+    recipe.kv_format = kv_format_from_name(format);
+    if (!recipe.kv_format) {
+      return fail("{}: \"kv\".\"format\": \"{}\" is not supported; this version has f32, bf16, int8 and fp8_e4m3", name,
+                  format);
+    }
+  }
+  return Ok{};
+}
+
 }  // namespace
 
 bool matches(std::string_view pattern, std::string_view text) {
@@ -72,7 +87,7 @@ WeightFormat Recipe::weights_of(std::string_view layer) const {
 }
 
 bool Recipe::lossless() const {
-  return !default_weights &&
+  return !default_weights && kv_format.value_or(KvFormat::f32) == KvFormat::f32 &&
          std::ranges::none_of(weights, [](const WeightRule& rule) { return rule.format.has_value(); });
 }
 
@@ -87,8 +102,10 @@ Result<Recipe> parse_recipe(std::string_view text, const std::string& name) {
   for (const auto& [key, value] : document.items()) {
     if (key == "weights") {
       MILLRACE_CHECK_OK(parse_weights(value, name, recipe));
+    } else if (key == "kv") {
+      MILLRACE_CHECK_OK(parse_kv(value, name, recipe));
     } else if (key != "millrace_recipe") {
-      return fail("{}: \"{}\" is not supported by this version (it has \"weights\")", name, key);
+      return fail("{}: \"{}\" is not supported by this version (it has \"weights\" and \"kv\")", name, key);
     }
   }
   return recipe;

@@ -1,10 +1,11 @@
 // Recipe: the lossy methods of one model on one kind of hardware, as a file says them. Pure.
 //
-//   {"millrace_recipe": 1, "weights": {"default": "int8", "model.layers.0.*": "stored"}}
+//   {"millrace_recipe": 1, "weights": {"default": "int8", "model.layers.0.*": "stored"}, "kv": {"format": "int8"}}
 //
 // "weights" says the format of each linear layer by its name (model/weight_builder.h). Of the patterns that match, in
 // which * stands for any text, the last one decides; "default" is for what none matches. A default of 4 bits makes the
-// head (lm_head) int8: it is the layer that rounding harms most, and there is one of it.
+// head (lm_head) int8: it is the layer that rounding harms most, and there is one of it. "kv" says the format of keys
+// and values; without it they have that of the computation.
 #pragma once
 
 #include <optional>
@@ -14,6 +15,7 @@
 
 #include "core/result.h"
 #include "quant/codes.h"
+#include "quant/kv_format.h"
 
 namespace millrace {
 
@@ -28,6 +30,7 @@ struct WeightRule {
 struct Recipe {
   WeightFormat default_weights;
   std::vector<WeightRule> weights;  // in the order of the file
+  std::optional<KvFormat> kv_format;
 
   [[nodiscard]] WeightFormat weights_of(std::string_view layer) const;
   [[nodiscard]] bool lossless() const;

@@ -23,9 +23,11 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::
                               .page_bytes = layout.groups[group].page_bytes,
                               .key_offset = place.key_offset,
                               .value_offset = place.value_offset,
+                              .key_scale_offset = place.key_scale_offset,
+                              .value_scale_offset = place.value_scale_offset,
                               .page_tokens = layout.page_tokens,
                               .group = place.group,
-                              .dtype = layout.dtype});
+                              .format = layout.format});
   }
   return cache;
 }
@@ -46,7 +48,8 @@ void KvCache::copy(std::span<const PageCopy> copies) {
 }
 
 void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
-  const std::size_t element = dtype_bytes(layout_.dtype), bytes = layout_.groups[group].page_bytes;
+  // Codes may be any; every fourth byte is then the highest of a scale as well.
+  const std::size_t element = layout_.format == KvFormat::bf16 ? 2 : 4, bytes = layout_.groups[group].page_bytes;
   noise_.resize(layout_.groups.size());
   std::vector<std::byte>& noise = noise_[group];
   const std::size_t offset = static_cast<std::size_t>(page) * bytes;

@@ -38,6 +38,10 @@ LinearFormat linear_format(const LoadOptions& options, const std::string& layer)
       .input = options.compute, .codes = options.recipe.weights_of(layer), .integer_blocks = options.integer_blocks};
 }
 
+KvFormat kv_format(const LoadOptions& options) {
+  return options.recipe.kv_format.value_or(options.compute == DType::bf16 ? KvFormat::bf16 : KvFormat::f32);
+}
+
 /// What the weights will take. The recipe must not name layers in vain.
 Result<std::uint64_t> measure_weights(const LoadOptions& options, const ModelPlan& plan, const TensorSource& source) {
   std::vector<std::string> layers;
@@ -107,7 +111,7 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
     plan.workspace_bytes += static_cast<std::uint64_t>(options.limits.max_logit_rows) *
                             static_cast<std::uint64_t>(plan.config.vocab) * sizeof(float);
   }
-  plan.layout = make_page_layout(kv_shapes(plan.config), kPageTokens, options.compute);
+  plan.layout = make_page_layout(kv_shapes(plan.config), kPageTokens, kv_format(options));
   return plan;
 }
 

@@ -7,6 +7,8 @@
 
 #include "backend/cpu_test_util.h"
 #include "core/float16.h"
+#include "kv/page_layout.h"
+#include "quant/codes.h"
 
 namespace millrace {
 
@@ -16,7 +18,7 @@ struct AttendShape {
   std::int64_t window = 0;
   float softcap = 0.0f;
   bool sinks = false;
-  DType dtype = DType::f32;
+  KvFormat format = KvFormat::f32;
 };
 
 /// Sequences whose keys and values lie in pages of one buffer. Whatever no row may look at holds NaN.
@@ -24,13 +26,16 @@ class AttendWorld {
  public:
   AttendWorld(const AttendShape& shape, int sequences, std::uint32_t seed) : shape_(shape), random_(seed) {
     pages_each_ = (shape.length + shape.page_tokens - 1) / shape.page_tokens;
-    const std::size_t element = dtype_bytes(shape.dtype);
-    const std::size_t part = static_cast<std::size_t>(shape.kv_heads * shape.page_tokens * shape.head_dim) * element;
-    kv_.page_bytes = 2 * part + 64;  // some other layer's share
-    kv_.key_offset = 64;
-    kv_.value_offset = 64 + part;
-    kv_.page_tokens = shape.page_tokens;
-    kv_.dtype = shape.dtype;
+    const KvShape layer{.kv_heads = shape.kv_heads, .head_dim = shape.head_dim};
+    const PageLayout layout = make_page_layout(std::vector<KvShape>(2, layer), shape.page_tokens, shape.format);
+    const KvPlace& place = layout.layers[1];  // the other layer's share holds NaN
+    kv_ = {.page_bytes = layout.groups[0].page_bytes,
+           .key_offset = place.key_offset,
+           .value_offset = place.value_offset,
+           .key_scale_offset = place.key_scale_offset,
+           .value_scale_offset = place.value_scale_offset,
+           .page_tokens = shape.page_tokens,
+           .format = shape.format};
     memory_.assign(kv_.page_bytes * static_cast<std::size_t>(pages_each_ * sequences), std::byte{0xff});
     kv_.pages = memory_.data();
     // Pages of the sequences interleave, and no sequence has them in ascending order.
@@ -64,12 +69,8 @@ class AttendWorld {
     for (std::int64_t t = begin; t < end; ++t) {
       for (std::int32_t head = 0; head < shape_.kv_heads; ++head) {
         const std::int64_t source = t * kv_width() + head * shape_.head_dim;
-        for (std::int32_t i = 0; i < shape_.head_dim; ++i) {
-          put(sequence, t, head, kv_.key_offset, i,
-              keys_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(source + i)]);
-          put(sequence, t, head, kv_.value_offset, i,
-              values_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(source + i)]);
-        }
+        put(sequence, t, head, true, keys_[static_cast<std::size_t>(sequence)].data() + source);
+        put(sequence, t, head, false, values_[static_cast<std::size_t>(sequence)].data() + source);
       }
     }
     if (shape_.window == 0) return;
@@ -147,17 +148,36 @@ class AttendWorld {
   }
 
  private:
-  void put(int sequence, std::int64_t t, std::int32_t head, std::size_t offset, std::int32_t i, float value) {
+  /// A key or value [head_dim], rounded as its format has it.
+  void put(int sequence, std::int64_t t, std::int32_t head, bool key, const float* numbers) {
     const std::int32_t page =
         tables_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(t / shape_.page_tokens)];
-    const std::int64_t slot = t % shape_.page_tokens, slab = std::int64_t{head} * shape_.page_tokens * shape_.head_dim;
-    const auto element = static_cast<std::size_t>(
-        slab + (offset == kv_.key_offset ? i * shape_.page_tokens + slot : slot * shape_.head_dim + i));
-    std::byte* target =
-        kv_.pages + static_cast<std::size_t>(page) * kv_.page_bytes + offset + element * dtype_bytes(shape_.dtype);
-    const std::uint16_t rounded = float_to_bf16(value);
-    std::memcpy(target, shape_.dtype == DType::f32 ? static_cast<const void*>(&value) : &rounded,
-                dtype_bytes(shape_.dtype));
+    std::byte* start = kv_.pages + static_cast<std::size_t>(page) * kv_.page_bytes;
+    const std::int64_t slot = t % shape_.page_tokens, slots = std::int64_t{head} * shape_.page_tokens;
+    std::vector<std::int8_t> codes(static_cast<std::size_t>(shape_.head_dim));
+    std::vector<float> rounded(numbers, numbers + shape_.head_dim);
+    float scale = 0.0f;
+    if (shape_.format == KvFormat::int8) quantize_inputs(numbers, shape_.head_dim, 0, codes.data(), &scale);
+    if (shape_.format == KvFormat::fp8_e4m3) {
+      round_inputs_to_e4m3(numbers, shape_.head_dim, rounded.data(), &scale);
+      std::ranges::transform(rounded, codes.begin(),
+                             [](float value) { return static_cast<std::int8_t>(float_to_e4m3(value)); });
+    }
+    const std::size_t element = kv_element_bytes(shape_.format);
+    for (std::int32_t i = 0; i < shape_.head_dim; ++i) {
+      const std::int64_t index =
+          slots * shape_.head_dim + (key ? i * shape_.page_tokens + slot : slot * shape_.head_dim + i);
+      std::byte* target = start + (key ? kv_.key_offset : kv_.value_offset) + static_cast<std::size_t>(index) * element;
+      const auto number = static_cast<std::size_t>(i);
+      const std::uint16_t half = float_to_bf16(numbers[i]);
+      const void* source = &numbers[i];
+      if (shape_.format == KvFormat::bf16) source = &half;
+      if (kv_scaled(shape_.format)) source = &codes[number];
+      std::memcpy(target, source, element);
+    }
+    if (!kv_scaled(shape_.format)) return;
+    std::byte* scales = start + (key ? kv_.key_scale_offset : kv_.value_scale_offset);
+    std::memcpy(scales + static_cast<std::size_t>(slots + slot) * sizeof scale, &scale, sizeof scale);
   }
 
   AttendShape shape_;
@@ -173,7 +193,7 @@ class AttendWorld {
 inline std::string describe(const AttendShape& s) {
   return fmt::format("{} heads, {} kv, dim {}, pages of {}, length {}, window {}, cap {}, sinks {}, {}", s.heads,
                      s.kv_heads, s.head_dim, s.page_tokens, s.length, s.window, s.softcap, s.sinks,
-                     dtype_name(s.dtype));
+                     kv_format_name(s.format));
 }
 
 }  // namespace millrace

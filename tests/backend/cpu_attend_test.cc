@@ -15,9 +15,9 @@ std::vector<Shape> shapes() {
   std::vector<Shape> all;
   all.push_back({});
   all.push_back({.heads = 3, .kv_heads = 3, .head_dim = 64, .length = 200});
-  all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .dtype = DType::bf16});
+  all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .format = KvFormat::bf16});
   all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131});
-  all.push_back({.heads = 2, .kv_heads = 1, .head_dim = 8, .page_tokens = 1, .length = 70, .dtype = DType::bf16});
+  all.push_back({.heads = 2, .kv_heads = 1, .head_dim = 8, .page_tokens = 1, .length = 70, .format = KvFormat::bf16});
   all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50});
   all.push_back({.heads = 4, .kv_heads = 4, .head_dim = 32, .length = 300, .window = 64, .softcap = 3.0f});
   all.push_back({.heads = 8, .kv_heads = 2, .head_dim = 64, .length = 140, .window = 130, .sinks = true});
@@ -27,10 +27,22 @@ std::vector<Shape> shapes() {
                  .page_tokens = 64,
                  .length = 193,
                  .sinks = true,
-                 .dtype = DType::bf16});
-  all.push_back(
-      {.heads = 5, .kv_heads = 1, .head_dim = 24, .page_tokens = 7, .length = 90, .window = 1, .dtype = DType::bf16});
+                 .format = KvFormat::bf16});
+  all.push_back({.heads = 5,
+                 .kv_heads = 1,
+                 .head_dim = 24,
+                 .page_tokens = 7,
+                 .length = 90,
+                 .window = 1,
+                 .format = KvFormat::bf16});
   all.push_back({.heads = 4, .kv_heads = 1, .head_dim = 512, .length = 66, .softcap = 50.0f});
+  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
+    all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 64, .length = 220, .format = format});
+    all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .sinks = true, .format = format});
+    all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131, .format = format});
+    all.push_back(
+        {.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50, .format = format});
+  }
   return all;
 }
 

@@ -13,9 +13,9 @@ std::vector<AttendShape> shapes() {
   std::vector<AttendShape> all;
   all.push_back({.length = 300});
   all.push_back({.heads = 12, .kv_heads = 4, .head_dim = 64, .length = 330});
-  all.push_back({.heads = 12, .kv_heads = 4, .head_dim = 64, .length = 330, .dtype = DType::bf16});
+  all.push_back({.heads = 12, .kv_heads = 4, .head_dim = 64, .length = 330, .format = KvFormat::bf16});
   all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 280, .sinks = true});
-  all.push_back({.heads = 2, .kv_heads = 1, .head_dim = 8, .page_tokens = 1, .length = 150, .dtype = DType::bf16});
+  all.push_back({.heads = 2, .kv_heads = 1, .head_dim = 8, .page_tokens = 1, .length = 150, .format = KvFormat::bf16});
   all.push_back({.heads = 3, .kv_heads = 3, .head_dim = 32, .page_tokens = 64, .length = 400, .softcap = 3.0f});
   all.push_back({.heads = 8,
                  .kv_heads = 1,
@@ -24,9 +24,14 @@ std::vector<AttendShape> shapes() {
                  .length = 300,
                  .softcap = 2.0f,
                  .sinks = true,
-                 .dtype = DType::bf16});
+                 .format = KvFormat::bf16});
   all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 16, .length = 300, .window = 100});
   all.push_back({.heads = 70, .kv_heads = 1, .head_dim = 16, .length = 200});  // a block is one row
+  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
+    all.push_back({.heads = 12, .kv_heads = 4, .head_dim = 64, .length = 330, .format = format});
+    all.push_back(
+        {.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 280, .sinks = true, .format = format});
+  }
   return all;
 }
 

@@ -10,6 +10,7 @@
 #include "backend/cpu_test_util.h"
 #include "backend/reference/reference_backend.h"
 #include "core/float16.h"
+#include "kv/page_layout.h"
 
 namespace millrace {
 namespace {
@@ -76,7 +77,7 @@ struct RopeCase {
   std::int32_t heads = 4, kv_heads = 2, head_dim = 16, rotary_dim = 16, page_tokens = 4;
   bool store = true, value_is_key = false, value_norm = false, rotate = true, q_scale = false;
   NormScope norm = NormScope::none;
-  DType dtype = DType::f32;
+  KvFormat format = KvFormat::f32;
   std::int32_t rows[2] = {5, 3};
   std::int64_t position[2] = {0, 6};
 };
@@ -97,7 +98,8 @@ std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& backend,
   }
   const std::vector<float> q_norm = random.normals(c.heads * c.head_dim), k_norm = random.normals(kv_width),
                            q_scale = random.normals(rows);
-  const std::size_t part_bytes = static_cast<std::size_t>(kv_width * c.page_tokens) * dtype_bytes(c.dtype);
+  const PageLayout layout =
+      make_page_layout(std::vector<KvShape>{{.kv_heads = c.kv_heads, .head_dim = c.head_dim}}, c.page_tokens, c.format);
   RopeStoreArgs args{.qkv = qkv.data(),
                      .qkv_width = width,
                      .heads = c.heads,
@@ -115,8 +117,17 @@ std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& backend,
                      .sin = c.rotate ? sin.data() : nullptr,
                      .q_scale = c.q_scale ? q_scale.data() : nullptr,
                      .kv = {}};
-  std::vector<std::byte> pages(8 * (2 * part_bytes + 32), std::byte{0x5a});
-  args.kv = {pages.data(), 2 * part_bytes + 32, 32, 32 + part_bytes, c.page_tokens, 1, c.dtype};
+  std::vector<std::byte> pages(8 * layout.groups[0].page_bytes, std::byte{0x5a});
+  const KvPlace& place = layout.layers.front();
+  args.kv = {pages.data(),
+             layout.groups[0].page_bytes,
+             place.key_offset,
+             place.value_offset,
+             place.key_scale_offset,
+             place.value_scale_offset,
+             c.page_tokens,
+             1,
+             c.format};
   const std::vector<std::int32_t> unused, first = {6, 2, 4}, second = {7, 1, 3, 0};
   ForwardBatch batch;
   batch.token_ids.resize(static_cast<std::size_t>(rows));
@@ -127,25 +138,41 @@ std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& backend,
   return {qkv, pages};
 }
 
-std::vector<float> kv_floats(const std::vector<std::byte>& pages, DType type) {
-  std::vector<float> values(pages.size() / dtype_bytes(type));
+std::vector<float> kv_floats(const std::vector<std::byte>& pages, KvFormat format) {
+  const std::size_t bytes = format == KvFormat::bf16 ? 2 : 4;
+  std::vector<float> values(pages.size() / bytes);
   for (std::size_t i = 0; i < values.size(); ++i) {
     std::uint32_t bits = 0;
-    std::memcpy(&bits, pages.data() + i * dtype_bytes(type), dtype_bytes(type));
-    values[i] = std::bit_cast<float>(type == DType::f32 ? bits : bits << 16);
+    std::memcpy(&bits, pages.data() + i * bytes, bytes);
+    values[i] = std::bit_cast<float>(format == KvFormat::f32 ? bits : bits << 16);
   }
   return values;
 }
 
+/// Codes are those of the codec for the keys and values that the row of qkv holds after the call: the same at every
+/// level and from the reference, where the numbers before are.
+TEST_P(CpuRows, RopeStoreInCodes) {
+  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
+    for (const auto& [head_dim, page_tokens] : {std::pair{16, 16}, {64, 4}, {20, 3}, {6, 16}, {128, 32}}) {
+      // Nothing is turned or normalised, so that all levels have the same numbers to round.
+      const RopeCase c{
+          .head_dim = head_dim, .rotary_dim = 2, .page_tokens = page_tokens, .rotate = false, .format = format};
+      const auto expected = run_rope(*reference_, c, 33), actual = run_rope(*cpu_backend(GetParam(), 1), c, 33);
+      EXPECT_EQ(actual.second, expected.second) << kv_format_name(format) << ' ' << head_dim << ' ' << page_tokens;
+      EXPECT_EQ(run_rope(*cpu_backend(GetParam(), 2), c, 33).second, actual.second);
+    }
+  }
+}
+
 TEST_P(CpuRows, RopeStore) {
   std::vector<RopeCase> cases(11);
-  cases[1] = {.head_dim = 64, .rotary_dim = 64, .norm = NormScope::per_head, .dtype = DType::bf16};
+  cases[1] = {.head_dim = 64, .rotary_dim = 64, .norm = NormScope::per_head, .format = KvFormat::bf16};
   cases[2] = {.head_dim = 20, .rotary_dim = 20, .page_tokens = 3, .norm = NormScope::all_heads};
-  cases[3] = {.head_dim = 80, .rotary_dim = 32, .value_norm = true, .dtype = DType::bf16};
+  cases[3] = {.head_dim = 80, .rotary_dim = 32, .value_norm = true, .format = KvFormat::bf16};
   cases[4] = {.value_is_key = true, .norm = NormScope::per_head};
   cases[5] = {.value_is_key = true, .value_norm = true, .norm = NormScope::per_head};
   cases[6] = {.store = false, .norm = NormScope::per_head};
-  cases[7] = {.head_dim = 6, .rotary_dim = 2, .q_scale = true, .dtype = DType::bf16};
+  cases[7] = {.head_dim = 6, .rotary_dim = 2, .q_scale = true, .format = KvFormat::bf16};
   cases[8] = {.rotate = false, .norm = NormScope::all_heads};
   cases[9] = {.heads = 3, .kv_heads = 1, .head_dim = 128, .rotary_dim = 96};
   cases[10] = {.heads = 8, .kv_heads = 8, .head_dim = 64, .rotary_dim = 64, .q_scale = true};
@@ -154,8 +181,9 @@ TEST_P(CpuRows, RopeStore) {
     const auto actual = run_rope(*cpu_backend(GetParam(), 1), cases[i], 32);
     EXPECT_TRUE(close(actual.first, expected.first, 2e-6f)) << i;
     // A bfloat16 may round to the other neighbour where the float before it is off by one.
-    const float tolerance = cases[i].dtype == DType::f32 ? 2e-6f : 4e-3f;
-    EXPECT_TRUE(close(kv_floats(actual.second, cases[i].dtype), kv_floats(expected.second, cases[i].dtype), tolerance))
+    const float tolerance = cases[i].format == KvFormat::f32 ? 2e-6f : 4e-3f;
+    EXPECT_TRUE(
+        close(kv_floats(actual.second, cases[i].format), kv_floats(expected.second, cases[i].format), tolerance))
         << i;
     const auto threaded = run_rope(*cpu_backend(GetParam(), 2), cases[i], 32);
     EXPECT_TRUE(identical(threaded.first, actual.first)) << i;

@@ -49,7 +49,7 @@ TEST(MeteredBackend, CountsProductsByShapeAndArithmetic) {
 TEST(MeteredBackend, CountsAttentionByWhatRowsSee) {
   constexpr std::int64_t kLength = 100;
   for (const std::int64_t window : {std::int64_t{0}, std::int64_t{30}}) {
-    AttendWorld world({.length = kLength, .window = window, .dtype = DType::bf16}, 2, 3);
+    AttendWorld world({.length = kLength, .window = window, .format = KvFormat::bf16}, 2, 3);
     MeteredBackend backend(cpu_backend(best_isa_level()));
     world.store(0, 0, kLength);
     world.store(1, 0, kLength);

@@ -87,7 +87,8 @@ class Usage(unittest.TestCase):
             path.write_text('{"millrace_recipe": 1}')
             self.assertEqual(millrace("run", FIXTURE, "--dummy", "--ids", "1", "-n", "1", "--recipe", path).returncode, 0)
             for text, complaint in (
-                ('{"millrace_recipe": 1, "kv": {"format": "int8"}}', '"kv" is not supported'),
+                ('{"millrace_recipe": 1, "attention": {}}', '"attention" is not supported'),
+                ('{"millrace_recipe": 1, "kv": {"format": "int7"}}', '"int7" is not supported'),
                 ('{"millrace_recipe": 1, "weights": {"default": "int7"}}', '"int7" is not supported'),
                 ('{"millrace_recipe": 1, "weights": {"*.no_such_proj": "int8"}}', "matches no linear layer"),
                 ('{"millrace_recipe": 1, "weights": {"*.q_proj": "int8"}}', "need the same format"),

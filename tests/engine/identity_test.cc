@@ -1,5 +1,6 @@
 // The promise of the house: a request gets the same tokens alone and in any company, however its KV memory came about.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -25,12 +26,14 @@ struct Setting {
 
 class Identity : public testing::TestWithParam<const char*> {
  protected:
-  static LoadedModel load(std::int64_t rows, std::int32_t pages, DType compute = DType::f32) {
+  static LoadedModel load(std::int64_t rows, std::int32_t pages, DType compute = DType::f32,
+                          const std::string& recipe = R"({"millrace_recipe": 1})") {
     LoadOptions options;
     options.path = std::string(MILLRACE_SOURCE_DIR "/tests/fixtures/logits/") + GetParam();
     options.dummy = true;
     options.threads = 2;
     options.compute = compute;
+    options.recipe = std::move(*parse_recipe(recipe, "recipe"));
     options.limits = {.max_rows = rows, .max_logit_rows = rows};
     const auto plan = plan_model(options);
     EXPECT_TRUE(plan.ok()) << plan.error().message;
@@ -39,6 +42,8 @@ class Identity : public testing::TestWithParam<const char*> {
     EXPECT_TRUE(model.ok()) << model.error().message;
     return std::move(*model);
   }
+
+  static void expect_the_same_alone_and_together(const LoadedModel& model);
 
   /// 64 requests of mixed lengths and settings; half of them begin with one of three common prompts.
   static std::vector<Request> requests(std::int64_t vocab) {
@@ -133,8 +138,8 @@ TEST_P(Identity, SameTokensAloneTogetherCachedPreemptedAndInAnyOrder) {
   }
 }
 
-TEST_P(Identity, InBfloat16Too) {
-  LoadedModel model = load(96, 4000, DType::bf16);
+/// Every fourth request alone without the prefix cache, and all at once, last come first, with it.
+void Identity::expect_the_same_alone_and_together(const LoadedModel& model) {
   const std::vector<Request> all = requests(model.runner->config().vocab);
   Answers alone;
   {
@@ -146,6 +151,24 @@ TEST_P(Identity, InBfloat16Too) {
   std::iota(order.rbegin(), order.rend(), 0);
   const Answers together = run(engine, all, order, 0);
   for (const auto& [key, tokens] : alone) EXPECT_EQ(together.at(key), tokens) << key.first;
+}
+
+TEST_P(Identity, InBfloat16Too) {
+  expect_the_same_alone_and_together(load(96, 4000, DType::bf16));
+}
+
+TEST_P(Identity, WithRecipesToo) {
+  for (const auto& [weights, kv] : {std::pair{"int8", "int8"},
+                                    {"int4.g32", "fp8_e4m3"},
+                                    {"nvfp4", "int8"},
+                                    {"mxfp4", "bf16"},
+                                    {"fp8_e4m3", "fp8_e4m3"}}) {
+    SCOPED_TRACE(fmt::format("weights {}, KV {}", weights, kv));
+    expect_the_same_alone_and_together(
+        load(96, 4000, DType::f32,
+             fmt::format(R"({{"millrace_recipe": 1, "weights": {{"default": "{}"}}, "kv": {{"format": "{}"}}}})",
+                         weights, kv)));
+  }
 }
 
 // A plain model; windows on every other layer, and on all; experts; a rope that depends on the length; sinks.

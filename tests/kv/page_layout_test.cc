@@ -9,7 +9,7 @@ namespace {
 
 TEST(PageLayout, OneGroupForAllFullLayers) {
   const std::vector<KvShape> shapes(3, KvShape{.kv_heads = 2, .head_dim = 32});
-  const PageLayout layout = make_page_layout(shapes, 16, DType::bf16);
+  const PageLayout layout = make_page_layout(shapes, 16, KvFormat::bf16);
   ASSERT_EQ(layout.groups.size(), 1u);
   const std::size_t block = 2 * 16 * 32 * 2;
   EXPECT_EQ(layout.groups[0].page_bytes, 6 * block);
@@ -21,7 +21,7 @@ TEST(PageLayout, WindowsHaveTheirOwnGroupAndShapesMayDiffer) {
   const std::vector<KvShape> shapes{{.kv_heads = 4, .head_dim = 8, .window = 64},
                                     {.kv_heads = 1, .head_dim = 128},
                                     {.kv_heads = 4, .head_dim = 8, .window = 64}};
-  const PageLayout layout = make_page_layout(shapes, 16, DType::f32);
+  const PageLayout layout = make_page_layout(shapes, 16, KvFormat::f32);
   ASSERT_EQ(layout.groups.size(), 2u);
   EXPECT_EQ(layout.groups[0].window, 64);
   EXPECT_EQ(layout.groups[1].window, 0);
@@ -33,15 +33,29 @@ TEST(PageLayout, WindowsHaveTheirOwnGroupAndShapesMayDiffer) {
 TEST(PageLayout, ALayerWithASourceHasItsPlaceAndNoBytes) {
   const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 16},
                                     {.kv_heads = 1, .head_dim = 16, .source_layer = 0}};
-  const PageLayout layout = make_page_layout(shapes, 16, DType::f32);
+  const PageLayout layout = make_page_layout(shapes, 16, KvFormat::f32);
   EXPECT_EQ(layout.groups[0].page_bytes, 2u * 16 * 16 * 4);
   EXPECT_EQ(layout.layers[1].key_offset, layout.layers[0].key_offset);
   EXPECT_EQ(layout.layers[1].value_offset, layout.layers[0].value_offset);
 }
 
+TEST(PageLayout, ScalesFollowTheCodes) {
+  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
+    const std::vector<KvShape> shapes(2, KvShape{.kv_heads = 3, .head_dim = 20});
+    const PageLayout layout = make_page_layout(shapes, 16, format);
+    const std::size_t codes = 3 * 16 * 20, scales = 3 * 16 * 4;  // both whole lines
+    EXPECT_EQ(layout.groups[0].page_bytes, 4 * (codes + scales));
+    const KvPlace& place = layout.layers[1];
+    EXPECT_EQ(place.key_offset, 2 * (codes + scales));
+    EXPECT_EQ(place.key_scale_offset, place.key_offset + codes);
+    EXPECT_EQ(place.value_offset, place.key_scale_offset + scales);
+    EXPECT_EQ(place.value_scale_offset, place.value_offset + codes);
+  }
+}
+
 TEST(PageLayout, BlocksDoNotOverlapAndStartOnCacheLines) {
   const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 3}, {.kv_heads = 5, .head_dim = 7}};
-  const PageLayout layout = make_page_layout(shapes, 16, DType::bf16);
+  const PageLayout layout = make_page_layout(shapes, 16, KvFormat::bf16);
   for (const KvPlace& place : layout.layers) {
     EXPECT_EQ(place.key_offset % 64, 0u);
     EXPECT_EQ(place.value_offset % 64, 0u);

@@ -123,13 +123,13 @@ class MemorySeries(threading.Thread):
         self.over.set()
         self.join()
 
-    def between(self, begin, end):
-        return [resident for at, resident, *_ in self.samples if begin <= at < end]
+    def between(self, begin, end, field=0):
+        return [sample[1 + field] for sample in self.samples if begin <= sample[0] < end]
 
-    def medians(self, begin, end):
-        """Of each window of this part."""
+    def medians(self, begin, end, field=0):
+        """Of each window of this part; `field` as memory() has it."""
         edges = [begin + (end - begin) * i / WINDOWS for i in range(WINDOWS + 1)]
-        return [statistics.median(self.between(*edge)) for edge in zip(edges, edges[1:])]
+        return [statistics.median(self.between(*edge, field)) for edge in zip(edges, edges[1:])]
 
 
 def planned_answers():
@@ -246,7 +246,7 @@ class Soak(unittest.TestCase):
         peak = max(highest for _, _, highest, _ in series.samples)
         for name, values in (("min, median, max, peak", (min(sizes), statistics.median(sizes), max(sizes), peak)),
                              ("windows before the crowd", before), ("windows after it", after),
-                             ("anonymous at the end", series.samples[-1][3:])):
+                             ("without mapped files after it", series.medians(left, end, field=2))):
             print(f"resident MiB, {name}:", ", ".join(f"{value / MIB:.2f}" for value in values))
         for medians in (before, after):
             for median in medians:

@@ -1,5 +1,6 @@
 #include "recipe/recipe.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 namespace millrace {
@@ -52,13 +53,31 @@ TEST(Recipe, FloatsAreFormatsToo) {
   EXPECT_EQ(recipe->weights_of("lm_head"), CodeFormat{});
 }
 
+TEST(Recipe, KeysAndValuesHaveAFormat) {
+  for (const char* name : {"f32", "bf16", "int8", "fp8_e4m3"}) {
+    const auto recipe =
+        parse_recipe(fmt::format(R"({{"millrace_recipe": 1, "kv": {{"format": "{}"}}}})", name), "r.json");
+    ASSERT_TRUE(recipe.ok()) << recipe.error().message;
+    EXPECT_EQ(recipe->kv_format, kv_format_from_name(name));
+    EXPECT_EQ(recipe->lossless(), std::string_view(name) == "f32");
+  }
+  EXPECT_FALSE(parse_recipe(R"({"millrace_recipe": 1, "kv": {}})", "r.json")->kv_format);
+}
+
 TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {
   EXPECT_EQ(message("{"), "r.json: not a JSON object");
   EXPECT_EQ(message("[1]"), "r.json: not a JSON object");
   EXPECT_EQ(message("{}"), "r.json: \"millrace_recipe\" is not 1");
   EXPECT_EQ(message(R"({"millrace_recipe": 2})"), "r.json: \"millrace_recipe\" is not 1");
-  EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {}})"),
-            "r.json: \"kv\" is not supported by this version (it has \"weights\")");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "attention": {}})"),
+            "r.json: \"attention\" is not supported by this version (it has \"weights\" and \"kv\")");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": "int8"})"), "r.json: \"kv\" is not an object");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {"formt": "int8"}})"),
+            "r.json: \"kv\".\"formt\" is not supported by this version (it has \"format\")");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {"format": "int3"}})"),
+            "r.json: \"kv\".\"format\": \"int3\" is not supported; this version has f32, bf16, int8 and fp8_e4m3");
+  EXPECT_NE(message(R"({"millrace_recipe": 1, "kv": {"format": 8}})").find("\"8\" is not supported"),
+            std::string::npos);
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "weights": []})"), "r.json: \"weights\" is not an object");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "weights": {"default": 8}})"),
             "r.json: \"weights\".\"default\" is not the name of a format, such as \"int8\"");

@@ -117,13 +117,15 @@ class CpuBackend final : public Backend {
         const auto table = sequence.page_tables[static_cast<std::size_t>(kv.group)];
         const auto index = static_cast<std::size_t>(position / kv.page_tokens);
         MILLRACE_CHECK(index < table.size() && table[index] >= 0, "position {} has no page", position);
-        const std::size_t element = dtype_bytes(kv.dtype),
+        const std::size_t element = kv_element_bytes(kv.format),
                           row_bytes = static_cast<std::size_t>(args.head_dim) * element;
         const auto slot = static_cast<std::size_t>(position % kv.page_tokens);
         std::byte* page = kv.pages + static_cast<std::size_t>(table[index]) * kv.page_bytes;
         task.key = page + kv.key_offset + slot * element;
         task.value = page + kv.value_offset + slot * row_bytes;
         task.head_stride = row_bytes * static_cast<std::size_t>(kv.page_tokens);
+        task.key_scale = reinterpret_cast<float*>(page + kv.key_scale_offset) + slot;
+        task.value_scale = reinterpret_cast<float*>(page + kv.value_scale_offset) + slot;
       }
       kernels_.rope_store(task);
     });

@@ -151,8 +151,8 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 constexpr std::int64_t attend_scratch(std::int64_t queries, std::int64_t head_dim) {
   const std::int64_t width = round_up(head_dim, kPanelRows);
   const std::int64_t queries_padded = round_up(queries, kPanelRows);
-  // Queries, their results, the chunk's results; scores; the chunk's keys, values; state.
-  return 3 * queries_padded * width + queries_padded * kAttentionChunk + 2 * kAttentionChunk * width +
+  // Queries, their results, the chunk's results; scores; the chunk's keys, values, and their scales; state.
+  return 3 * queries_padded * width + queries_padded * kAttentionChunk + 2 * kAttentionChunk * (width + 1) +
          6 * queries_padded;
 }
 
@@ -164,6 +164,9 @@ struct RopeStoreTask {
   std::byte* key = nullptr;
   std::byte* value = nullptr;
   std::size_t head_stride = 0;
+  // Kv head 0's scales; the next head's are args->kv.page_tokens further. Of meaning where the format has scales.
+  float* key_scale = nullptr;
+  float* value_scale = nullptr;
   float* scratch = nullptr;  // kv_heads * head_dim floats, for the values
 };
 

@@ -147,42 +147,69 @@ void rms_norm(const float* x, const float* weight, float eps, std::int64_t width
   for (std::int64_t i = 0; i < width; ++i) target[i] = x[i] * scale * (weight != nullptr ? weight[i] : 1.0f);
 }
 
-void store_element(std::byte* slot, DType type, std::int64_t index, float value) {
-  if (type == DType::f32) {
-    std::memcpy(slot + index * 4, &value, 4);
-  } else {
-    const std::uint16_t bits = float_to_bf16(value);
-    std::memcpy(slot + index * 2, &bits, 2);
+/// Numbers of one head at one position: where element i lies, and the scale.
+struct KvHead {
+  std::byte* slab = nullptr;
+  float* scale = nullptr;
+  std::int64_t first = 0, step = 0;  // element i is number first + i * step of the slab
+};
+
+/// The numbers as they are stored: rounded, with the scale of formats that have one.
+void store_head(const KvHead& head, KvFormat format, const float* values, std::int32_t count) {
+  const auto size = static_cast<std::size_t>(count);
+  std::vector<std::int8_t> codes(size);
+  std::vector<float> rounded(values, values + count);
+  if (format == KvFormat::int8) quantize_inputs(values, count, 0, codes.data(), head.scale);
+  if (format == KvFormat::fp8_e4m3) round_inputs_to_e4m3(values, count, rounded.data(), head.scale);
+  for (std::size_t i = 0; i < size; ++i) {
+    std::byte* slot = head.slab + (head.first + static_cast<std::int64_t>(i) * head.step) *
+                                      static_cast<std::int64_t>(kv_element_bytes(format));
+    if (format == KvFormat::f32) {
+      std::memcpy(slot, &rounded[i], 4);
+    } else if (format == KvFormat::bf16) {
+      const std::uint16_t bits = float_to_bf16(rounded[i]);
+      std::memcpy(slot, &bits, 2);
+    } else {
+      *slot = format == KvFormat::int8 ? static_cast<std::byte>(codes[i])
+                                       : static_cast<std::byte>(float_to_e4m3(rounded[i]));
+    }
   }
 }
 
-float load_element(const std::byte* slot, DType type, std::int64_t index) {
-  if (type == DType::f32) {
-    float value = 0.0f;
-    std::memcpy(&value, slot + index * 4, 4);
-    return value;
-  }
+float load_element(const KvHead& head, KvFormat format, std::int32_t i) {
+  const std::byte* slot =
+      head.slab + (head.first + i * head.step) * static_cast<std::int64_t>(kv_element_bytes(format));
+  float value = 0.0f;
   std::uint16_t bits = 0;
-  std::memcpy(&bits, slot + index * 2, 2);
-  return bf16_to_float(bits);
+  switch (format) {
+    case KvFormat::f32:
+      std::memcpy(&value, slot, 4);
+      return value;
+    case KvFormat::bf16:
+      std::memcpy(&bits, slot, 2);
+      return bf16_to_float(bits);
+    case KvFormat::int8:
+      return *head.scale * static_cast<float>(std::to_integer<std::int8_t>(*slot));
+    case KvFormat::fp8_e4m3:
+      return *head.scale * e4m3_to_float(std::to_integer<std::uint8_t>(*slot));
+  }
+  return value;
 }
 
-/// First byte of kv head `head`'s elements in the page of `position`, keys or values by `offset`.
-std::byte* kv_slab(const KvLayer& kv, std::span<const std::int32_t> table, std::size_t offset, std::int64_t position,
-                   std::int32_t head, std::int32_t head_dim) {
+/// The key of kv head `head` at `position`, or its value.
+KvHead kv_head_at(const KvLayer& kv, std::span<const std::int32_t> table, std::int64_t position, std::int32_t head,
+                  std::int32_t head_dim, bool key) {
   const auto page_index = static_cast<std::size_t>(position / kv.page_tokens);
   MILLRACE_CHECK(page_index < table.size() && table[page_index] >= 0, "position {} has no page", position);
-  const auto elements = static_cast<std::size_t>(std::int64_t{head} * kv.page_tokens * head_dim);
-  return kv.pages + static_cast<std::size_t>(table[page_index]) * kv.page_bytes + offset +
-         elements * dtype_bytes(kv.dtype);
-}
-
-/// Where element i of a position's key and value lies in a slab.
-std::int64_t key_index(const KvLayer& kv, std::int64_t position, std::int32_t i) {
-  return std::int64_t{i} * kv.page_tokens + position % kv.page_tokens;
-}
-std::int64_t value_index(const KvLayer& kv, std::int64_t position, std::int32_t head_dim, std::int32_t i) {
-  return position % kv.page_tokens * head_dim + i;
+  std::byte* page = kv.pages + static_cast<std::size_t>(table[page_index]) * kv.page_bytes;
+  const std::int64_t slots = std::int64_t{head} * kv.page_tokens, slot = position % kv.page_tokens;
+  KvHead at;
+  at.slab = page + (key ? kv.key_offset : kv.value_offset) +
+            static_cast<std::size_t>(slots * head_dim) * kv_element_bytes(kv.format);
+  at.scale = reinterpret_cast<float*>(page + (key ? kv.key_scale_offset : kv.value_scale_offset)) + slots + slot;
+  at.first = key ? slot : slot * head_dim;
+  at.step = key ? kv.page_tokens : 1;
+  return at;
 }
 
 class ReferenceBackend final : public Backend {
@@ -407,12 +434,9 @@ class ReferenceBackend final : public Backend {
     for (std::int32_t h = 0; h < args.kv_heads; ++h) {
       float* value = v.data() + h * args.head_dim;
       if (args.value_norm) rms_norm(value, nullptr, args.eps, args.head_dim, value);
-      std::byte* keys = kv_slab(args.kv, table, args.kv.key_offset, position, h, args.head_dim);
-      std::byte* values = kv_slab(args.kv, table, args.kv.value_offset, position, h, args.head_dim);
-      for (std::int32_t i = 0; i < args.head_dim; ++i) {
-        store_element(keys, args.kv.dtype, key_index(args.kv, position, i), k[h * args.head_dim + i]);
-        store_element(values, args.kv.dtype, value_index(args.kv, position, args.head_dim, i), value[i]);
-      }
+      store_head(kv_head_at(args.kv, table, position, h, args.head_dim, true), args.kv.format, k + h * args.head_dim,
+                 args.head_dim);
+      store_head(kv_head_at(args.kv, table, position, h, args.head_dim, false), args.kv.format, value, args.head_dim);
     }
   }
 
@@ -427,10 +451,10 @@ class ReferenceBackend final : public Backend {
     std::vector<float> scores(static_cast<std::size_t>(position - begin + 1));
     float largest = args.sinks != nullptr ? args.sinks[head] : -std::numeric_limits<float>::infinity();
     for (std::int64_t t = begin; t <= position; ++t) {
-      const std::byte* keys = kv_slab(args.kv, table, args.kv.key_offset, t, kv_head, args.head_dim);
+      const KvHead key = kv_head_at(args.kv, table, t, kv_head, args.head_dim, true);
       float dot = 0.0f;
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
-        dot += q[i] * load_element(keys, args.kv.dtype, key_index(args.kv, t, i));
+        dot += q[i] * load_element(key, args.kv.format, i);
       }
       float score = dot * args.scale;
       if (args.softcap != 0.0f) score = args.softcap * std::tanh(score / args.softcap);
@@ -446,9 +470,9 @@ class ReferenceBackend final : public Backend {
     std::fill(out, out + args.head_dim, 0.0f);
     for (std::int64_t t = begin; t <= position; ++t) {
       const float weight = scores[static_cast<std::size_t>(t - begin)] / sum;
-      const std::byte* values = kv_slab(args.kv, table, args.kv.value_offset, t, kv_head, args.head_dim);
+      const KvHead value = kv_head_at(args.kv, table, t, kv_head, args.head_dim, false);
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
-        out[i] += weight * load_element(values, args.kv.dtype, value_index(args.kv, t, args.head_dim, i));
+        out[i] += weight * load_element(value, args.kv.format, i);
       }
     }
   }

@@ -12,13 +12,14 @@
 struct AttendState {
   std::int64_t group;  // queries of a row
   std::int64_t head_dim, width;
-  float* query;          // [queries][width]
-  float* result;         // [queries][width]: sum of weighted values so far
-  float* part;           // [queries][width]: of the chunk
-  float* score;          // [queries][kAttentionChunk]
-  float* key;            // [chunk / 16][width][16], where the pages do not serve as they are
-  float* value;          // [chunk][width], likewise
-  float *largest, *sum;  // [queries], so far
+  float* query;                    // [queries][width]
+  float* result;                   // [queries][width]: sum of weighted values so far
+  float* part;                     // [queries][width]: of the chunk
+  float* score;                    // [queries][kAttentionChunk]
+  float* key;                      // [chunk / 16][width][16], where the pages do not serve as they are
+  float* value;                    // [chunk][width], likewise
+  float *key_scale, *value_scale;  // [chunk], where elements are codes
+  float *largest, *sum;            // [queries], so far
   float *part_largest, *part_sum, *keep, *take;
 };
 
@@ -56,69 +57,99 @@ inline AttendState make_attend_state(const AttendTask& task) {
   s.score = take(padded * kAttentionChunk);
   s.key = take(kAttentionChunk * s.width);
   s.value = take(kAttentionChunk * s.width);
+  s.key_scale = take(kAttentionChunk);
+  s.value_scale = take(kAttentionChunk);
   float** const arrays[] = {&s.largest, &s.sum, &s.part_largest, &s.part_sum, &s.keep, &s.take};
   for (float** array : arrays) *array = take(padded);  // an initializer_list would leave its functions behind
   return s;
 }
 
-/// First byte of the task's kv head in the page of `position`: keys [head_dim][page_tokens] or values
+/// First element of the task's kv head in the page of `position`: keys [head_dim][page_tokens] or values
 /// [page_tokens][head_dim], by `offset`.
-inline const std::byte* kv_slab(const AttendTask& task, std::size_t offset, std::int64_t position) {
+template <typename Element>
+inline const Element* kv_slab(const AttendTask& task, std::size_t offset, std::int64_t position) {
   const KvLayer& kv = task.args->kv;
   const std::int64_t page = task.page_table[position / kv.page_tokens];
   const std::int64_t elements = static_cast<std::int64_t>(task.kv_head) * kv.page_tokens * task.args->head_dim;
-  return kv.pages + static_cast<std::size_t>(page) * kv.page_bytes + offset +
-         static_cast<std::size_t>(elements) * (kv.dtype == DType::f32 ? 4 : 2);
+  const std::byte* numbers = kv.pages + static_cast<std::size_t>(page) * kv.page_bytes + offset;
+  return reinterpret_cast<const Element*>(numbers) + elements;
 }
 
-inline const std::byte* value_row(const AttendTask& task, std::int64_t position) {
+template <typename Element>
+inline const Element* value_row(const AttendTask& task, std::int64_t position) {
   const KvLayer& kv = task.args->kv;
-  const std::int64_t element = position % kv.page_tokens * task.args->head_dim;
-  return kv_slab(task, kv.value_offset, position) + element * (kv.dtype == DType::f32 ? 4 : 2);
+  return kv_slab<Element>(task, kv.value_offset, position) + position % kv.page_tokens * task.args->head_dim;
 }
 
 /// Element 0 of the key at `position`; the next is page_tokens elements further.
-inline const std::byte* key_column(const AttendTask& task, std::int64_t position) {
+template <typename Element>
+inline const Element* key_column(const AttendTask& task, std::int64_t position) {
   const KvLayer& kv = task.args->kv;
-  return kv_slab(task, kv.key_offset, position) + position % kv.page_tokens * (kv.dtype == DType::f32 ? 4 : 2);
+  return kv_slab<Element>(task, kv.key_offset, position) + position % kv.page_tokens;
 }
 
 /// Asks for the values of positions [begin, end) ahead of their use: they lie in short runs all over memory, which the
 /// processor's own prefetchers do not follow.
+template <typename Element>
 inline void prefetch_values(const AttendTask& task, std::int64_t begin, std::int64_t end) {
   const KvLayer& kv = task.args->kv;
-  const std::int64_t row_bytes = std::int64_t{task.args->head_dim} * (kv.dtype == DType::f32 ? 4 : 2);
+  const std::int64_t row_bytes = std::int64_t{task.args->head_dim} * static_cast<std::int64_t>(sizeof(Element));
   for (std::int64_t t = begin; t < end;) {
     const std::int64_t in_page = kv.page_tokens - t % kv.page_tokens;
     const std::int64_t count = end - t < in_page ? end - t : in_page;
-    const std::byte* start = value_row(task, t);
+    const auto* start = reinterpret_cast<const std::byte*>(value_row<Element>(task, t));
     for (std::int64_t b = 0; b < count * row_bytes; b += 64) __builtin_prefetch(start + b);
     t += count;
   }
 }
 
 /// The same for the keys of a block of 16 positions from `begin` on, which lie in one page.
+template <typename Element>
 inline void prefetch_keys(const AttendTask& task, std::int64_t begin) {
   const KvLayer& kv = task.args->kv;
-  const std::int64_t step_bytes = std::int64_t{kv.page_tokens} * (kv.dtype == DType::f32 ? 4 : 2);
+  const std::int64_t step_bytes = std::int64_t{kv.page_tokens} * static_cast<std::int64_t>(sizeof(Element));
   const std::int64_t per_line = step_bytes < 64 ? 64 / step_bytes : 1;  // elements of a key in a line of the cache
-  const std::byte* start = key_column(task, begin);
+  const auto* start = reinterpret_cast<const std::byte*>(key_column<Element>(task, begin));
   for (std::int64_t d = 0; d < task.args->head_dim; d += per_line) __builtin_prefetch(start + d * step_bytes);
 }
 
-/// A row of values as floats, padded with zeros to whole Lanes.
-inline void widen_row(const std::byte* source, DType type, std::int64_t count, float* target) {
-  std::int64_t i = 0;
-  if (type == DType::f32) {
-    const float* values = reinterpret_cast<const float*>(source);
-    for (; i < count; i += 16) store(target + i, load_part(values + i, count - i < 16 ? count - i : 16));
-    return;
+/// What load() gives times this is the number, before scales.
+template <typename Element>
+constexpr float kUnit = 1.0f;
+template <>
+constexpr float kUnit<E4m3> = kE4m3Unit;
+
+/// Scales of positions `range` of a chunk, by `offset` those of keys or values; zeros for the others.
+template <typename Element>
+inline void gather_scales(const AttendTask& task, std::size_t offset, std::int64_t base, ChunkRange range,
+                          float* target) {
+  const KvLayer& kv = task.args->kv;
+  for (std::int64_t j = 0; j < kAttentionChunk; j += 16) store(target + j, broadcast(0.0f));
+  for (std::int64_t j = range.low; j <= range.high;) {
+    const std::int64_t slot = (base + j) % kv.page_tokens, page = task.page_table[(base + j) / kv.page_tokens];
+    const std::int64_t in_page = kv.page_tokens - slot, rest = range.high + 1 - j;
+    const std::int64_t count = rest < in_page ? rest : in_page;
+    const std::byte* scales = kv.pages + static_cast<std::size_t>(page) * kv.page_bytes + offset;
+    __builtin_memcpy(target + j,
+                     reinterpret_cast<const float*>(scales) + task.kv_head * std::int64_t{kv.page_tokens} + slot,
+                     static_cast<std::size_t>(count) * sizeof(float));
+    j += count;
   }
-  const Bf16* values = reinterpret_cast<const Bf16*>(source);
-  for (; i + 16 <= count; i += 16) store(target + i, load(values + i));
+  if constexpr (kUnit<Element> != 1.0f) {
+    for (std::int64_t j = 0; j < kAttentionChunk; j += 16) {
+      store(target + j, mul(load(target + j), broadcast(kUnit<Element>)));
+    }
+  }
+}
+
+/// A row of values as floats, padded with zeros to whole Lanes.
+template <typename Element>
+inline void widen_row(const Element* source, std::int64_t count, float* target) {
+  std::int64_t i = 0;
+  for (; i + 16 <= count; i += 16) store(target + i, load(source + i));
   if (i == count) return;
-  Bf16 tail[16] = {};
-  __builtin_memcpy(tail, values + i, static_cast<std::size_t>(count - i) * sizeof(Bf16));
+  Element tail[16] = {};
+  __builtin_memcpy(tail, source + i, static_cast<std::size_t>(count - i) * sizeof(Element));
   store(target + i, load(tail));
 }
 
@@ -149,29 +180,27 @@ inline void score_block(const AttendState& s, std::int64_t block, const Element*
 
 /// Keys of one block as floats [head_dim][16], in pages whose size is no multiple of 16. Positions outside `range` may
 /// have no page: they count as zeros.
+template <typename Element>
 inline void gather_keys(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range,
                         std::int64_t block, float* target) {
-  const KvLayer& kv = task.args->kv;
+  const std::int64_t page_tokens = task.args->kv.page_tokens;
+  const Element* columns[16];
   for (std::int64_t i = 0; i < 16; ++i) {
     const std::int64_t j = block * 16 + i;
-    const bool readable = j >= range.low && j <= range.high;
-    const std::byte* source = readable ? key_column(task, base + j) : nullptr;
-    for (std::int64_t d = 0; d < s.head_dim; ++d) {
-      std::uint32_t bits = 0;
-      if (readable && kv.dtype == DType::f32) {
-        __builtin_memcpy(&bits, source + d * kv.page_tokens * 4, 4);
-      } else if (readable) {
-        std::uint16_t half = 0;
-        __builtin_memcpy(&half, source + d * kv.page_tokens * 2, 2);
-        bits = static_cast<std::uint32_t>(half) << 16;
-      }
-      __builtin_memcpy(target + d * 16 + i, &bits, 4);
+    columns[i] = j >= range.low && j <= range.high ? key_column<Element>(task, base + j) : nullptr;
+  }
+  for (std::int64_t d = 0; d < s.head_dim; ++d) {
+    Element row[16] = {};
+    for (std::int64_t i = 0; i < 16; ++i) {
+      if (columns[i] != nullptr) row[i] = columns[i][d * page_tokens];
     }
+    store(target + d * 16, load(row));
   }
 }
 
 /// Scores of the queries [first, first + count) with the chunk's positions in `range`; what other positions of its
 /// blocks get is of no meaning.
+template <typename Element>
 inline void score_chunk(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range,
                         std::int64_t first, std::int64_t count) {
   const KvLayer& kv = task.args->kv;
@@ -179,32 +208,32 @@ inline void score_chunk(const AttendTask& task, const AttendState& s, std::int64
   for (std::int64_t block = range.low / 16; block <= range.high / 16; ++block) {
     float* copy = s.key + block * s.width * 16;
     if (!whole_blocks) {
-      gather_keys(task, s, base, range, block, copy);
+      gather_keys<Element>(task, s, base, range, block, copy);
       score_block(s, block, copy, 16, first, count);
       continue;
     }
-    if (ahead(task, base, block).low < task.end) prefetch_keys(task, ahead(task, base, block).low);
-    const std::byte* keys = key_column(task, base + block * 16);
-    if (kv.dtype == DType::f32) {
-      score_block(s, block, reinterpret_cast<const float*>(keys), kv.page_tokens, first, count);
-    } else if (count <= kTileRows) {
-      score_block(s, block, reinterpret_cast<const Bf16*>(keys), kv.page_tokens, first, count);
+    if (ahead(task, base, block).low < task.end) prefetch_keys<Element>(task, ahead(task, base, block).low);
+    const Element* keys = key_column<Element>(task, base + block * 16);
+    if (sizeof(Element) == sizeof(float) || count <= kTileRows) {
+      score_block(s, block, keys, kv.page_tokens, first, count);
     } else {  // widened once for all tiles of queries
-      for (std::int64_t d = 0; d < s.head_dim; ++d) {
-        store(copy + d * 16, load(reinterpret_cast<const Bf16*>(keys) + d * kv.page_tokens));
-      }
+      for (std::int64_t d = 0; d < s.head_dim; ++d) store(copy + d * 16, load(keys + d * kv.page_tokens));
       score_block(s, block, copy, 16, first, count);
     }
   }
 }
 
 /// Scores of one query to weights exp(score - largest), in place; those outside `visible` become 0. `computed` is the
-/// range that the block of queries had scores for.
-inline void chunk_softmax(const AttendArgs& args, ChunkRange computed, ChunkRange visible, float* score,
-                          float* chunk_largest, float* chunk_sum) {
+/// range that the block of queries had scores for. Where keys and values are codes, scores are multiplied with the
+/// scales of keys, and weights, after they are summed, with those of values.
+template <bool kScaled>
+inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRange computed, ChunkRange visible,
+                          float* score, float* chunk_largest, float* chunk_sum) {
   const std::int64_t begin = computed.low / 16 * 16, end = (computed.high / 16 + 1) * 16;
   for (std::int64_t j = begin; j < end; j += 16) {
-    Lanes v = mul(load(score + j), broadcast(args.scale));
+    Lanes v = load(score + j);
+    if constexpr (kScaled) v = mul(v, load(s.key_scale + j));
+    v = mul(v, broadcast(args.scale));
     if (args.softcap != 0.0f) {
       v = mul(broadcast(args.softcap), tanh(div(v, broadcast(args.softcap))));
     }
@@ -220,7 +249,11 @@ inline void chunk_softmax(const AttendArgs& args, ChunkRange computed, ChunkRang
   Lanes sum = broadcast(0.0f);  // hidden positions add an exact zero, so how many were computed does not show
   for (std::int64_t j = begin; j < end; j += 16) {
     const Lanes weight = exp(sub(load(score + j), origin));
-    store(score + j, weight);
+    if constexpr (kScaled) {
+      store(score + j, mul(weight, load(s.value_scale + j)));
+    } else {
+      store(score + j, weight);
+    }
     sum = add(sum, weight);
   }
   *chunk_sum = reduce_add(sum);
@@ -246,7 +279,7 @@ inline void weigh_values(const AttendTask& task, const AttendState& s, std::int6
     const std::int64_t in_page = kv.page_tokens - (base + j) % kv.page_tokens;
     const std::int64_t rest = range.high + 1 - j;
     product.count = copy != nullptr || rest < in_page ? rest : in_page;
-    product.w = copy != nullptr ? copy + j * s.width : reinterpret_cast<const Element*>(value_row(task, base + j));
+    product.w = copy != nullptr ? copy + j * s.width : value_row<Element>(task, base + j);
     product.x = s.score + first * kAttentionChunk + j;
     product.first = j == range.low;
     multiply(product);
@@ -278,20 +311,25 @@ inline void fold_chunk(const AttendState& s, std::int64_t first, std::int64_t en
 }
 
 /// One chunk for the rows [first_row, end_row) of the task, each of which sees some of it.
+template <typename Element>
 inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int64_t base, std::int64_t first_row,
                          std::int64_t end_row) {
   const AttendArgs& args = *task.args;
-  const KvLayer& kv = args.kv;
+  constexpr bool kFloats = sizeof(Element) == sizeof(float), kScaled = sizeof(Element) == 1;
   const ChunkRange range{visible_range(args, base, task.position + first_row).low,
                          visible_range(args, base, task.position + end_row - 1).high};
   const std::int64_t first = first_row * s.group, end = end_row * s.group;
-  score_chunk(task, s, base, range, first, end - first);
+  score_chunk<Element>(task, s, base, range, first, end - first);
+  if constexpr (kScaled) {
+    gather_scales<Element>(task, args.kv.key_scale_offset, base, range, s.key_scale);
+    gather_scales<Element>(task, args.kv.value_scale_offset, base, range, s.value_scale);
+  }
 
-  prefetch_values(task, ahead(task, base, 0).low, ahead(task, base, 3).high);
-  const bool copied = s.head_dim != s.width || (kv.dtype != DType::f32 && end - first > kTileRows);
+  prefetch_values<Element>(task, ahead(task, base, 0).low, ahead(task, base, 3).high);
+  const bool copied = s.head_dim != s.width || (!kFloats && end - first > kTileRows);
   if (copied) {
     for (std::int64_t j = range.low; j <= range.high; ++j) {
-      widen_row(value_row(task, base + j), kv.dtype, s.head_dim, s.value + j * s.width);
+      widen_row(value_row<Element>(task, base + j), s.head_dim, s.value + j * s.width);
     }
   }
   // Rows that see the same positions are multiplied together. What a row does not see is left out, not multiplied by
@@ -305,13 +343,14 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
       if (other.low != visible.low || other.high != visible.high) break;
     }
     for (std::int64_t i = row * s.group; i < next * s.group; ++i) {
-      chunk_softmax(args, range, visible, s.score + i * kAttentionChunk, s.part_largest + i, s.part_sum + i);
+      chunk_softmax<kScaled>(args, s, range, visible, s.score + i * kAttentionChunk, s.part_largest + i,
+                             s.part_sum + i);
     }
     const std::int64_t begin = row * s.group, count = (next - row) * s.group;
-    if (copied || kv.dtype == DType::f32) {
-      weigh_values<float>(task, s, base, visible, copied ? s.value : nullptr, begin, count);
+    if (copied) {
+      weigh_values<float>(task, s, base, visible, s.value, begin, count);
     } else {
-      weigh_values<Bf16>(task, s, base, visible, nullptr, begin, count);
+      weigh_values<Element>(task, s, base, visible, nullptr, begin, count);
     }
     row = next;
   }
@@ -362,7 +401,8 @@ inline void end_queries(const AttendTask& task, const AttendState& s) {
   }
 }
 
-void attend(const AttendTask& task) {
+template <typename Element>
+inline void attend_to(const AttendTask& task) {
   const AttendArgs& args = *task.args;
   const AttendState s = make_attend_state(task);
   begin_queries(task, s);
@@ -372,7 +412,20 @@ void attend(const AttendTask& task) {
     std::int64_t first_row = 0, end_row = task.rows;
     while (task.position + first_row < base) ++first_row;
     while (first_visible(args, task.position + end_row - 1) >= base + kAttentionChunk) --end_row;
-    attend_chunk(task, s, base, first_row, end_row);
+    attend_chunk<Element>(task, s, base, first_row, end_row);
   }
   end_queries(task, s);
+}
+
+void attend(const AttendTask& task) {
+  switch (task.args->kv.format) {
+    case KvFormat::f32:
+      return attend_to<float>(task);
+    case KvFormat::bf16:
+      return attend_to<Bf16>(task);
+    case KvFormat::int8:
+      return attend_to<Int8>(task);
+    case KvFormat::fp8_e4m3:
+      return attend_to<E4m3>(task);
+  }
 }

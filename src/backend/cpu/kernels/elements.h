@@ -10,6 +10,19 @@ struct E4m3 {
   std::uint8_t bits;
 };
 
+/// The steps of the codes of E2M1 with kE2m1Zero added. A table of the kernels' own, which leaves no symbol.
+constexpr std::uint8_t kE2m1Raised[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+static_assert([] {
+  for (int code = 0; code < 16; ++code) {
+    if (kE2m1Raised[code] != kE2m1Steps[code] + kE2m1Zero) return false;
+  }
+  return true;
+}());
+
+struct Int8 {
+  std::int8_t code;
+};
+
 /// load() of E4m3 gives its values divided by this, which are halves with the same bits of exponent and mantissa.
 constexpr float kE4m3Unit = 256.0f;
 

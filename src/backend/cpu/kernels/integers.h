@@ -1,7 +1,8 @@
 // Matrix products of integer weights and 8-bit inputs. Included inside an anonymous namespace (see kernel_table.h).
 //
 // Sums within a group are exact, so how they are cut does not matter; groups follow each other in one float accumulator
-// for each output, whatever the tile or the task. IntegerTask says in which order what is rounded.
+// for each output, whatever the tile or the task. IntegerTask says in which order what is rounded. And the rounding of
+// inputs to 8 bits of either kind.
 
 /// Sixteen halves, times small integers where there are some.
 inline Lanes scaled_halves(const std::uint16_t* halves, const std::int8_t* factors, std::int64_t super,
@@ -136,18 +137,19 @@ void quantize(const QuantizeTask& task) {
   }
 }
 
+/// Of a value within the largest code.
+inline Lanes round_to_e4m3(Lanes value) {
+  // Three bits behind the leading one are left, or steps of 2^-9: what is added and taken off has its last digit there.
+  const Lanes digits = mul(max(power_below(value), broadcast(0x1p-6f)), broadcast(0x1.8p20f));
+  return with_sign(min(sub(add(magnitude(value), digits), digits), broadcast(448.0f)), value);
+}
+
 void round_inputs_to_e4m3(const RoundTask& task) {
   const float scale = input_scale(task.x, task.cols, 448.0f);
   for (std::int64_t k = 0; k < task.cols; k += 16) {
     const std::int64_t lanes = task.cols - k < 16 ? task.cols - k : 16;
     Lanes rounded = broadcast(0.0f);
-    if (scale > 0.0f) {
-      const Lanes value = div(load_part(task.x + k, lanes), broadcast(scale)), size = magnitude(value);
-      // Three bits behind the leading one are left, or steps of 2^-9: what is added and taken off has its last digit
-      // there.
-      const Lanes digits = mul(max(power_below(value), broadcast(0x1p-6f)), broadcast(0x1.8p20f));
-      rounded = with_sign(min(sub(add(size, digits), digits), broadcast(448.0f)), value);
-    }
+    if (scale > 0.0f) rounded = round_to_e4m3(div(load_part(task.x + k, lanes), broadcast(scale)));
     store_part(task.values + k, rounded, lanes);
   }
   *task.scale = scale;

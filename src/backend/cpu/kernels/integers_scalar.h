@@ -41,6 +41,13 @@ inline void store(std::int8_t* p, Lanes v) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(values[i]);
 }
 
+inline Lanes load(const Int8* p) {
+  return load(&p->code);
+}
+inline void store(Int8* p, Lanes v) {
+  store(&p->code, v);
+}
+
 /// Adds the products of `count` inputs (a multiple of kInputBlock; for int4, of kIntegerBlock) with a panel's codes
 /// (PackedIntegers), to one sum a row and output. To the steps of E2M1, kE2m1Zero is added before.
 template <int kRows, CodeKind kKind>
@@ -56,8 +63,8 @@ inline void add_products(const std::byte* codes, const std::int8_t* x, std::int6
             sums[r].value[o] += static_cast<std::int8_t>(w[quad * 64 + o * 4 + k]) * input[k];
           } else if constexpr (kKind == CodeKind::e2m1) {
             const std::uint8_t both = w[quad * 32 + o * 4 + k];
-            sums[r].value[o] += (kE2m1Steps[both & 15] + kE2m1Zero) * input[k];
-            sums[r].value[o + 8] += (kE2m1Steps[both >> 4] + kE2m1Zero) * input[k];
+            sums[r].value[o] += kE2m1Raised[both & 15] * input[k];
+            sums[r].value[o + 8] += kE2m1Raised[both >> 4] * input[k];
           } else {
             const std::uint8_t both = w[quad * 32 + o * 4 + k];
             sums[r].value[o] += (both & 15) * input[k];

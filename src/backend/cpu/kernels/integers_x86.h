@@ -48,6 +48,13 @@ inline void store(std::int8_t* p, Lanes v) {
 #endif
 }
 
+inline Lanes load(const Int8* p) {
+  return load(&p->code);
+}
+inline void store(Int8* p, Lanes v) {
+  store(&p->code, v);
+}
+
 /// Tells the compiler that the sum is needed here, in a register. Else it gathers the products of all rows before it
 /// adds any, runs out of registers, and a sum that goes through memory waits for itself in every round.
 inline void keep_in_register(__m256i& sum) {
@@ -119,9 +126,7 @@ template <int kRows>
 inline void add_products_e2m1(const std::byte* codes, const std::int8_t* x, std::int64_t x_stride, std::int64_t count,
                               IntLanes (&sums)[kRows]) {
   const __m256i ones = _mm256_set1_epi16(1), nibble = _mm256_set1_epi8(15);
-  const __m256i steps =
-      _mm256_add_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kE2m1Steps))),
-                      _mm256_set1_epi8(static_cast<char>(kE2m1Zero)));
+  const __m256i steps = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kE2m1Raised)));
   for (std::int64_t block = 0; block < count / kInputBlock; ++block) {
     const std::byte* w = codes + block * (kInputBlock / 4) * 32;
     const std::int8_t* inputs = x + block * kInputBlock;

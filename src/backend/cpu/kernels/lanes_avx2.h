@@ -108,6 +108,11 @@ inline Lanes load(const E4m3* p) {
   const __m256i halves = halves_of_e4m3(p);
   return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
 }
+inline void store(E4m3* p, Lanes v) {
+  const __m128i low = _mm256_cvtps_ph(v.low, _MM_FROUND_TO_NEAREST_INT),
+                high = _mm256_cvtps_ph(v.high, _MM_FROUND_TO_NEAREST_INT);
+  store_halves(p, _mm256_set_m128i(high, low));
+}
 inline void store(Bf16* p, Lanes v) {
   // Packing works within the 128-bit halves; the permutation puts the four quarters back in order.
   const __m256i words = _mm256_packus_epi32(bf16_bits(v.low), bf16_bits(v.high));

@@ -90,6 +90,9 @@ inline Lanes load(const Half* p) {
 inline Lanes load(const E4m3* p) {
   return {_mm512_cvtph_ps(halves_of_e4m3(p))};
 }
+inline void store(E4m3* p, Lanes v) {
+  store_halves(p, _mm512_cvtps_ph(v.all, _MM_FROUND_TO_NEAREST_INT));
+}
 /// As bf16_bits of lanes_x86.h; not the processor's own conversion, which flushes subnormals.
 inline __m512i bf16_bits(Lanes v) {
   const __m512i bits = _mm512_castps_si512(v.all);

@@ -150,6 +150,22 @@ inline Lanes load(const E4m3* p) {
   }
   return load(halves);
 }
+/// What load() gives back: values of E4M3 divided by kE4m3Unit.
+inline void store(E4m3* p, Lanes v) {
+  for (int i = 0; i < 16; ++i) {
+    float value = 0.0f;
+    __builtin_memcpy(&value, reinterpret_cast<const char*>(&v) + 4 * i, 4);
+    std::uint32_t bits = 0;
+    __builtin_memcpy(&bits, &value, 4);
+    const std::uint32_t sign = bits >> 24 & 0x80u;
+    value = (value < 0.0f ? -value : value) * kE4m3Unit;
+    __builtin_memcpy(&bits, &value, 4);
+    const bool subnormal =
+        value < 0x1p-6f;  // then a whole number of 2^-9; else the float's own bits, with its bias of 127
+    const std::uint32_t code = subnormal ? static_cast<std::uint32_t>(value * 512.0f) : (bits >> 20) - (120u << 3);
+    p[i].bits = static_cast<std::uint8_t>(sign | (code & 0x7fu));
+  }
+}
 /// To bfloat16, nearest even; a NaN stays one.
 inline void store(Bf16* p, Lanes v) {
   for (int i = 0; i < 16; ++i) {

@@ -22,6 +22,14 @@ inline __m256i halves_of_e4m3(const E4m3* p) {
   const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm256_and_si256(_mm256_slli_epi16(words, 7), _mm256_set1_epi16(static_cast<short>(0xbfff)));
 }
+/// The codes back from halves that halves_of_e4m3() may give.
+inline void store_halves(E4m3* p, __m256i halves) {
+  const __m256i size = _mm256_and_si256(_mm256_srli_epi16(halves, 7), _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_and_si256(_mm256_srli_epi16(halves, 8), _mm256_set1_epi16(0x80));
+  const __m256i codes = _mm256_or_si256(size, sign);
+  const __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+}
 /// The bfloat16 nearest to each float in the low half of its lane; a NaN stays one.
 inline __m256i bf16_bits(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);

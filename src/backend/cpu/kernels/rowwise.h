@@ -89,29 +89,51 @@ inline void rotate_heads(const RopeStoreArgs& args, std::int64_t row, std::int64
   }
 }
 
-inline void store_row(const float* x, std::int64_t count, DType type, std::byte* slot) {
+/// Lanes as store() takes them, from numbers divided by their scale.
+inline Lanes in_codes(const Int8*, Lanes v) {
+  return max(min(round_nearest(v), broadcast(127.0f)), broadcast(-127.0f));
+}
+inline Lanes in_codes(const E4m3*, Lanes v) {
+  return mul(round_to_e4m3(v), broadcast(1.0f / kE4m3Unit));
+}
+
+inline float largest_code(const Int8*) {
+  return 127.0f;
+}
+inline float largest_code(const E4m3*) {
+  return 448.0f;
+}
+
+/// Numbers of a head to elements `step` apart, and their scale where the elements are codes.
+template <typename Element>
+inline void store_head(const float* x, std::int64_t count, Element* slot, std::int64_t step, float* scale) {
+  float unit = 1.0f;
+  if constexpr (sizeof(Element) == 1) *scale = unit = input_scale(x, count, largest_code(slot));
   for (std::int64_t i = 0; i < count; i += 16) {
     const std::int64_t lanes = lanes_left(i, count);
-    const Lanes v = load_part(x + i, lanes);
-    if (type == DType::f32) {
-      store_part(reinterpret_cast<float*>(slot) + i, v, lanes);
+    Lanes v = load_part(x + i, lanes);
+    if constexpr (sizeof(Element) == 1) {
+      v = unit > 0.0f ? in_codes(slot, div(v, broadcast(unit))) : broadcast(0.0f);
+    }
+    Element values[16];
+    store(values, v);
+    if (step == 1) {
+      __builtin_memcpy(slot + i, values, static_cast<std::size_t>(lanes) * sizeof(Element));
     } else {
-      Bf16 rounded[16];
-      store(rounded, v);
-      __builtin_memcpy(slot + 2 * i, rounded, static_cast<std::size_t>(lanes) * sizeof(Bf16));
+      for (std::int64_t lane = 0; lane < lanes; ++lane) slot[(i + lane) * step] = values[lane];
     }
   }
 }
 
-/// The same with elements `step` apart.
+/// The key and the value of kv head `head`.
 template <typename Element>
-inline void store_column(const float* x, std::int64_t count, Element* slot, std::int64_t step) {
-  for (std::int64_t i = 0; i < count; i += 16) {
-    const std::int64_t lanes = lanes_left(i, count);
-    Element values[16];
-    store(values, load_part(x + i, lanes));
-    for (std::int64_t lane = 0; lane < lanes; ++lane) slot[(i + lane) * step] = values[lane];
-  }
+inline void store_key_value(const RopeStoreTask& task, std::int64_t head, const float* key, const float* value) {
+  const RopeStoreArgs& args = *task.args;
+  const std::size_t offset = static_cast<std::size_t>(head) * task.head_stride;
+  const std::int64_t scales = head * args.kv.page_tokens;
+  store_head(key, args.head_dim, reinterpret_cast<Element*>(task.key + offset), args.kv.page_tokens,
+             task.key_scale + scales);
+  store_head(value, args.head_dim, reinterpret_cast<Element*>(task.value + offset), 1, task.value_scale + scales);
 }
 
 void rope_store(const RopeStoreTask& task) {
@@ -144,14 +166,21 @@ void rope_store(const RopeStoreTask& task) {
       rms_norm(value, nullptr, args.eps, args.head_dim, normed);
       value = normed;
     }
-    const std::size_t offset = static_cast<std::size_t>(h) * task.head_stride;
     const float* key = k + h * args.head_dim;
-    if (args.kv.dtype == DType::f32) {
-      store_column(key, args.head_dim, reinterpret_cast<float*>(task.key + offset), args.kv.page_tokens);
-    } else {
-      store_column(key, args.head_dim, reinterpret_cast<Bf16*>(task.key + offset), args.kv.page_tokens);
+    switch (args.kv.format) {
+      case KvFormat::f32:
+        store_key_value<float>(task, h, key, value);
+        break;
+      case KvFormat::bf16:
+        store_key_value<Bf16>(task, h, key, value);
+        break;
+      case KvFormat::int8:
+        store_key_value<Int8>(task, h, key, value);
+        break;
+      case KvFormat::fp8_e4m3:
+        store_key_value<E4m3>(task, h, key, value);
+        break;
     }
-    store_row(value, args.head_dim, args.kv.dtype, task.value + offset);
   }
 }
 
