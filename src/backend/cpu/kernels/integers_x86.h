@@ -90,53 +90,28 @@ inline void add_products_8(const std::byte* codes, const std::int8_t* x, std::in
   }
 }
 
-/// Two products are at most 2 * 15 * 127; those of a block, eight times as much, still fit 16 bits.
-template <int kRows>
+/// Two products are at most 2 * 15 * 127; those of kIntegerBlock inputs, eight times as much, still fit 16 bits. A step
+/// of E2M1 with its zero is at most 24: then those of kInputBlock inputs fit.
+template <int kRows, bool kE2m1>
 inline void add_products_4(const std::byte* codes, const std::int8_t* x, std::int64_t x_stride, std::int64_t count,
                            IntLanes (&sums)[kRows]) {
-  const __m256i ones = _mm256_set1_epi16(1), nibble = _mm256_set1_epi8(15);
-  for (std::int64_t block = 0; block < count / kIntegerBlock; ++block) {
-    const std::byte* w = codes + block * (kIntegerBlock / 4) * 32;
-    const std::int8_t* inputs = x + block * kIntegerBlock;
-    __m256i low[kRows], high[kRows];
-    MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) low[r] = high[r] = _mm256_setzero_si256();
-    MILLRACE_ROLLED for (int quad = 0; quad < kIntegerBlock / 4; ++quad) {
-      __builtin_prefetch(reinterpret_cast<const char*>(w) + 2048 + quad * 32);
-      const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + quad * 32));
-      const __m256i first = _mm256_and_si256(both, nibble);
-      const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
-      MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
-        const __m256i input = four_inputs(inputs + r * x_stride + quad * 4);
-        low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(first, input));
-        high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(second, input));
-        keep_in_register(low[r]);
-        keep_in_register(high[r]);
-      }
-    }
-    MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
-      sums[r].low = _mm256_add_epi32(sums[r].low, _mm256_madd_epi16(low[r], ones));
-      sums[r].high = _mm256_add_epi32(sums[r].high, _mm256_madd_epi16(high[r], ones));
-    }
-  }
-}
-
-/// A step and its zero are at most 24: two products are at most 2 * 24 * 127, and those of kInputBlock inputs, four
-/// times as much, fit 16 bits.
-template <int kRows>
-inline void add_products_e2m1(const std::byte* codes, const std::int8_t* x, std::int64_t x_stride, std::int64_t count,
-                              IntLanes (&sums)[kRows]) {
+  constexpr int kBlock = kE2m1 ? kInputBlock : kIntegerBlock;
   const __m256i ones = _mm256_set1_epi16(1), nibble = _mm256_set1_epi8(15);
   const __m256i steps = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kE2m1Raised)));
-  for (std::int64_t block = 0; block < count / kInputBlock; ++block) {
-    const std::byte* w = codes + block * (kInputBlock / 4) * 32;
-    const std::int8_t* inputs = x + block * kInputBlock;
+  for (std::int64_t block = 0; block < count / kBlock; ++block) {
+    const std::byte* w = codes + block * (kBlock / 4) * 32;
+    const std::int8_t* inputs = x + block * kBlock;
     __m256i low[kRows], high[kRows];
     MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) low[r] = high[r] = _mm256_setzero_si256();
-    MILLRACE_ROLLED for (int quad = 0; quad < kInputBlock / 4; ++quad) {
+    MILLRACE_ROLLED for (int quad = 0; quad < kBlock / 4; ++quad) {
       __builtin_prefetch(reinterpret_cast<const char*>(w) + 2048 + quad * 32);
       const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + quad * 32));
-      const __m256i first = _mm256_shuffle_epi8(steps, _mm256_and_si256(both, nibble));
-      const __m256i second = _mm256_shuffle_epi8(steps, _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble));
+      __m256i first = _mm256_and_si256(both, nibble);
+      __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
+      if constexpr (kE2m1) {
+        first = _mm256_shuffle_epi8(steps, first);
+        second = _mm256_shuffle_epi8(steps, second);
+      }
       MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
         const __m256i input = four_inputs(inputs + r * x_stride + quad * 4);
         low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(first, input));
@@ -157,10 +132,8 @@ inline void add_products(const std::byte* codes, const std::int8_t* x, std::int6
                          IntLanes (&sums)[kRows]) {
   if constexpr (kKind == CodeKind::int8) {
     add_products_8<kRows>(codes, x, x_stride, count, sums);
-  } else if constexpr (kKind == CodeKind::e2m1) {
-    add_products_e2m1<kRows>(codes, x, x_stride, count, sums);
   } else {
-    add_products_4<kRows>(codes, x, x_stride, count, sums);
+    add_products_4<kRows, kKind == CodeKind::e2m1>(codes, x, x_stride, count, sums);
   }
 }
 
