@@ -111,6 +111,8 @@ conformance: build .venv/installed
 	PATH="$(CURDIR)/.venv/bin:$$PATH" tools/conformance/run $(ARGS)
 ifeq ($(ARGS),)
 	.venv/bin/python tools/conformance/gguf_twin.py
+	.venv/bin/python tools/conformance/quantized
+	.venv/bin/python tools/conformance/quantize
 	.venv/bin/python tools/conformance/text_fixtures.py --check
 endif
 

@@ -5,10 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "core/dtype.h"
+#include "quant/coded_matrix.h"
 #include "quant/codes.h"
 #include "quant/format.h"
 
@@ -23,6 +25,11 @@ struct MatrixPiece {
   std::int64_t row_stride = 0;               // bytes from a row to the next; 0: rows lie densely one after the other
   std::int64_t column_stride = 0;            // bytes from an element to the next, plain formats only; 0: densely
   std::vector<std::int32_t> row_order = {};  // output r reads stored row row_order[r]; empty: the identity
+  std::shared_ptr<const CodedMatrix> coded = {};  // of format codes; `data` and the strides then say nothing
+
+  [[nodiscard]] std::int64_t stored_row(std::int64_t row) const {
+    return row_order.empty() ? row : row_order[static_cast<std::size_t>(row)];
+  }
 };
 
 /// The pieces' rows one below the other; all have the same number of columns.
@@ -42,10 +49,11 @@ void read_row(const MatrixSource& source, std::int64_t row, float* target);
 
 /// What a linear layer computes with. input f32: weights as stored, products and sums in f32. input bf16: the inputs
 /// are rounded to bfloat16, plain weights too; sums in f32. With `codes` the weights are rounded to that format when
-/// they are packed, inputs are rounded to 8 bits for each row and group (quant/codes.h), sums within a group of
-/// integers are exact and those over groups, or of E4M3, in f32; `input` then says nothing. With `integer_blocks` the
-/// same holds, without any rounding of weights, for those pieces that are stored in blocks of integer codes
-/// (quant/integer_blocks.h), with a scale for 32 inputs of a row each.
+/// they are packed; unless it leaves them floats, inputs are rounded to 8 bits for each row and group (quant/codes.h),
+/// sums within a group of integers are exact and those over groups, or of E4M3, in f32, and `input` says nothing. With
+/// `integer_blocks` the same holds, without any rounding of weights, for those pieces that are stored in blocks of
+/// integer codes (quant/integer_blocks.h), with a scale for 32 inputs of a row each, and for those that are stored as
+/// integer codes and want such inputs (quant/coded_matrix.h).
 struct LinearFormat {
   DType input = DType::f32;
   std::optional<CodeFormat> codes = {};

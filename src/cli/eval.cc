@@ -100,7 +100,10 @@ Result<std::filesystem::path> cache_folder(const EvalFlags& flags) {
 
 /// Nothing is rounded that the file has.
 bool is_lossless(const LoadOptions& options, const ModelPlan& plan) {
-  const auto in_codes = [](const auto& tensor) { return integer_blocks(tensor.second.format).has_value(); };
+  const auto in_codes = [](const auto& tensor) {
+    return integer_blocks(tensor.second.format).has_value() ||
+           (tensor.second.coded && tensor.second.coded->byte_inputs);
+  };
   return options.recipe.lossless() && options.compute == DType::f32 &&
          !(options.integer_blocks && std::ranges::any_of(plan.checkpoint.tensors(), in_codes));
 }

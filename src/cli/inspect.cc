@@ -33,9 +33,9 @@ Result<nlohmann::ordered_json> describe(const ModelFlags& flags) {
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     const std::string format(format_info(tensor.format).name);
     formats[format].first += 1;
-    formats[format].second += tensor.data.size();
+    formats[format].second += tensor.bytes();
     parameters += tensor.elements();
-    tensors.push_back({{"name", name}, {"format", format}, {"shape", tensor.shape}, {"bytes", tensor.data.size()}});
+    tensors.push_back({{"name", name}, {"format", format}, {"shape", tensor.shape}, {"bytes", tensor.bytes()}});
   }
   nlohmann::ordered_json format_list = nlohmann::ordered_json::object();
   for (const auto& [name, entry] : formats) format_list[name] = {{"tensors", entry.first}, {"bytes", entry.second}};

@@ -88,7 +88,8 @@ MatrixPiece WeightBuilder::piece(const SourceTensor& tensor, std::int64_t rows, 
           .data = tensor.stored.data.data(),
           .rows = rows,
           .cols = cols,
-          .row_order = std::move(row_order)};
+          .row_order = std::move(row_order),
+          .coded = tensor.stored.coded};
 }
 
 Result<LinearFormat> WeightBuilder::format_of(const std::vector<std::string>& names) const {
@@ -105,7 +106,7 @@ Result<LinearFormat> WeightBuilder::format_of(const std::vector<std::string>& na
 Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces, const std::vector<std::string>& names) {
   MILLRACE_TRY(const LinearFormat format, format_of(names));
   for (const MatrixPiece& piece : pieces.pieces) {
-    if (piece.format == QuantFormat::u8) {
+    if (is_raw(piece.format)) {
       return fail("a weight is stored as U8, expected F32, F16, BF16 or a block type of GGUF");
     }
     const std::size_t block = format_info(piece.format).block_elements;

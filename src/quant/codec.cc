@@ -133,6 +133,10 @@ DecodeBlock block_decoder(QuantFormat format) {
     case QuantFormat::bf16:
     case QuantFormat::f8_e4m3:
     case QuantFormat::u8:
+    case QuantFormat::i8:
+    case QuantFormat::i32:
+    case QuantFormat::i64:
+    case QuantFormat::codes:
       break;
   }
   MILLRACE_CHECK(false, "elements of format {} have no value of their own", format_info(format).name);

@@ -35,24 +35,19 @@ void quantize_group(const CodeFormat& format, const float* weights, std::int64_t
     high = std::max(high, weights[k]);
   }
   const float largest = std::max(-low, high);
-  std::int32_t first = 0, last = 15, offset = 0;  // of the codes
+  zero = 0;
   if (format.kind == CodeKind::int8) {
     scale = largest / 127.0f;
-    first = -127;
-    last = 127;
   } else if (format.symmetric) {
     // The 16 codes reach from -8 to 7; a scale between largest / 8 and largest / 7 spreads the loss over both ends.
     scale = half_scale(largest / 7.5f);
-    offset = kSymmetricZero;
+    zero = kSymmetricZero;
   } else {
     scale = half_scale((high - low) / 15.0f);
-    offset = scale > 0.0f ? nearest(-low / scale, 0, 15) : 0;
+    zero = scale > 0.0f ? static_cast<std::uint8_t>(nearest(-low / scale, 0, 15)) : std::uint8_t{0};
   }
-  zero = static_cast<std::uint8_t>(offset);
   for (std::int64_t k = 0; k < count; ++k) {
-    const std::int32_t code =
-        scale > 0.0f ? nearest(weights[k] / scale, first - offset, last - offset) + offset : offset;
-    codes[k] = static_cast<std::int8_t>(code);
+    codes[k] = nearest_code(format.kind, scale > 0.0f ? weights[k] / scale : 0.0f, zero);
   }
 }
 
@@ -137,6 +132,12 @@ float quantize_input_group(const float* x, std::int64_t cols, std::int8_t* codes
 }  // namespace
 
 std::optional<CodeFormat> code_format_from_name(std::string_view name) {
+  if (constexpr std::string_view kFloatInputs = ".a16"; name.ends_with(kFloatInputs)) {
+    name.remove_suffix(kFloatInputs.size());
+    std::optional<CodeFormat> format = name.ends_with(kFloatInputs) ? std::nullopt : code_format_from_name(name);
+    if (format) format->float_inputs = true;
+    return format;
+  }
   if (name == "int8") return CodeFormat{};
   if (name == "fp8_e4m3") return CodeFormat{.kind = CodeKind::e4m3};
   if (name == "nvfp4") return CodeFormat{.kind = CodeKind::e2m1, .group = 16};
@@ -161,10 +162,36 @@ std::optional<CodeFormat> code_format_from_name(std::string_view name) {
 }
 
 std::string code_format_name(const CodeFormat& format) {
-  if (format.kind == CodeKind::int8) return "int8";
-  if (format.kind == CodeKind::e4m3) return "fp8_e4m3";
-  if (format.kind == CodeKind::e2m1) return format.group == 16 ? "nvfp4" : "mxfp4";
-  return "int4.g" + std::to_string(format.group) + (format.symmetric ? ".sym" : "");
+  std::string name;
+  switch (format.kind) {
+    case CodeKind::int8:
+      name = "int8";
+      break;
+    case CodeKind::int4:
+      name = "int4.g" + std::to_string(format.group) + (format.symmetric ? ".sym" : "");
+      break;
+    case CodeKind::e2m1:
+      name = format.group == 16 ? "nvfp4" : "mxfp4";
+      break;
+    case CodeKind::e4m3:
+      name = "fp8_e4m3";
+      break;
+  }
+  return format.float_inputs ? name + ".a16" : name;
+}
+
+std::int8_t nearest_code(CodeKind kind, float value, std::uint8_t zero) {
+  switch (kind) {
+    case CodeKind::int8:
+      return static_cast<std::int8_t>(nearest(value, -127, 127));
+    case CodeKind::int4:
+      return static_cast<std::int8_t>(nearest(value, -zero, 15 - zero) + zero);
+    case CodeKind::e2m1:
+      return nearest_e2m1(value);
+    case CodeKind::e4m3:
+      break;
+  }
+  return static_cast<std::int8_t>(float_to_e4m3(value));
 }
 
 void quantize_row(const CodeFormat& format, const float* weights, std::int64_t cols, const CodeRow& target) {

@@ -9,12 +9,13 @@
 //                 for each group of 16 inputs, and a float for each output
 //   mxfp4         the same with a power of two for each group of 32 (OCP Microscaling Formats 1.0)
 //   fp8_e4m3      8 bits, E4M3, a scale for each output
+//   *.a16         any of these with inputs that stay what they are
 //
 // value = row scale * scale * (code - zero), or with E2M1 and E4M3 row scale * scale * step of the code; where the
-// format has no row scale it is 1. Inputs are rounded to 8-bit integers with a scale for each row ("per token") and
-// group of the weight, or two groups of 16; for fp8_e4m3 to E4M3 with a scale for each row. Sources: Jacob et al. 2018
-// (affine integer quantisation); Dettmers et al. 2022, "LLM.int8()" (per-token and per-channel scales); Micikevicius et
-// al. 2022, "FP8 formats for deep learning".
+// format has no row scale it is 1. Else inputs are rounded to 8-bit integers with a scale for each row ("per token")
+// and group of the weight, or two groups of 16; for fp8_e4m3 to E4M3 with a scale for each row. Sources: Jacob et al.
+// 2018 (affine integer quantisation); Dettmers et al. 2022, "LLM.int8()" (per-token and per-channel scales);
+// Micikevicius et al. 2022, "FP8 formats for deep learning".
 #pragma once
 
 #include <algorithm>
@@ -38,6 +39,7 @@ struct CodeFormat {
   CodeKind kind = CodeKind::int8;
   std::int32_t group = 0;  // inputs that share a scale: 16, or a multiple of kIntegerBlock; 0: all of an output's
   bool symmetric = true;   // int4: no zero points
+  bool float_inputs = false;
   bool operator==(const CodeFormat&) const = default;
 
   [[nodiscard]] bool four_bits() const { return kind == CodeKind::int4 || kind == CodeKind::e2m1; }
@@ -49,7 +51,7 @@ struct CodeFormat {
 /// The zero of 4-bit codes without zero points.
 inline constexpr std::int32_t kSymmetricZero = 8;
 
-/// "int8", "int4", "int4.g32", "int4.g64.sym", "nvfp4", "fp8_e4m3", ...; nothing for any other name.
+/// "int8", "int4", "int4.g32", "int4.g64.sym.a16", "nvfp4", "fp8_e4m3", ...; nothing for any other name.
 std::optional<CodeFormat> code_format_from_name(std::string_view name);
 std::string code_format_name(const CodeFormat& format);
 
@@ -66,6 +68,9 @@ inline float step_of_code(CodeKind kind, std::int8_t code, std::uint8_t zero) {
   if (kind == CodeKind::e4m3) return e4m3_to_float(static_cast<std::uint8_t>(code));
   return static_cast<float>(kind == CodeKind::e2m1 ? kE2m1Steps[code & 15] : code - zero);
 }
+
+/// The code nearest to `value`, ties to even, where a scale is 1; beyond the ends the last one. Of int4 with `zero`.
+std::int8_t nearest_code(CodeKind kind, float value, std::uint8_t zero);
 
 /// Rounds an output's weights to the nearest codes, ties to even. `weights` [cols] must be finite.
 void quantize_row(const CodeFormat& format, const float* weights, std::int64_t cols, const CodeRow& target);

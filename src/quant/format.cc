@@ -13,7 +13,7 @@ struct FormatRow {
   QuantFormatInfo info;
 };
 
-constexpr std::array<FormatRow, 18> kFormats{{
+constexpr std::array<FormatRow, 22> kFormats{{
     {QuantFormat::f32, {"f32", 1, 4}},
     {QuantFormat::f16, {"f16", 1, 2}},
     {QuantFormat::bf16, {"bf16", 1, 2}},
@@ -32,6 +32,10 @@ constexpr std::array<FormatRow, 18> kFormats{{
     {QuantFormat::iq4_xs, {"iq4_xs", 256, 2 + 2 + 4 + 128}},
     {QuantFormat::mxfp4, {"mxfp4", 32, 1 + 16}},
     {QuantFormat::u8, {"u8", 1, 1}},
+    {QuantFormat::i8, {"i8", 1, 1}},
+    {QuantFormat::i32, {"i32", 1, 4}},
+    {QuantFormat::i64, {"i64", 1, 8}},
+    {QuantFormat::codes, {"codes", 1, 0}},
 }};
 
 constexpr bool rows_are_in_order() {

@@ -27,7 +27,11 @@ enum class QuantFormat : std::uint8_t {
   iq4_nl,
   iq4_xs,
   mxfp4,  // non-linear 4 bit; OCP microscaling FP4 (32 elements, E8M0 scale)
-  u8,     // raw bytes that a model family assembles into one of the above
+  u8,     // raw numbers, which are parts of one of the above or of the next
+  i8,
+  i32,
+  i64,
+  codes,  // in tensors of their own beside scales (quant/coded_matrix.h)
 };
 
 struct QuantFormatInfo {
@@ -43,6 +47,11 @@ std::optional<QuantFormat> format_from_name(std::string_view name);
 inline std::size_t format_bytes(QuantFormat format, std::size_t elements) {
   const QuantFormatInfo& info = format_info(format);
   return elements / info.block_elements * info.block_bytes;
+}
+
+/// Whether elements mean nothing by themselves.
+constexpr bool is_raw(QuantFormat format) {
+  return format >= QuantFormat::u8 && format <= QuantFormat::i64;
 }
 
 constexpr bool is_plain(QuantFormat format) {

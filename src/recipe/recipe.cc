@@ -21,7 +21,7 @@ Result<WeightFormat> parse_weight_format(const Json& value, const std::string& w
   if (!format) {
     return fail(
         "{}: \"{}\" is not supported; this version has stored, int8, int4, int4.g32, int4.g64, int4.g128, "
-        "each int4 with .sym, nvfp4, mxfp4 and fp8_e4m3",
+        "each int4 with .sym, nvfp4, mxfp4 and fp8_e4m3, and all of these with .a16",
         where, name);
   }
   return WeightFormat(format);
@@ -82,7 +82,9 @@ WeightFormat Recipe::weights_of(std::string_view layer) const {
   for (auto rule = weights.rbegin(); rule != weights.rend(); ++rule) {
     if (matches(rule->pattern, layer)) return rule->format;
   }
-  if (layer == "lm_head" && default_weights && default_weights->four_bits()) return CodeFormat{};
+  if (layer == "lm_head" && default_weights && default_weights->four_bits()) {
+    return CodeFormat{.float_inputs = default_weights->float_inputs};
+  }
   return default_weights;
 }
 

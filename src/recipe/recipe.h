@@ -4,8 +4,8 @@
 //
 // "weights" says the format of each linear layer by its name (model/weight_builder.h). Of the patterns that match, in
 // which * stands for any text, the last one decides; "default" is for what none matches. A default of 4 bits makes the
-// head (lm_head) int8: it is the layer that rounding harms most, and there is one of it. "kv" says the format of keys
-// and values; without it they have that of the computation.
+// head (lm_head) int8, or int8.a16: it is the layer that rounding harms most, and there is one of it. "kv" says the
+// format of keys and values; without it they have that of the computation.
 #pragma once
 
 #include <optional>

@@ -62,14 +62,6 @@ std::unique_ptr<PackedMatrix> pack(Backend& backend, const MatrixSource& source)
   return std::move(*matrix);
 }
 
-std::vector<float> multiply(Backend& backend, const PackedMatrix& weight, const std::vector<float>& x,
-                            const float* bias = nullptr) {
-  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / weight.cols();
-  std::vector<float> out(static_cast<std::size_t>(rows * weight.rows()));
-  backend.linear({&weight, bias}, x.data(), rows, out.data(), weight.rows());
-  return out;
-}
-
 /// What the definition in kernel_table.h says.
 std::vector<float> expected(IsaLevel level, const Stored& w, const std::vector<float>& x, const float* bias) {
   const auto parts = *integer_blocks(w.format);

@@ -14,13 +14,7 @@ struct Weight {
   std::int64_t rows, cols;
   std::vector<float> values;
 
-  [[nodiscard]] MatrixSource source() const {
-    return {{{.format = QuantFormat::f32,
-              .data = reinterpret_cast<const std::byte*>(values.data()),
-              .rows = rows,
-              .cols = cols,
-              .row_order = {}}}};
-  }
+  [[nodiscard]] MatrixSource source() const { return source_of(values, rows, cols); }
   [[nodiscard]] std::unique_ptr<PackedMatrix> pack(Backend& backend) const {
     auto matrix = backend.pack(source(), kFormat);
     MILLRACE_CHECK(matrix.ok(), "{}", matrix.ok() ? "" : matrix.error().message);
@@ -28,14 +22,6 @@ struct Weight {
     return std::move(*matrix);
   }
 };
-
-std::vector<float> multiply(Backend& backend, const PackedMatrix& weight, const std::vector<float>& x,
-                            const float* bias = nullptr) {
-  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / weight.cols();
-  std::vector<float> out(static_cast<std::size_t>(rows * weight.rows()));
-  backend.linear({&weight, bias}, x.data(), rows, out.data(), weight.rows());
-  return out;
-}
 
 /// What the definition in kernel_table.h says.
 std::vector<float> expected(const Weight& w, const std::vector<float>& x, const float* bias) {

@@ -31,14 +31,6 @@ std::vector<Case> cases() {
   return all;
 }
 
-MatrixSource source_of(const std::vector<float>& values, std::int64_t rows, std::int64_t cols) {
-  return {{{.format = QuantFormat::f32,
-            .data = reinterpret_cast<const std::byte*>(values.data()),
-            .rows = rows,
-            .cols = cols,
-            .row_order = {}}}};
-}
-
 /// What the definition in kernel_table.h says.
 std::vector<float> expected(IsaLevel level, const Case& c, const std::vector<float>& weights,
                             const std::vector<float>& x, const float* bias) {
@@ -82,21 +74,6 @@ std::unique_ptr<PackedMatrix> pack(Backend& backend, const Case& c, const std::v
   MILLRACE_CHECK(matrix.ok(), "{}", matrix.ok() ? "" : matrix.error().message);
   EXPECT_EQ((*matrix)->bytes(), backend.packed_bytes(source_of(weights, c.rows, c.cols), {.codes = c.format}));
   return std::move(*matrix);
-}
-
-std::vector<float> multiply(Backend& backend, const PackedMatrix& weight, const std::vector<float>& x,
-                            const float* bias = nullptr) {
-  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / weight.cols();
-  // Poisoned, with room behind each row that must stay as it is.
-  const std::int64_t stride = weight.rows() + 3;
-  std::vector<float> out(static_cast<std::size_t>(rows * stride), -7e33f), result;
-  backend.linear({&weight, bias}, x.data(), rows, out.data(), stride);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const float* row = out.data() + r * stride;
-    result.insert(result.end(), row, row + weight.rows());
-    for (std::int64_t o = weight.rows(); o < stride; ++o) EXPECT_EQ(row[o], -7e33f);
-  }
-  return result;
 }
 
 class CpuIntegers : public CpuLevelTest {};

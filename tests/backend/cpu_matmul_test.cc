@@ -69,14 +69,6 @@ float chain(IsaLevel level, const float* x, const float* w, std::int64_t count, 
   return sum;
 }
 
-std::vector<float> multiply(Backend& backend, const PackedMatrix& weight, const std::vector<float>& x,
-                            const float* bias = nullptr) {
-  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / weight.cols();
-  std::vector<float> out(static_cast<std::size_t>(rows * weight.rows()));
-  backend.linear({&weight, bias}, x.data(), rows, out.data(), weight.rows());
-  return out;
-}
-
 std::vector<float> expected_product(IsaLevel level, const Weights& w, const std::vector<float>& x, const float* bias,
                                     DType input) {
   std::vector<float> out;

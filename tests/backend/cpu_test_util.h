@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/backend.h"
 #include "backend/cpu/cpu_backend.h"
 #include "core/check.h"
 
@@ -89,6 +90,30 @@ inline testing::AssertionResult close(const std::vector<float>& a, const std::ve
     }
   }
   return testing::AssertionSuccess();
+}
+
+/// A weight of floats [rows, cols].
+inline MatrixSource source_of(const std::vector<float>& values, std::int64_t rows, std::int64_t cols) {
+  return {{{.format = QuantFormat::f32,
+            .data = reinterpret_cast<const std::byte*>(values.data()),
+            .rows = rows,
+            .cols = cols,
+            .row_order = {}}}};
+}
+
+/// The layer's outputs [rows of x, weight rows], written to poisoned rows with room behind each that must stay as it
+/// is.
+inline std::vector<float> multiply(Backend& backend, const PackedMatrix& weight, const std::vector<float>& x,
+                                   const float* bias = nullptr) {
+  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / weight.cols(), stride = weight.rows() + 3;
+  std::vector<float> out(static_cast<std::size_t>(rows * stride), -7e33f), result;
+  backend.linear({&weight, bias}, x.data(), rows, out.data(), stride);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* row = out.data() + r * stride;
+    result.insert(result.end(), row, row + weight.rows());
+    for (std::int64_t o = weight.rows(); o < stride; ++o) EXPECT_EQ(row[o], -7e33f);
+  }
+  return result;
 }
 
 }  // namespace millrace

@@ -79,6 +79,10 @@ std::string open_and_check(const std::filesystem::path& path) {
   for (const auto& [name, tensor] : opened->tensors()) {
     EXPECT_EQ(tensor.data.size(), format_bytes(tensor.format, static_cast<std::size_t>(tensor.elements())));
     for (const std::byte byte : tensor.data) sum += static_cast<std::size_t>(byte);
+    if (tensor.coded) {
+      std::vector<float> row(static_cast<std::size_t>(tensor.coded->cols));
+      for (std::int64_t r = 0; r < tensor.coded->rows; ++r) tensor.coded->decode_row(r, row.data());
+    }
     opened->release(tensor);
   }
   EXPECT_GE(sum, 0u);
@@ -131,10 +135,27 @@ Files gguf_files() {
   return {{"model.gguf", small_gguf()}};
 }
 
+/// A directory of tests/fixtures/quantized.
+Files quantized_files(const std::string& name) {
+  Files files;
+  for (const char* file : {"config.json", "model.safetensors"}) {
+    std::ifstream stream(std::filesystem::path(MILLRACE_SOURCE_DIR) / "tests/fixtures/quantized" / name / file,
+                         std::ios::binary);
+    files.emplace_back(file, std::string(std::istreambuf_iterator<char>(stream), {}));
+  }
+  return files;
+}
+
+constexpr const char* kQuantized[] = {"gptq_act_order", "awq",          "fp8_block", "ct_int8",
+                                      "ct_fp8_channel", "ct_int4_asym", "ct_nvfp4"};
+
 /// Part of a file that says something; behind it lie weights, where every byte is as good as another.
 std::size_t telling_bytes(const std::string& name, const std::string& content) {
   if (name.ends_with(".gguf")) return content.size() - 2700;
-  return name.ends_with(".safetensors") ? std::min<std::size_t>(content.size(), 560) : content.size();
+  if (!name.ends_with(".safetensors")) return content.size();
+  std::uint64_t header = 0;
+  std::memcpy(&header, content.data(), sizeof header);
+  return std::min<std::size_t>(content.size(), sizeof header + header);
 }
 
 void truncate_everywhere(const Files& files) {
@@ -152,11 +173,11 @@ void truncate_everywhere(const Files& files) {
   EXPECT_GT(refused, 0);
 }
 
-void flip_bits(const Files& files, std::uint64_t seed) {
+void flip_bits(const Files& files, std::uint64_t seed, int rounds = kFlips) {
   const Victim victim(files);
   std::mt19937_64 random(seed);
   int refused = 0;
-  for (int i = 0; i < kFlips; ++i) {
+  for (int i = 0; i < rounds; ++i) {
     const std::size_t f = static_cast<std::size_t>(i) % files.size();
     std::vector<std::pair<std::size_t, int>> flips;
     // Every fourth time several bits at once, to get past a check that sees one.
@@ -166,8 +187,8 @@ void flip_bits(const Files& files, std::uint64_t seed) {
     }
     refused += !victim.open_flipped(f, flips).empty();
   }
-  EXPECT_GT(refused, kFlips / 10);
-  EXPECT_LT(refused, kFlips);
+  EXPECT_GT(refused, rounds / 10);
+  EXPECT_LT(refused, rounds);
 }
 
 TEST(Hostile, TruncatedGguf) {
@@ -186,6 +207,15 @@ TEST(Hostile, FlippedBitsInGguf) {
 TEST(Hostile, FlippedBitsInDirectories) {
   flip_bits(small_huggingface(false), 2);
   flip_bits(small_huggingface(true), 3);
+}
+
+TEST(Hostile, TruncatedQuantizedDirectories) {
+  for (const char* name : kQuantized) truncate_everywhere(quantized_files(name));
+}
+
+TEST(Hostile, FlippedBitsInQuantizedDirectories) {
+  std::uint64_t seed = 4;
+  for (const char* name : kQuantized) flip_bits(quantized_files(name), seed++, kFlips / 5);
 }
 
 TEST(Hostile, MissingFiles) {

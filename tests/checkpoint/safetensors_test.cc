@@ -22,7 +22,7 @@ TEST(Safetensors, ReadsAllShapes) {
   const std::string file = safetensors_file({{"scalar", "F32", {}, std::string(4, '\1')},
                                              {"empty", "F32", {0, 3}, ""},
                                              {"bytes", "U8", {2, 3}, "abcdef"},
-                                             {"eight", "F8_E4M3", {2}, "gh"}});
+                                             {"eight", "F8_E5M2", {2}, "gh"}});
   const auto parsed = parse(file);
   ASSERT_TRUE(parsed.ok()) << parsed.error().message;
   ASSERT_EQ(parsed->tensors.size(), 2u);
@@ -32,7 +32,7 @@ TEST(Safetensors, ReadsAllShapes) {
   EXPECT_EQ(parsed->tensors[1].format, QuantFormat::u8);
   EXPECT_EQ(static_cast<char>(parsed->tensors[1].data[5]), 'f');
   EXPECT_EQ(parsed->unreadable.at("empty"), "no elements");
-  EXPECT_EQ(parsed->unreadable.at("eight"), "F8_E4M3");
+  EXPECT_EQ(parsed->unreadable.at("eight"), "F8_E5M2");
 }
 
 TEST(Safetensors, AcceptsWhatTheFormatAllows) {

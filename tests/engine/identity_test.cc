@@ -162,7 +162,9 @@ TEST_P(Identity, WithRecipesToo) {
                                     {"int4.g32", "fp8_e4m3"},
                                     {"nvfp4", "int8"},
                                     {"mxfp4", "bf16"},
-                                    {"fp8_e4m3", "fp8_e4m3"}}) {
+                                    {"fp8_e4m3", "fp8_e4m3"},
+                                    {"int4.g32.a16", "bf16"},
+                                    {"fp8_e4m3.a16", "int8"}}) {
     SCOPED_TRACE(fmt::format("weights {}, KV {}", weights, kv));
     expect_the_same_alone_and_together(
         load(96, 4000, DType::f32,

@@ -63,11 +63,15 @@ std::vector<CodeFormat> all_formats() {
 TEST(CodeFormat, NamesAreReadAsTheyAreWritten) {
   for (const CodeFormat& format : all_formats()) {
     EXPECT_EQ(code_format_from_name(code_format_name(format)), format) << code_format_name(format);
+    CodeFormat float_inputs = format;
+    float_inputs.float_inputs = true;
+    EXPECT_EQ(code_format_name(float_inputs), code_format_name(format) + ".a16");
+    EXPECT_EQ(code_format_from_name(code_format_name(format) + ".a16"), float_inputs);
   }
   EXPECT_EQ(code_format_from_name("int4"), (CodeFormat{CodeKind::int4, 128, false}));
   EXPECT_EQ(code_format_from_name("int4.sym"), (CodeFormat{CodeKind::int4, 128, true}));
   for (const char* name : {"", "int", "int88", "int8.g32", "int4.g", "int4.g3", "int4.g320", "int4.g32.", "int4.symm",
-                           "nvfp4.g16", "mxfp"}) {
+                           "nvfp4.g16", "mxfp", ".a16", "int8.a16.a16", "int4.a16.sym", "int8.a8"}) {
     EXPECT_FALSE(code_format_from_name(name)) << name;
   }
 }

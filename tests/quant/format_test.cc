@@ -24,6 +24,8 @@ constexpr Expected kExpected[] = {
     {QuantFormat::q5_k, "q5_k", 256, 176},   {QuantFormat::q6_k, "q6_k", 256, 210},
     {QuantFormat::iq4_nl, "iq4_nl", 32, 18}, {QuantFormat::iq4_xs, "iq4_xs", 256, 136},
     {QuantFormat::mxfp4, "mxfp4", 32, 17},   {QuantFormat::u8, "u8", 1, 1},
+    {QuantFormat::i8, "i8", 1, 1},           {QuantFormat::i32, "i32", 1, 4},
+    {QuantFormat::i64, "i64", 1, 8},         {QuantFormat::codes, "codes", 1, 0},
 };
 
 TEST(QuantFormat, BlocksAndNames) {
@@ -38,8 +40,9 @@ TEST(QuantFormat, BlocksAndNames) {
     EXPECT_EQ(format_from_name(info.name), expected.format);
     EXPECT_EQ(format_bytes(expected.format, 7 * expected.elements), 7 * expected.bytes);
     EXPECT_EQ(is_plain(expected.format), index <= 4);
+    EXPECT_EQ(is_raw(expected.format), index >= 18 && index <= 21);
   }
-  EXPECT_DEATH(static_cast<void>(format_info(static_cast<QuantFormat>(index))), "number format 18");
+  EXPECT_DEATH(static_cast<void>(format_info(static_cast<QuantFormat>(index))), "number format 22");
 }
 
 TEST(QuantFormat, UnknownNames) {

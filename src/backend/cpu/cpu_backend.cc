@@ -228,6 +228,7 @@ class CpuBackend final : public Backend {
   /// The run with its inputs as codes, or as values of E4M3, where the weight has such. They are kept until the next
   /// call.
   MatmulRun quantized(MatmulRun run) {
+    if (!run.weight->input_order().empty()) run = ordered(run);
     if (run.weight->e4m3()) return rounded_to_e4m3(run);
     const std::optional<std::int64_t> group = run.weight->input_group();
     if (!group) return run;
@@ -246,6 +247,20 @@ class CpuBackend final : public Backend {
                          .scales = input_scales_.data() + row * groups});
     });
     run.integers = {input_codes_.data(), input_sums_.data(), input_scales_.data(), stride, groups};
+    return run;
+  }
+
+  MatmulRun ordered(MatmulRun run) {
+    const std::vector<std::int32_t>& order = run.weight->input_order();
+    const auto cols = static_cast<std::int64_t>(order.size());
+    ordered_inputs_.resize(static_cast<std::size_t>(run.rows * cols));
+    for_each(run.rows, cols, kParallelElements, [&](std::int64_t row, int) {
+      const float* x = run.x + row * run.x_stride;
+      float* target = ordered_inputs_.data() + row * cols;
+      for (const std::int32_t column : order) *target++ = x[column];
+    });
+    run.x = ordered_inputs_.data();
+    run.x_stride = cols;
     return run;
   }
 
@@ -274,7 +289,7 @@ class CpuBackend final : public Backend {
       if (from >= to) continue;
       float* out = run.out + row * run.out_stride + segment.first_row;
       const float* bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr;
-      if (segment.integers) {
+      if (segment.integer_inputs) {
         const IntegerInputs& x = run.integers;
         kernels_.multiply_integers({.weight = *segment.integers,
                                     .first_panel = from,
@@ -289,7 +304,12 @@ class CpuBackend final : public Backend {
                                     .out_stride = run.out_stride,
                                     .bias = bias});
       } else {
-        kernels_.matmul({.weight = segment.stored,
+        PackedSegment weight = segment.stored;
+        if (segment.integers) {
+          weight.format = QuantFormat::codes;
+          weight.codes = &*segment.integers;
+        }
+        kernels_.matmul({.weight = weight,
                          .first_panel = from,
                          .end_panel = to,
                          .x = run.x + row * run.x_stride,
@@ -371,6 +391,7 @@ class CpuBackend final : public Backend {
   std::vector<std::int32_t> input_sums_;
   std::vector<float> input_values_;
   std::vector<float> input_scales_;
+  std::vector<float> ordered_inputs_;
   std::vector<std::int64_t> moe_rows_;
 };
 

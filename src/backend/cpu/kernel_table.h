@@ -27,24 +27,29 @@ inline constexpr std::int64_t kMatmulWeightScratch = 8 * kPanelRows * kMatmulBlo
 inline constexpr std::int64_t kMatmulScratch = kMatmulInputScratch + kMatmulWeightScratch + kPanelRows * kMatmulBlock;
 static_assert(kMatmulInputScratch >= kMatmulRows * kMatmulBlock);
 
+struct PackedIntegers;
+
 /// Consecutive outputs that are stored in one format. Plain formats: panels [panel][cols][16] of the format's elements,
-/// the last panel padded with zeros. Others: rows of blocks, one after the other.
+/// the last panel padded with zeros. Others: rows of blocks, one after the other; or `codes`.
 struct PackedSegment {
   QuantFormat format = QuantFormat::f32;
   const std::byte* data = nullptr;
   std::int64_t rows = 0, cols = 0;
-  const float* row_scales = nullptr;  // f8_e4m3 alone: [panels][16]
+  const float* row_scales = nullptr;      // f8_e4m3 alone: [panels][16]
+  const float* group_scales = nullptr;    // f8_e4m3 alone: [panels][groups of `group` inputs][16]
+  std::int64_t group = 0;                 // a multiple of 16
+  const PackedIntegers* codes = nullptr;  // of format codes
 };
 
-/// out[r, o] = sum over k of x[r, k] * w[o, k], k ascending in one accumulator, times row_scales[o] * x_scales[r] where
-/// the segment has such scales, plus bias[o]; o in panels [first_panel, end_panel) of the segment. `out` and `bias`
-/// point to the segment's output 0.
+/// out[r, o] = sum over k of x[r, k] * w[o, k], k ascending in one accumulator, times row_scales[o], or row_scales[o] *
+/// x_scales[r], where there are such, plus bias[o]; o in panels [first_panel, end_panel) of the segment. A weight w
+/// with a scale for its group is their product. `out` and `bias` point to the segment's output 0.
 struct MatmulTask {
   PackedSegment weight;
   std::int64_t first_panel = 0, end_panel = 0;
   const float* x = nullptr;
   std::int64_t x_stride = 0;
-  const float* x_scales = nullptr;  // [rows], with row_scales
+  const float* x_scales = nullptr;  // [rows]
   std::int64_t rows = 0;            // at most kMatmulRows
   bool round_inputs = false;        // to bfloat16
   float* out = nullptr;
@@ -62,7 +67,8 @@ inline constexpr std::int32_t kE2m1Zero = 12;
 /// kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
 ///   int8: [padded_cols / 4][16 outputs][4 inputs] int8
 ///   int4, e2m1: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
-/// Groups of inputs have scales; what a format lacks is null.
+/// Groups of inputs have scales; what a format lacks is null. Products with codes of inputs know no float_scales, and
+/// one kind of zero at a time.
 struct PackedIntegers {
   CodeKind kind = CodeKind::int8;  // not e4m3
   std::int64_t rows = 0, cols = 0, padded_cols = 0;
@@ -75,9 +81,10 @@ struct PackedIntegers {
   const float* row_scales = nullptr;  // [panels][16]
   const std::uint16_t* scales = nullptr;         // [panels][supers][16], halves; null: row_scales alone, one group, and
                                                  // one scale for a row of inputs
+  const float* float_scales = nullptr;           // [panels][groups][16], instead of `scales`
   const std::int8_t* factors = nullptr;          // [panels][groups][16], of the scales
   const std::uint8_t* zeros = nullptr;           // [panels][groups][16]: codes are less these
-  std::int32_t zero = 0;                         // or all less this
+  std::int32_t zero = 0;                         // and all less this; of e2m1 kE2m1Zero
   const std::uint16_t* minimums = nullptr;       // [panels][supers][16], halves
   const std::int8_t* minimum_factors = nullptr;  // [panels][groups][16]
 };

@@ -61,6 +61,7 @@ std::size_t place_all(PackedIntegers& layout, std::byte* memory) {
   placer.place(layout.codes, true, panels * panel_bytes(layout));
   placer.place(layout.row_scales, layout.row_scales != nullptr, panels * kPanelRows);
   placer.place(layout.scales, layout.scales != nullptr, supers);
+  placer.place(layout.float_scales, layout.float_scales != nullptr, groups);
   placer.place(layout.factors, layout.factors != nullptr, groups);
   placer.place(layout.zeros, layout.zeros != nullptr, groups);
   placer.place(layout.minimums, layout.minimums != nullptr, supers);
@@ -91,11 +92,31 @@ void write_codes(const PackedIntegers& layout, std::int64_t row, const std::int8
   }
 }
 
-/// One output's elements of a part that has `count` for each, to their lane.
+/// The first `given` of one output's elements of a part that has `count` for each, to their lane.
+template <typename Element, typename Stored>
+void write_lane(const Element* part, std::int64_t row, std::int64_t count, std::int64_t given, const Stored* values) {
+  Element* target = writable(part) + row / kPanelRows * count * kPanelRows + row % kPanelRows;
+  for (std::int64_t i = 0; i < given; ++i) target[i * kPanelRows] = static_cast<Element>(values[i]);
+}
+
 template <typename Element, typename Stored>
 void write_lane(const Element* part, std::int64_t row, std::int64_t count, const Stored* values) {
-  Element* target = writable(part) + row / kPanelRows * count * kPanelRows + row % kPanelRows;
-  for (std::int64_t i = 0; i < count; ++i) target[i * kPanelRows] = static_cast<Element>(values[i]);
+  write_lane(part, row, count, count, values);
+}
+
+/// Scales as halves, times a power of two that is returned: 1 where all of them are halves already.
+float to_halves(std::span<const float> scales, std::span<std::uint16_t> halves) {
+  constexpr int kLargestPower = 14,
+                kSmallestPower = -125;  // that rounds to a half; of what a float holds with all its digits
+  float largest = 0.0f, power = 1.0f;
+  bool exact = true;
+  for (const float scale : scales) {
+    largest = std::max(largest, std::fabs(scale));
+    exact = exact && f16_to_float(float_to_f16(scale)) == scale;
+  }
+  if (!exact) power = std::ldexp(1.0f, std::max(std::ilogb(largest) - kLargestPower, kSmallestPower));
+  std::ranges::transform(scales, halves.begin(), [&](float scale) { return float_to_f16(scale / power); });
+  return power;
 }
 
 template <typename Element>
@@ -133,6 +154,43 @@ PackedIntegers integer_layout(const CodeFormat& format, std::int64_t rows, std::
   return layout;
 }
 
+std::optional<PackedIntegers> integer_layout(const CodedMatrix& matrix) {
+  if (matrix.kind == CodeKind::e4m3 || matrix.group % kInputBlock != 0) return std::nullopt;
+  PackedIntegers layout{.kind = matrix.kind,
+                        .rows = matrix.rows,
+                        .cols = matrix.cols,
+                        .padded_cols = round_up(matrix.cols, kIntegerBlock)};
+  layout.group = matrix.group == 0 ? layout.padded_cols : matrix.group;
+  layout.groups = layout.supers = (layout.padded_cols + layout.group - 1) / layout.group;
+  layout.row_scales = present<float>();
+  if (matrix.group != 0 && matrix.scales.format == QuantFormat::f32) {
+    layout.float_scales = present<float>();
+  } else if (matrix.group != 0) {
+    layout.scales = present<std::uint16_t>();
+  }
+  if (matrix.kind == CodeKind::e2m1) {
+    layout.zero = kE2m1Zero;
+  } else if (matrix.zeros) {
+    layout.zeros = present<std::uint8_t>();
+    layout.zero = matrix.kind == CodeKind::int8 ? -CodedMatrix::kByteZero : 0;
+  } else if (matrix.kind == CodeKind::int4) {
+    layout.zero = matrix.zero;
+  }
+  if (takes_integer_inputs(layout) && layout.scales != nullptr)
+    layout.input_shift = log2_of(std::max(layout.group, std::int64_t{kIntegerBlock}));
+  return layout;
+}
+
+bool takes_integer_inputs(const PackedIntegers& layout) {
+  constexpr std::int64_t kMostInputs = std::int64_t{1} << 17;  // products of -128 to 127 whose sum 32 bits hold
+  const bool both_zeros = layout.zeros != nullptr && layout.zero != 0;
+  if (layout.float_scales != nullptr) return false;
+  if (layout.scales == nullptr) return layout.kind == CodeKind::int8 && !layout.zeros && layout.cols <= kMostInputs;
+  const bool blocks =
+      layout.group % kIntegerBlock == 0 || (layout.kind == CodeKind::e2m1 && layout.group == kInputBlock);
+  return blocks && !both_zeros && std::has_single_bit(static_cast<std::uint64_t>(layout.group));
+}
+
 PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, std::int64_t cols) {
   PackedIntegers layout{.kind = blocks.kind, .rows = rows, .cols = cols, .padded_cols = round_up(cols, kIntegerBlock)};
   layout.group = blocks.group;
@@ -156,6 +214,11 @@ std::size_t packed_integer_bytes(const PackedIntegers& layout) {
 
 void place_integers(PackedIntegers& layout, std::byte* memory) {
   place_all(layout, memory);
+}
+
+Status check_scales(std::span<const float> scales, float row_scale, std::int64_t row) {
+  if (std::ranges::all_of(scales, [&](float scale) { return std::isfinite(scale * row_scale); })) return Ok{};
+  return fail("a scale of output {} is not finite: the weights are damaged", row);
 }
 
 Status check_finite(std::span<const float> weights, const CodeFormat& format, std::int64_t row) {
@@ -204,23 +267,52 @@ void pack_block_row(QuantFormat format, const std::byte* blocks, const PackedInt
   }
 }
 
+Status pack_coded_row(const CodedMatrix& matrix, std::int64_t stored_row, const PackedIntegers& layout,
+                      std::int64_t row) {
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(layout.cols));
+  std::vector<float> scales(static_cast<std::size_t>(matrix.groups()));
+  std::vector<std::uint8_t> zeros(scales.size());
+  float row_scale = 1.0f;
+  matrix.read_row(stored_row, {codes.data(), scales.data(), zeros.data(), &row_scale});
+  MILLRACE_CHECK_OK(check_scales(scales, row_scale, stored_row));
+  write_codes(layout, row, codes.data());
+  const auto groups = static_cast<std::int64_t>(scales.size());  // as many as the layout has, but for the padding
+  if (layout.zeros != nullptr) write_lane(layout.zeros, row, layout.groups, groups, zeros.data());
+  if (layout.float_scales != nullptr) {
+    write_lane(layout.float_scales, row, layout.groups, groups, scales.data());
+  } else if (layout.scales == nullptr) {
+    row_scale *= scales.front();
+  } else {
+    std::vector<std::uint16_t> halves(scales.size());
+    row_scale *= to_halves(scales, halves);
+    write_lane(layout.scales, row, layout.groups, groups, halves.data());
+  }
+  write_lane(layout.row_scales, row, 1, 1, &row_scale);
+  return Ok{};
+}
+
 void decode_integer_row(const PackedIntegers& weight, std::int64_t row, float* target) {
   const std::int64_t lane = row % kPanelRows;
   const std::byte* panel = weight.codes + row / kPanelRows * panel_bytes(weight);
   for (std::int64_t k = 0; k < weight.cols; ++k) {
     const std::int64_t group = k / weight.group, super = group >> weight.super_shift;
+    std::int32_t code = 0;
     if (weight.kind == CodeKind::int8) {
-      const auto code = std::to_integer<std::int8_t>(panel[(k / kQuad * kPanelRows + lane) * kQuad + k % kQuad]);
-      target[k] = static_cast<float>(code);
+      code = std::int32_t{std::to_integer<std::int8_t>(panel[(k / kQuad * kPanelRows + lane) * kQuad + k % kQuad])};
     } else {
       const auto both = std::to_integer<std::uint8_t>(
           panel[(k / kQuad * (kPanelRows / 2) + lane % (kPanelRows / 2)) * kQuad + k % kQuad]);
-      const std::int32_t stored = lane >= kPanelRows / 2 ? both >> 4 : both & 15;
-      std::int32_t code = weight.kind == CodeKind::e2m1 ? kE2m1Steps[stored] : stored - weight.zero;
-      if (weight.zeros != nullptr) code -= lane_element(weight.zeros, row, weight.groups, group);
-      target[k] = static_cast<float>(code);
+      code = lane >= kPanelRows / 2 ? both >> 4 : both & 15;
     }
+    if (weight.kind == CodeKind::e2m1) {
+      code = std::int32_t{kE2m1Steps[code]};
+    } else {
+      code -= weight.zero;
+      if (weight.zeros != nullptr) code -= lane_element(weight.zeros, row, weight.groups, group);
+    }
+    target[k] = static_cast<float>(code);
     if (weight.scales == nullptr) {
+      if (weight.float_scales != nullptr) target[k] *= lane_element(weight.float_scales, row, weight.groups, group);
       target[k] *= weight.row_scales[row];
       continue;
     }

@@ -29,7 +29,7 @@ SourceRow find_row(const MatrixSource& source, std::int64_t row) {
       row -= piece.rows;
       continue;
     }
-    const std::int64_t stored = piece.row_order.empty() ? row : piece.row_order[static_cast<std::size_t>(row)];
+    const std::int64_t stored = piece.stored_row(row);
     const std::int64_t stride =
         piece.row_stride != 0
             ? piece.row_stride
@@ -43,6 +43,16 @@ SourceRow find_row(const MatrixSource& source, std::int64_t row) {
   }
   MILLRACE_CHECK(false, "row beyond the source's {} rows", source.rows());
   return {};
+}
+
+/// Of a source of codes: the row within its piece.
+std::int64_t stored_row(const MatrixSource& source, std::int64_t row) {
+  for (const MatrixPiece& piece : source.pieces) {
+    if (row < piece.rows) return piece.stored_row(row);
+    row -= piece.rows;
+  }
+  MILLRACE_CHECK(false, "row beyond the source's {} rows", source.rows());
+  return 0;
 }
 
 template <typename Element>
@@ -117,9 +127,8 @@ std::size_t stored_bytes(const CpuMatrix::Segment& segment) {
 
 std::size_t segment_bytes(const CpuMatrix::Segment& segment) {
   if (segment.integers) return packed_integer_bytes(*segment.integers);
-  const std::size_t scales =
-      segment.scaled ? static_cast<std::size_t>(segment.panels() * kPanelRows) * sizeof(float) : 0;
-  return stored_bytes(segment) + scales;
+  return stored_bytes(segment) +
+         static_cast<std::size_t>(segment.panels() * segment.scale_groups * kPanelRows) * sizeof(float);
 }
 
 /// Rounds the outputs of a panel to E4M3: codes [cols][16] and a scale each.
@@ -140,6 +149,44 @@ Status pack_e4m3_panel(const MatrixSource& source, const CpuMatrix::Segment& seg
   return Ok{};
 }
 
+/// The outputs of a panel as they are stored: codes [cols][16], scales [groups][16].
+Status pack_coded_e4m3_panel(const MatrixSource& source, const CpuMatrix::Segment& segment, std::int64_t panel,
+                             std::byte* target, float* scales) {
+  const auto groups = static_cast<std::size_t>(segment.scale_groups);
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(segment.stored.cols));
+  std::vector<float> of_row(groups);
+  std::vector<std::uint8_t> zeros(groups);
+  float unit = 1.0f;
+  const std::int64_t first = panel * kPanelRows, count = std::min(kPanelRows, segment.stored.rows - first);
+  for (std::int64_t lane = 0; lane < count; ++lane) {
+    const std::int64_t row = stored_row(source, segment.first_row + first + lane);
+    segment.coded->read_row(row, {codes.data(), of_row.data(), zeros.data(), &unit});
+    MILLRACE_CHECK_OK(check_scales(of_row, unit, row));
+    for (std::size_t k = 0; k < codes.size(); ++k) {
+      const auto code = static_cast<std::uint8_t>(codes[k]);
+      if ((code & 0x7f) == 0x7f) return fail("weight {} of output {} is not a number: the weights are damaged", k, row);
+      target[k * kPanelRows + static_cast<std::size_t>(lane)] = std::byte{code};
+    }
+    for (std::size_t g = 0; g < groups; ++g) scales[g * kPanelRows + static_cast<std::size_t>(lane)] = of_row[g] * unit;
+  }
+  return Ok{};
+}
+
+/// The outputs of a panel as floats.
+Status pack_widened_panel(const MatrixSource& source, const CpuMatrix::Segment& segment, std::int64_t panel,
+                          std::byte* target) {
+  std::vector<float> values(static_cast<std::size_t>(segment.stored.cols));
+  const std::int64_t first = panel * kPanelRows, count = std::min(kPanelRows, segment.stored.rows - first);
+  for (std::int64_t lane = 0; lane < count; ++lane) {
+    const std::int64_t row = segment.first_row + first + lane;
+    read_row(source, row, values.data());
+    MILLRACE_CHECK_OK(check_scales(values, 1.0f, row));
+    const SourceRow of_values{QuantFormat::f32, reinterpret_cast<const std::byte*>(values.data()), sizeof(float)};
+    fill_lane(of_values, segment.stored.format, 0, segment.stored.cols, target, lane);
+  }
+  return Ok{};
+}
+
 void pack_rows(const MatrixSource& source, const CpuMatrix::Segment& segment, std::int64_t panel, std::byte* data) {
   const std::size_t row_bytes = panel_bytes(segment.stored) / kPanelRows;
   const std::int64_t end = std::min((panel + 1) * kPanelRows, segment.stored.rows);
@@ -149,43 +196,97 @@ void pack_rows(const MatrixSource& source, const CpuMatrix::Segment& segment, st
   }
 }
 
+/// values[order[i]] = values[i]
+void restore_order(const std::vector<std::int32_t>& order, float* values) {
+  const std::vector<float> ordered(values, values + order.size());
+  for (std::size_t i = 0; i < order.size(); ++i) values[order[i]] = ordered[i];
+}
+
+/// The order of inputs that all pieces share; empty where one has another, or has to follow the inputs' own.
+std::vector<std::int32_t> common_input_order(const MatrixSource& source) {
+  if (source.pieces.empty() || !source.pieces.front().coded) return {};
+  const std::vector<std::int32_t>& first = source.pieces.front().coded->input_order;
+  const bool shared = std::ranges::all_of(source.pieces, [&](const MatrixPiece& piece) {
+    return piece.coded && piece.coded->input_order == first && integer_layout(*piece.coded);
+  });
+  return shared ? first : std::vector<std::int32_t>();
+}
+
+/// Nothing where the codes cannot be multiplied as they are: their inputs may have an order that is not the matrix's.
+std::optional<PackedIntegers> layout_of(const CodedMatrix& coded, const std::vector<std::int32_t>& input_order) {
+  if (coded.input_order != input_order) return std::nullopt;
+  return integer_layout(coded);
+}
+
 }  // namespace
+
+void CpuMatrix::take_integer_inputs(Segment& segment) {
+  const std::int64_t group = millrace::input_group(*segment.integers);
+  if (input_group_ && *input_group_ != group) return;
+  input_group_ = group;
+  segment.integer_inputs = true;
+}
+
+void CpuMatrix::lay_out_rounded(const CodeFormat& format) {
+  Segment all{.stored = {QuantFormat::codes, nullptr, rows_, cols_}};
+  if (format.kind == CodeKind::e4m3) {
+    all.stored.format = QuantFormat::f8_e4m3;
+    all.scale_groups = 1;
+  } else {
+    all.integers = integer_layout(format, rows_, cols_);
+    if (!format.float_inputs) take_integer_inputs(all);
+  }
+  segments_.push_back(all);
+}
+
+void CpuMatrix::add_piece(const MatrixPiece& piece, const LinearFormat& format, bool round) {
+  MILLRACE_CHECK(piece.cols == cols_, "pieces of {} and {} columns", piece.cols, cols_);
+  Segment segment{.stored = {round ? QuantFormat::bf16 : piece.format, nullptr, piece.rows, cols_}, .first_row = rows_};
+  if (!segments_.empty()) segment.first_panel = segments_.back().first_panel + segments_.back().panels();
+  rows_ += piece.rows;
+  if (piece.coded) {
+    const CodedMatrix& coded = *piece.coded;
+    segment.coded = &coded;
+    segment.integers = layout_of(coded, input_order_);
+    if (coded.kind == CodeKind::e4m3) {
+      segment.stored.format = QuantFormat::f8_e4m3;
+      segment.stored.group = coded.group;
+      segment.scale_groups = coded.groups();
+    } else if (!segment.integers) {
+      segment.stored.format = QuantFormat::f32;
+    } else if (format.integer_blocks && coded.byte_inputs && takes_integer_inputs(*segment.integers)) {
+      take_integer_inputs(segment);
+    }
+    segments_.push_back(segment);
+    return;
+  }
+  Segment* last = segments_.empty() ? nullptr : &segments_.back();
+  if (last != nullptr && last->coded == nullptr && last->stored.format == segment.stored.format) {
+    last->stored.rows += piece.rows;
+  } else {
+    segments_.push_back(segment);
+  }
+}
 
 void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
   cols_ = source.cols();
   input_ = format.input;
   codes_ = format.codes;
-  if (codes_ && codes_->kind == CodeKind::e4m3) {
-    rows_ = source.rows();
-    segments_.push_back({.stored = {QuantFormat::f8_e4m3, nullptr, rows_, cols_}, .scaled = true});
-    bytes_ = segment_bytes(segments_.back());
-    return;
-  }
   if (codes_) {
     rows_ = source.rows();
-    Segment all{.stored = {QuantFormat::u8, nullptr, rows_, cols_}, .integers = integer_layout(*codes_, rows_, cols_)};
-    input_group_ = millrace::input_group(*all.integers);
-    bytes_ = segment_bytes(all);
-    segments_.push_back(all);
-    return;
-  }
-  const bool round = format.input == DType::bf16 && std::all_of(source.pieces.begin(), source.pieces.end(),
-                                                                [](const auto& p) { return is_plain(p.format); });
-  for (const MatrixPiece& piece : source.pieces) {
-    MILLRACE_CHECK(piece.cols == cols_, "pieces of {} and {} columns", piece.cols, cols_);
-    const QuantFormat stored = round ? QuantFormat::bf16 : piece.format;
-    if (segments_.empty() || segments_.back().stored.format != stored) {
-      const std::int64_t panel = segments_.empty() ? 0 : segments_.back().first_panel + segments_.back().panels();
-      segments_.push_back({.stored = {stored, nullptr, 0, cols_}, .first_row = rows_, .first_panel = panel});
-    }
-    segments_.back().stored.rows += piece.rows;
-    rows_ += piece.rows;
+    lay_out_rounded(*codes_);
+  } else {
+    const bool round = format.input == DType::bf16 && std::ranges::all_of(source.pieces, [](const MatrixPiece& piece) {
+                         return is_plain(piece.format);
+                       });
+    input_order_ = common_input_order(source);
+    for (const MatrixPiece& piece : source.pieces) add_piece(piece, format, round);
   }
   for (Segment& segment : segments_) {
     const auto blocks = format.integer_blocks ? integer_blocks(segment.stored.format) : std::nullopt;
     if (blocks) {
       segment.integers = integer_layout(*blocks, segment.stored.rows, cols_);
-      input_group_ = millrace::input_group(*segment.integers);
+      take_integer_inputs(segment);
     }
     bytes_ += segment_bytes(segment);
   }
@@ -208,7 +309,10 @@ Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, L
       place_integers(*segment.integers, next);
     } else {
       segment.stored.data = next;
-      if (segment.scaled) segment.stored.row_scales = reinterpret_cast<float*>(next + stored_bytes(segment));
+      if (segment.scale_groups > 0) {
+        const auto* scales = reinterpret_cast<const float*>(next + stored_bytes(segment));
+        (segment.row_scaled() ? segment.stored.row_scales : segment.stored.group_scales) = scales;
+      }
     }
     MILLRACE_CHECK_OK(matrix->pack_segment(source, segment, next, pool));
     next += segment_bytes(segment);
@@ -226,19 +330,27 @@ Status CpuMatrix::pack_segment(const MatrixSource& source, const Segment& segmen
     if (!error) error = std::move(status).error();
   };
   pool.run(segment.panels(), [&](std::int64_t panel, int) {
-    if (segment.scaled) {
-      std::byte* target = memory + static_cast<std::size_t>(panel) * panel_bytes(segment.stored);
-      float* scales = reinterpret_cast<float*>(memory + stored_bytes(segment)) + panel * kPanelRows;
-      note(pack_e4m3_panel(source, segment, panel, target, scales));
+    std::byte* target = memory + static_cast<std::size_t>(panel) * panel_bytes(segment.stored);
+    const std::int64_t end = std::min((panel + 1) * kPanelRows, segment.stored.rows);
+    if (segment.scale_groups > 0) {
+      float* scales =
+          reinterpret_cast<float*>(memory + stored_bytes(segment)) + panel * segment.scale_groups * kPanelRows;
+      note(segment.coded != nullptr ? pack_coded_e4m3_panel(source, segment, panel, target, scales)
+                                    : pack_e4m3_panel(source, segment, panel, target, scales));
     } else if (codes_) {
       note(pack_integer_panel(*codes_, source, segment.first_row, *segment.integers, panel));
+    } else if (segment.coded != nullptr && segment.integers) {
+      for (std::int64_t row = panel * kPanelRows; row < end; ++row) {
+        note(pack_coded_row(*segment.coded, stored_row(source, segment.first_row + row), *segment.integers, row));
+      }
+    } else if (segment.coded != nullptr) {
+      note(pack_widened_panel(source, segment, panel, target));
     } else if (segment.integers) {
-      const std::int64_t end = std::min((panel + 1) * kPanelRows, segment.stored.rows);
       for (std::int64_t row = panel * kPanelRows; row < end; ++row) {
         pack_block_row(segment.stored.format, find_row(source, segment.first_row + row).start, *segment.integers, row);
       }
     } else if (is_plain(segment.stored.format)) {
-      pack_panel(source, segment, panel, memory + static_cast<std::size_t>(panel) * panel_bytes(segment.stored));
+      pack_panel(source, segment, panel, target);
     } else {
       pack_rows(source, segment, panel, memory);
     }
@@ -271,6 +383,7 @@ void CpuMatrix::decode_row(std::int64_t row, float* target) const {
     if (inside >= stored.rows) continue;
     if (segment.integers) {
       decode_integer_row(*segment.integers, inside, target);
+      if (!input_order_.empty()) restore_order(input_order_, target);
       return;
     }
     const auto columns = static_cast<std::size_t>(cols_);
@@ -285,6 +398,12 @@ void CpuMatrix::decode_row(std::int64_t row, float* target) const {
     for (std::size_t k = 0; k < columns; ++k) {
       dequantize(stored.format, lane + k * kPanelRows * size, target + k, 1);
       if (stored.row_scales != nullptr) target[k] *= stored.row_scales[inside];
+      if (stored.group_scales != nullptr) {
+        const std::int64_t group = static_cast<std::int64_t>(k) / stored.group;
+        target[k] *=
+            stored
+                .group_scales[(inside / kPanelRows * segment.scale_groups + group) * kPanelRows + inside % kPanelRows];
+      }
     }
     return;
   }

@@ -20,9 +20,13 @@ class CpuMatrix final : public PackedMatrix {
   struct Segment {
     PackedSegment stored;                         // its format and shape; its data where there are no integers
     std::optional<PackedIntegers> integers = {};  // the same outputs as codes
+    bool integer_inputs = false;                  // those are multiplied with codes of inputs, not with floats
+    const CodedMatrix* coded = nullptr;           // where they come from; of meaning while they are packed
     std::int64_t first_row = 0;
     std::int64_t first_panel = 0;
-    bool scaled = false;  // the stored outputs have row scales
+    std::int64_t scale_groups = 0;  // of f8_e4m3: groups of inputs with a scale for each output; 0: no scales
+
+    [[nodiscard]] bool row_scaled() const { return scale_groups > 0 && stored.group == 0; }
 
     [[nodiscard]] std::int64_t panels() const { return (stored.rows + kPanelRows - 1) / kPanelRows; }
   };
@@ -30,8 +34,8 @@ class CpuMatrix final : public PackedMatrix {
   /// Copies the source into the kernels' layout, the pool's threads each taking some rows: plain elements and integer
   /// codes into panels, everything else row by row as stored. Neighbouring pieces of one format become one segment.
   /// With a format of input bf16, a source of plain pieces alone is rounded to bf16; with a format of codes all pieces
-  /// are rounded to it and become one segment. Takes the packed size and no more. Errors: no memory; a weight that
-  /// cannot be rounded.
+  /// are rounded to it and become one segment. Pieces of codes that the kernels have no layout for become floats. Takes
+  /// the packed size and no more. Errors: no memory; a weight that cannot be rounded, or is not finite.
   static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, ThreadPool& pool);
   /// bytes() of what pack() would return; needs no data.
   static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format);
@@ -46,8 +50,10 @@ class CpuMatrix final : public PackedMatrix {
   }
   [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16 && !e4m3(); }
   /// Weights and inputs are E4M3 with scales.
-  [[nodiscard]] bool e4m3() const { return codes_ && codes_->kind == CodeKind::e4m3; }
-  /// Where some segments have integers: the inputs that share a scale of their codes, 0 for all of a row.
+  [[nodiscard]] bool e4m3() const { return codes_ && codes_->kind == CodeKind::e4m3 && !codes_->float_inputs; }
+  /// The order in which inputs meet the weights; empty: their own.
+  [[nodiscard]] const std::vector<std::int32_t>& input_order() const { return input_order_; }
+  /// Where some segments take integers: the inputs that share a scale of their codes, 0 for all of a row.
   [[nodiscard]] std::optional<std::int64_t> input_group() const { return input_group_; }
   [[nodiscard]] std::int64_t panels() const;
   [[nodiscard]] const std::vector<Segment>& segments() const { return segments_; }
@@ -66,12 +72,17 @@ class CpuMatrix final : public PackedMatrix {
   Status pack_segment(const MatrixSource& source, const Segment& segment, std::byte* memory, ThreadPool& pool) const;
   /// The segments, without data yet, and what follows from them.
   void lay_out(const MatrixSource& source, LinearFormat format);
+  void lay_out_rounded(const CodeFormat& format);
+  void add_piece(const MatrixPiece& piece, const LinearFormat& format, bool round);
+  /// Its inputs become codes, if those of no other segment became different ones.
+  void take_integer_inputs(Segment& segment);
 
   std::int64_t rows_ = 0, cols_ = 0;
   std::size_t bytes_ = 0;
   DType input_ = DType::f32;
   std::optional<CodeFormat> codes_;
   std::optional<std::int64_t> input_group_;
+  std::vector<std::int32_t> input_order_;
   std::vector<Segment> segments_;
   std::shared_ptr<void> memory_;
 };

@@ -76,13 +76,14 @@ Status round_to_codes(const CodeFormat& format, std::int64_t cols, float* values
   return Ok{};
 }
 
-/// Outputs that are stored in blocks of integer codes.
+/// Outputs that are stored in blocks of integer codes, or as codes for inputs of 8 bits.
 void set_block_groups(const MatrixSource& source, ReferenceMatrix& matrix) {
   std::int64_t row = 0;
   for (const MatrixPiece& piece : source.pieces) {
     const bool integers = integer_blocks(piece.format).has_value();
     for (std::int64_t end = row + piece.rows; row < end; ++row) {
       if (integers) matrix.set_input_group(row, kIntegerBlock);
+      if (piece.coded && piece.coded->byte_inputs) matrix.set_input_group(row, piece.coded->group);
     }
   }
 }
@@ -91,7 +92,7 @@ void set_block_groups(const MatrixSource& source, ReferenceMatrix& matrix) {
 void round_inputs(const LinearFormat& format, const std::optional<std::int64_t>& group, const float* x,
                   std::vector<float>& target) {
   std::copy_n(x, target.size(), target.begin());
-  if (format.codes && format.codes->kind == CodeKind::e4m3) {
+  if (format.codes && format.codes->kind == CodeKind::e4m3 && !format.codes->float_inputs) {
     float scale = 0.0f;
     round_inputs_to_e4m3(x, static_cast<std::int64_t>(target.size()), target.data(), &scale);
     for (float& value : target) value *= scale;
@@ -252,7 +253,7 @@ class ReferenceBackend final : public Backend {
         read_row(source, r, matrix->row(r));
         if (format.codes) {
           MILLRACE_CHECK_OK(round_to_codes(*format.codes, source.cols(), matrix->row(r)));
-          matrix->set_input_group(r, format.codes->input_group());
+          if (!format.codes->float_inputs) matrix->set_input_group(r, format.codes->input_group());
         }
         if (format.codes || !round_weights) continue;
         for (std::int64_t c = 0; c < source.cols(); ++c) matrix->row(r)[c] = round_to_bf16(matrix->row(r)[c]);

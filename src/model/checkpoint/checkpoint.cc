@@ -40,6 +40,12 @@ std::int64_t StoredTensor::elements() const {
   return count;
 }
 
+std::uint64_t StoredTensor::bytes() const {
+  std::uint64_t total = data.size();
+  for (const std::span<const std::byte> part : parts) total += part.size();
+  return total;
+}
+
 Result<Checkpoint> Checkpoint::open(const std::filesystem::path& path) {
   MILLRACE_CHECK_OK(check_exists(path));
   if (is_folder(path)) return HuggingFaceReader::open(path, /*with_tensors=*/true);
@@ -59,24 +65,34 @@ const StoredTensor* Checkpoint::find(std::string_view name) const {
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
+std::vector<std::string> Checkpoint::files() const {
+  std::vector<std::string> paths;
+  for (const auto& file : files_) paths.push_back(file->path());
+  return paths;
+}
+
 std::uint64_t Checkpoint::weight_bytes() const {
   std::uint64_t total = 0;
-  for (const auto& [name, tensor] : tensors_) total += tensor.data.size();
+  for (const auto& [name, tensor] : tensors_) total += tensor.bytes();
   return total;
 }
 
 void Checkpoint::release(const StoredTensor& tensor) const {
+  if (!tensor.data.empty()) release(tensor.data, tensor.name);
+  for (const std::span<const std::byte> part : tensor.parts) release(part, tensor.name);
+}
+
+void Checkpoint::release(std::span<const std::byte> part, const std::string& name) const {
   // std::less orders pointers into different mappings, which plain comparison does not promise.
   const std::less_equal<const std::byte*> not_after;
   for (const auto& file : files_) {
     const std::span<const std::byte> bytes = file->bytes();
-    if (not_after(bytes.data(), tensor.data.data()) &&
-        not_after(tensor.data.data() + tensor.data.size(), bytes.data() + bytes.size())) {
-      file->release(tensor.data);
+    if (not_after(bytes.data(), part.data()) && not_after(part.data() + part.size(), bytes.data() + bytes.size())) {
+      file->release(part);
       return;
     }
   }
-  MILLRACE_CHECK(false, "tensor {} belongs to another checkpoint", tensor.name);
+  MILLRACE_CHECK(false, "tensor {} belongs to another checkpoint", name);
 }
 
 }  // namespace millrace

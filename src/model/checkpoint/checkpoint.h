@@ -16,6 +16,7 @@
 
 #include "core/mapped_file.h"
 #include "core/result.h"
+#include "quant/coded_matrix.h"
 #include "quant/format.h"
 
 namespace millrace {
@@ -26,12 +27,18 @@ struct StoredTensor {
   QuantFormat format = QuantFormat::f32;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> data;
+  std::string name_in_file = {};  // where that is another; empty: it is not
 
   /// GGUF files of some architectures (llama, mistral, ...) store the rows of the query and key projections reordered
   /// for interleaved rotary pairs. Number of heads whose rows must be put back into the half-split order; 0: as is.
   std::int64_t unpermute_heads = 0;
 
+  /// Of format codes: what the tensor is, and the bytes of all of its parts; `data` is empty.
+  std::shared_ptr<const CodedMatrix> coded = {};
+  std::vector<std::span<const std::byte>> parts = {};
+
   [[nodiscard]] std::int64_t elements() const;
+  [[nodiscard]] std::uint64_t bytes() const;  // in the file
 };
 
 /// What a tokenizer and a chat are made from. Empty strings where the checkpoint has none.
@@ -68,6 +75,8 @@ class Checkpoint {
   [[nodiscard]] const std::map<std::string, std::string, std::less<>>& unreadable() const { return unreadable_; }
   [[nodiscard]] std::uint64_t weight_bytes() const;  // bytes of all tensors
   [[nodiscard]] const std::string& path() const { return path_; }
+  /// Paths of the files that hold tensors.
+  [[nodiscard]] std::vector<std::string> files() const;
 
   /// Drops the tensor's file pages from the resident set once its values have been packed.
   void release(const StoredTensor& tensor) const;
@@ -75,6 +84,8 @@ class Checkpoint {
  private:
   friend class HuggingFaceReader;
   friend class GgufReader;
+
+  void release(std::span<const std::byte> bytes, const std::string& name) const;
 
   std::string path_;
   nlohmann::json config_;

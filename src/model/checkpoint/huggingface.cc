@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "model/checkpoint/json.h"
+#include "model/checkpoint/quantized.h"
 #include "model/checkpoint/safetensors.h"
 
 namespace millrace {
@@ -124,8 +125,34 @@ Result<Checkpoint> HuggingFaceReader::open(const fs::path& directory, bool with_
   if (!file_exists(config)) return fail("{} has no config.json: expected a Hugging Face directory", directory.string());
   MILLRACE_TRY(Checkpoint checkpoint, open_config(config));
   checkpoint.path_ = directory.string();
-  if (with_tensors) MILLRACE_CHECK_OK(read_tensors(checkpoint, directory));
+  if (!with_tensors) return checkpoint;
+  MILLRACE_CHECK_OK(read_tensors(checkpoint, directory));
+  MILLRACE_CHECK_OK(join_quantized(checkpoint.config_, checkpoint.path_, checkpoint.tensors_));
+  set_aside_unexplained(checkpoint);
   return checkpoint;
+}
+
+void HuggingFaceReader::set_aside_unexplained(Checkpoint& checkpoint) {
+  const auto type = [](QuantFormat format) -> std::string {
+    switch (format) {
+      case QuantFormat::f8_e4m3:
+        return "F8_E4M3";
+      case QuantFormat::i8:
+        return "I8";
+      case QuantFormat::i32:
+        return "I32";
+      case QuantFormat::i64:
+        return "I64";
+      default:
+        return "";
+    }
+  };
+  std::erase_if(checkpoint.tensors_, [&](const auto& entry) {
+    std::string name = type(entry.second.format);
+    const bool aside = !name.empty();
+    if (aside) checkpoint.unreadable_.emplace(entry.first, std::move(name));
+    return aside;
+  });
 }
 
 Result<Checkpoint> HuggingFaceReader::open_config(const fs::path& file) {
@@ -202,8 +229,8 @@ Status HuggingFaceReader::add_file(Checkpoint& checkpoint, const fs::path& file)
   checkpoint.files_.push_back(std::make_unique<MappedFile>(std::move(mapped)));
   MILLRACE_TRY(SafetensorsFile content, parse_safetensors(checkpoint.files_.back()->bytes(), file.string()));
   for (StoredTensor& tensor : content.tensors) {
-    tensor.name = text_model_name(tensor.name);
-    std::string name = tensor.name;
+    std::string name = text_model_name(tensor.name);
+    if (name != tensor.name) tensor.name_in_file = std::exchange(tensor.name, name);
     const auto [place, added] = checkpoint.tensors_.emplace(std::move(name), std::move(tensor));
     if (!added || checkpoint.unreadable_.contains(place->first)) {
       return fail("{}: tensor {} is there twice, here and in another place", file.string(), shown(place->first));

@@ -23,6 +23,8 @@ class HuggingFaceReader {
   static Status read_texts(Checkpoint& checkpoint, const std::filesystem::path& directory);
   static Status read_tensors(Checkpoint& checkpoint, const std::filesystem::path& directory);
   static Status add_shards(Checkpoint& checkpoint, const std::filesystem::path& directory);
+  /// Numbers that mean nothing by themselves, and that no method of quantisation has joined with their scales.
+  static void set_aside_unexplained(Checkpoint& checkpoint);
   static Status add_file(Checkpoint& checkpoint, const std::filesystem::path& file);
 };
 

@@ -12,9 +12,11 @@ struct E4m3 {
 
 /// The steps of the codes of E2M1 with kE2m1Zero added. A table of the kernels' own, which leaves no symbol.
 constexpr std::uint8_t kE2m1Raised[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+/// And without it.
+constexpr std::int8_t kE2m1Signed[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 static_assert([] {
   for (int code = 0; code < 16; ++code) {
-    if (kE2m1Raised[code] != kE2m1Steps[code] + kE2m1Zero) return false;
+    if (kE2m1Signed[code] != kE2m1Steps[code] || kE2m1Raised[code] != kE2m1Steps[code] + kE2m1Zero) return false;
   }
   return true;
 }());

@@ -41,6 +41,12 @@ inline void store(std::int8_t* p, Lanes v) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(values[i]);
 }
 
+inline Lanes load_unsigned(const std::uint8_t* p) {
+  float values[16];
+  for (int i = 0; i < 16; ++i) values[i] = p[i];
+  return load(values);
+}
+
 inline Lanes load(const Int8* p) {
   return load(&p->code);
 }
@@ -73,6 +79,27 @@ inline void add_products(const std::byte* codes, const std::int8_t* x, std::int6
         }
       }
     }
+  }
+}
+
+constexpr float kWidenedUnit = 1.0f;
+
+/// The steps of four inputs of a panel, at `codes` (PackedIntegers), divided by the unit, a power of two: of int4 the
+/// codes themselves.
+template <CodeKind kKind>
+inline void widen_quad(const std::byte* codes, Lanes (&steps)[4]) {
+  const auto* w = reinterpret_cast<const std::uint8_t*>(codes);
+  for (int k = 0; k < 4; ++k) {
+    float values[16];
+    for (int o = 0; o < 16; ++o) {
+      if constexpr (kKind == CodeKind::int8) {
+        values[o] = static_cast<std::int8_t>(w[o * 4 + k]);
+      } else {
+        const std::uint8_t both = w[o % 8 * 4 + k], code = o < 8 ? both & 15 : both >> 4;
+        values[o] = kKind == CodeKind::e2m1 ? kE2m1Signed[code] : code;
+      }
+    }
+    steps[k] = load(values);
   }
 }
 

@@ -48,6 +48,11 @@ inline void store(std::int8_t* p, Lanes v) {
 #endif
 }
 
+inline Lanes load_unsigned(const std::uint8_t* p) {
+  const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return to_lanes({_mm256_cvtepu8_epi32(all), _mm256_cvtepu8_epi32(_mm_srli_si128(all, 8))});
+}
+
 inline Lanes load(const Int8* p) {
   return load(&p->code);
 }
@@ -135,6 +140,36 @@ inline void add_products(const std::byte* codes, const std::int8_t* x, std::int6
   } else {
     add_products_4<kRows, kKind == CodeKind::e2m1>(codes, x, x_stride, count, sums);
   }
+}
+
+/// Byte `index` of each lane at its top, zeros below: as integers, the signed bytes times 2^24.
+inline __m256i raised_byte(__m256i words, int index) {
+  const __m256i first =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, -1, -1, 0, -1, -1, -1, 4, -1, -1, -1, 8, -1, -1, -1, 12));
+  return _mm256_shuffle_epi8(words, _mm256_add_epi8(first, _mm256_set1_epi32(index << 24)));
+}
+
+constexpr float kWidenedUnit = 0x1p-24f;
+
+template <CodeKind kKind>
+inline void widen_quad(const std::byte* codes, Lanes (&steps)[4]) {
+  constexpr int kAhead = 1024;  // bytes
+  __builtin_prefetch(reinterpret_cast<const char*>(codes) + kAhead);
+  const auto* w = reinterpret_cast<const __m256i*>(codes);
+  __m256i low = _mm256_loadu_si256(w), high = low;
+  if constexpr (kKind == CodeKind::int8) {
+    high = _mm256_loadu_si256(w + 1);
+  } else {
+    const __m256i nibble = _mm256_set1_epi8(15);
+    low = _mm256_and_si256(low, nibble);
+    high = _mm256_and_si256(_mm256_srli_epi16(high, 4), nibble);
+    if constexpr (kKind == CodeKind::e2m1) {
+      const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kE2m1Signed)));
+      low = _mm256_shuffle_epi8(table, low);
+      high = _mm256_shuffle_epi8(table, high);
+    }
+  }
+  MILLRACE_UNROLL for (int i = 0; i < 4; ++i) steps[i] = to_lanes({raised_byte(low, i), raised_byte(high, i)});
 }
 
 /// For the measure of what is possible (limits.h): bytes that are multiplied and summed in 16 bits.

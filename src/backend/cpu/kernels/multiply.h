@@ -19,8 +19,9 @@ struct Product {
   float* out;
   std::int64_t out_stride;
   bool first;
-  const float* scales;    // of the outputs, multiplied with the sum at its end and with x_scales; null: not
-  const float* x_scales;  // [rows]
+  const float* scales;    // of the outputs, multiplied with the sum at its end; null: not
+  const float* x_scales;  // [rows], multiplied with those before; null: not
+  float unit;             // of the weights, taken at the end too: a power of two
   const float* bias;      // added after the sum; null: not
 };
 
@@ -56,9 +57,9 @@ inline void multiply_tile(const Product<Element>& a, std::int64_t row, std::int6
     MILLRACE_UNROLL for (int p = 0; p < kPanels; ++p) {
       const std::int64_t lanes = p + 1 < kPanels ? 16 : last;
       if (a.scales != nullptr) {
-        // The unit is a power of two: whether it is taken before or after changes no bit.
-        const Lanes scale = mul(load(a.scales + (panel + p) * 16), broadcast(a.x_scales[row + r]));
-        sum[r][p] = mul(mul(sum[r][p], broadcast(kE4m3Unit)), scale);
+        Lanes scale = load(a.scales + (panel + p) * 16);
+        if (a.x_scales != nullptr) scale = mul(scale, broadcast(a.x_scales[row + r]));
+        sum[r][p] = mul(mul(sum[r][p], broadcast(a.unit)), scale);
       }
       if (a.bias != nullptr) sum[r][p] = add(sum[r][p], load_part(a.bias + (panel + p) * 16, lanes));
       store_part(out + r * a.out_stride + p * 16, sum[r][p], lanes);
@@ -164,9 +165,12 @@ inline Product<Element> panel_product(const MatmulTask& task, std::int64_t panel
   product.out = task.out + panel * 16;
   product.out_stride = task.out_stride;
   product.first = k == 0;
-  if (k + count == task.weight.cols && task.weight.row_scales != nullptr) {
-    product.scales = task.weight.row_scales + panel * 16;
+  const PackedSegment& weight = task.weight;
+  const float* scales = weight.format == QuantFormat::codes ? weight.codes->row_scales : weight.row_scales;
+  if (k + count == weight.cols && scales != nullptr) {
+    product.scales = scales + panel * 16;
     product.x_scales = task.x_scales;
+    product.unit = weight.format == QuantFormat::f8_e4m3 ? kE4m3Unit : 1.0f;
   }
   product.bias = k + count == task.weight.cols && task.bias != nullptr ? task.bias + panel * 16 : nullptr;
   return product;
@@ -200,15 +204,22 @@ void multiply_decoded(const MatmulTask& task, std::int64_t k, std::int64_t count
   float* tile = task.scratch + kMatmulInputScratch;
   float* decoded = tile + kMatmulWeightScratch;
   // Few rows: enough panels for a tile of one row. Many: what a tile holds, so that it stays in the first-level cache.
-  const std::int64_t group = task.rows <= kTileRows ? tile_panels(1) : tile_panels(kTileRows);
+  const bool few = task.rows <= kTileRows;
+  const std::int64_t group = few ? tile_panels(1) : tile_panels(kTileRows);
+  const bool codes = weight.format == QuantFormat::codes, grouped = weight.group_scales != nullptr;
+  const std::int64_t block = few && (codes || grouped) ? kMatmulBlock / 4 : kMatmulBlock;  // then all panels of it stay
   for (std::int64_t panel = task.first_panel; panel < task.end_panel; panel += group) {
     const std::int64_t panels = task.end_panel - panel < group ? task.end_panel - panel : group;
-    for (std::int64_t b = 0; b < count; b += kMatmulBlock) {
-      const std::int64_t part = count - b < kMatmulBlock ? count - b : kMatmulBlock;
+    for (std::int64_t b = 0; b < count; b += block) {
+      const std::int64_t part = count - b < block ? count - b : block, stride = (part + 3) / 4 * 4 * 16;
       for (std::int64_t p = 0; p < panels; ++p) {
-        float* target = tile + p * part * 16;
+        float* target = tile + p * stride;
         const std::int64_t element = ((panel + p) * weight.cols + k + b) * 16;
-        if (weight.format == QuantFormat::f8_e4m3) {
+        if (codes) {
+          widen_codes(*weight.codes, panel + p, k + b, part, target);
+        } else if (grouped) {
+          widen_e4m3(weight, panel + p, k + b, part, target);
+        } else if (weight.format == QuantFormat::f8_e4m3) {
           widen_panel(reinterpret_cast<const E4m3*>(weight.data) + element, part, target);
         } else if (weight.format == QuantFormat::bf16) {
           widen_panel(reinterpret_cast<const Bf16*>(weight.data) + element, part, target);
@@ -220,7 +231,7 @@ void multiply_decoded(const MatmulTask& task, std::int64_t k, std::int64_t count
       }
       Product<float> product = panel_product<float>(task, panel, panels, k + b, part, x + b, x_stride);
       product.w = tile;
-      product.panel_stride = part * 16;
+      product.panel_stride = stride;
       multiply(product);
     }
   }
@@ -243,7 +254,8 @@ void matmul(const MatmulTask& task) {
     }
     if (task.weight.format == QuantFormat::f32) {
       multiply_stored<float>(task, k, count, x, x_stride);
-    } else if (task.weight.format == QuantFormat::f8_e4m3 && task.rows <= kTileRows) {
+    } else if (task.weight.format == QuantFormat::f8_e4m3 && task.weight.group_scales == nullptr &&
+               task.rows <= kTileRows) {
       multiply_stored<E4m3>(task, k, count, x, x_stride);
     } else if (task.weight.format == QuantFormat::bf16 && direct) {
       multiply_stored<Bf16>(task, k, count, x, x_stride);

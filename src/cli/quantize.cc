@@ -1,0 +1,102 @@
+// `millrace quantize`: a checkpoint with its linear layers rounded, for this program and others.
+
+#include "convert/quantize.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/options.h"
+#include "core/mapped_file.h"
+#include "core/memory.h"
+
+namespace millrace::cli {
+
+namespace {
+
+struct QuantizeFlags {
+  ModelFlags model;  // model, recipe, threads and json alone
+  std::string output, format;
+};
+
+Result<Recipe> recipe_of(const QuantizeFlags& flags) {
+  if (flags.format.empty() == flags.model.recipe.empty()) {
+    return fail("say what to round to: either --format or --recipe");
+  }
+  if (flags.format.empty()) {
+    MILLRACE_TRY(const std::string text, read_text_file(flags.model.recipe));
+    MILLRACE_TRY(Recipe recipe, parse_recipe(text, flags.model.recipe));
+    if (recipe.kv_format) {
+      return fail("{}: \"kv\" is not of a checkpoint; give it where the model runs", flags.model.recipe);
+    }
+    return recipe;
+  }
+  Recipe recipe;
+  recipe.default_weights = code_format_from_name(flags.format);
+  if (!recipe.default_weights) {
+    return fail(
+        "--format {} is not known; there are int8, int4, int4.g32, int4.g64, int4.g128, each int4 with .sym, "
+        "nvfp4, mxfp4 and fp8_e4m3, and all of these with .a16",
+        flags.format);
+  }
+  return recipe;
+}
+
+nlohmann::ordered_json as_json(const QuantizeReport& report) {
+  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+  for (const LayerReport& layer : report.layers) {
+    layers.push_back({{"layer", layer.layer},
+                      {"format", layer.format},
+                      {"rows", layer.rows},
+                      {"cols", layer.cols},
+                      {"relative_error", layer.error},
+                      {"largest_change", layer.largest}});
+  }
+  return {{"layers", layers},
+          {"source_bytes", report.source_bytes},
+          {"output_bytes", report.output_bytes},
+          {"resumed_steps", report.resumed}};
+}
+
+Status run(const QuantizeFlags& flags) {
+  QuantizeOptions options{.output = flags.output, .threads = flags.model.threads};
+  MILLRACE_TRY(options.model, model_path(flags.model));
+  MILLRACE_TRY(options.recipe, recipe_of(flags));
+  const auto bar = progress_bar("quantizing");
+  options.progress = [&](std::uint64_t done, std::uint64_t total) {
+    bar(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
+  };
+  MILLRACE_TRY(const QuantizeReport report, quantize_checkpoint(options));
+  if (flags.model.json) {
+    std::printf("%s\n", as_json(report).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    return Ok{};
+  }
+  std::printf("%-50s %-14s %14s %10s %12s\n", "layer", "format", "size", "error", "largest");
+  for (const LayerReport& layer : report.layers) {
+    std::printf("%-50s %-14s %6lld x %5lld %8.3f %% %12.3g\n", layer.layer.c_str(), layer.format.c_str(),
+                static_cast<long long>(layer.rows), static_cast<long long>(layer.cols), 100.0 * layer.error,
+                layer.largest);
+  }
+  if (report.resumed > 0) std::printf("%zu steps were there from an earlier call\n", report.resumed);
+  std::printf("%s became %s in %s\n", format_size(report.source_bytes).c_str(),
+              format_size(report.output_bytes).c_str(), flags.output.c_str());
+  return Ok{};
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app, Command& chosen) {
+  auto flags = std::make_shared<QuantizeFlags>();
+  CLI::App* command = app.add_subcommand("quantize", "Write a model with its linear layers rounded");
+  command->add_option("model", flags->model.model, "Hugging Face directory or .gguf file; absent: the built-in model");
+  command->add_option("-o,--output", flags->output, "Directory to write: new, empty, or of a call that was stopped")
+      ->required();
+  command->add_option("--format", flags->format, "Of all linear layers but the head, such as int8 or int4.g64");
+  command->add_option("--recipe", flags->model.recipe, "File that says the formats layer by layer");
+  command->add_option("--threads", flags->model.threads, "Threads; 0: one a core")->check(CLI::Range(0, 1024));
+  command->add_flag("--json", flags->model.json, "Print one JSON document");
+  command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
+}
+
+}  // namespace millrace::cli
