@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "core/dtype.h"
@@ -35,6 +36,7 @@ struct MatrixPiece {
 /// The pieces' rows one below the other; all have the same number of columns.
 struct MatrixSource {
   std::vector<MatrixPiece> pieces;
+  std::vector<std::string> layers = {};  // whose weight it is, by their names in recipes; empty: of none that has one
 
   [[nodiscard]] std::int64_t rows() const {
     std::int64_t total = 0;
@@ -53,11 +55,17 @@ void read_row(const MatrixSource& source, std::int64_t row, float* target);
 /// sums within a group of integers are exact and those over groups, or of E4M3, in f32, and `input` says nothing. With
 /// `integer_blocks` the same holds, without any rounding of weights, for those pieces that are stored in blocks of
 /// integer codes (quant/integer_blocks.h), with a scale for 32 inputs of a row each, and for those that are stored as
-/// integer codes and want such inputs (quant/coded_matrix.h).
+/// codes and ask for such inputs (quant/coded_matrix.h); with `byte_inputs` for all that are stored as codes, as far as
+/// products of integers can say what they hold.
 struct LinearFormat {
   DType input = DType::f32;
   std::optional<CodeFormat> codes = {};
   bool integer_blocks = false;
+  bool byte_inputs = false;
+
+  [[nodiscard]] bool wants_byte_inputs(const CodedMatrix& coded) const {
+    return byte_inputs || (integer_blocks && coded.byte_inputs);
+  }
 };
 
 }  // namespace millrace

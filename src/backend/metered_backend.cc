@@ -132,53 +132,53 @@ OpTotals MeteredBackend::sum() const {
 }
 
 void MeteredBackend::embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) {
-  meter({OpKind::embed, table.rows(), table.cols()}, {}, [&] { inner_->embed(batch, table, scale, out); });
+  meter({OpKind::embed, table.rows(), table.cols()}, {}, [&] { inner().embed(batch, table, scale, out); });
 }
 
 void MeteredBackend::residual_norm(const ResidualNormArgs& args) {
-  meter({OpKind::norm}, {}, [&] { inner_->residual_norm(args); });
+  meter({OpKind::norm}, {}, [&] { inner().residual_norm(args); });
 }
 
 void MeteredBackend::linear(const Linear& linear, const float* x, std::int64_t rows, float* out,
                             std::int64_t out_stride) {
   meter({OpKind::linear, linear.weight->rows(), linear.weight->cols()}, product_cost(linear, rows),
-        [&] { inner_->linear(linear, x, rows, out, out_stride); });
+        [&] { inner().linear(linear, x, rows, out, out_stride); });
 }
 
 void MeteredBackend::rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) {
-  meter({OpKind::rope_store}, {}, [&] { inner_->rope_store(batch, args); });
+  meter({OpKind::rope_store}, {}, [&] { inner().rope_store(batch, args); });
 }
 
 void MeteredBackend::attend(const ForwardBatch& batch, const AttendArgs& args) {
-  meter({OpKind::attend}, attend_cost(batch, args), [&] { inner_->attend(batch, args); });
+  meter({OpKind::attend}, attend_cost(batch, args), [&] { inner().attend(batch, args); });
 }
 
 void MeteredBackend::gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) {
   meter({OpKind::gated_ffn, ffn.gate_up.weight->rows(), ffn.gate_up.weight->cols()}, ffn_cost(ffn, rows),
-        [&] { inner_->gated_ffn(ffn, x, rows, scratch, out); });
+        [&] { inner().gated_ffn(ffn, x, rows, scratch, out); });
 }
 
 void MeteredBackend::moe(const MoeArgs& args) {
-  meter({OpKind::experts}, moe_cost(args), [&] { inner_->moe(args); });
+  meter({OpKind::experts}, moe_cost(args), [&] { inner().moe(args); });
 }
 
 void MeteredBackend::activate_multiply(Activation activation, float* gate, const float* other,
                                        std::int64_t other_stride, std::int64_t rows, std::int64_t width) {
   meter({OpKind::elementwise}, {},
-        [&] { inner_->activate_multiply(activation, gate, other, other_stride, rows, width); });
+        [&] { inner().activate_multiply(activation, gate, other, other_stride, rows, width); });
 }
 
 void MeteredBackend::combine(float a, const float* x, float b, const float* y, float* out, std::int64_t count) {
-  meter({OpKind::elementwise}, {}, [&] { inner_->combine(a, x, b, y, out, count); });
+  meter({OpKind::elementwise}, {}, [&] { inner().combine(a, x, b, y, out, count); });
 }
 
 void MeteredBackend::gather_rows(const float* x, std::span<const std::int32_t> indices, std::int64_t width,
                                  float* out) {
-  meter({OpKind::elementwise}, {}, [&] { inner_->gather_rows(x, indices, width, out); });
+  meter({OpKind::elementwise}, {}, [&] { inner().gather_rows(x, indices, width, out); });
 }
 
 void MeteredBackend::scale_softcap(float* x, std::int64_t count, float scale, float softcap) {
-  meter({OpKind::elementwise}, {}, [&] { inner_->scale_softcap(x, count, scale, softcap); });
+  meter({OpKind::elementwise}, {}, [&] { inner().scale_softcap(x, count, scale, softcap); });
 }
 
 }  // namespace millrace

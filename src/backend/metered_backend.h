@@ -7,7 +7,7 @@
 #include <map>
 #include <memory>
 
-#include "backend/backend.h"
+#include "backend/forwarding_backend.h"
 
 namespace millrace {
 
@@ -38,37 +38,15 @@ struct OpTotals {
 /// The least seconds in which a device of these limits can do it: the longer of moving and computing.
 double limit_seconds(const OpTotals& totals, const DeviceLimits& limits);
 
-/// Packed matrices and buffers are the inner backend's own. Times are those of the calls, so that they tell of a
+/// Times are those of the calls, so that they tell of a
 /// backend that has done the work when a call returns.
-class MeteredBackend final : public Backend {
+class MeteredBackend final : public ForwardingBackend {
  public:
-  explicit MeteredBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
+  using ForwardingBackend::ForwardingBackend;
 
   [[nodiscard]] const std::map<OpKey, OpTotals>& totals() const { return totals_; }
   [[nodiscard]] OpTotals sum() const;
   void reset() { totals_.clear(); }
-
-  [[nodiscard]] std::string numeric_class() const override { return inner_->numeric_class(); }
-  Result<DeviceLimits> measure_limits() override { return inner_->measure_limits(); }
-  [[nodiscard]] bool host_memory() const override { return inner_->host_memory(); }
-  Result<Buffer> allocate(std::size_t bytes) override { return inner_->allocate(bytes); }
-  void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) override {
-    inner_->write(target, offset, source);
-  }
-  void read(const Buffer& source, std::size_t offset, std::span<std::byte> target) override {
-    inner_->read(source, offset, target);
-  }
-  void copy(const Buffer& target, std::size_t target_offset, const Buffer& source, std::size_t source_offset,
-            std::size_t bytes) override {
-    inner_->copy(target, target_offset, source, source_offset, bytes);
-  }
-  Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
-    return inner_->pack(source, format);
-  }
-  [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
-    return inner_->packed_bytes(source, format);
-  }
-  void begin(const ForwardBatch& batch) override { inner_->begin(batch); }
 
   void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override;
   void residual_norm(const ResidualNormArgs& args) override;
@@ -87,7 +65,6 @@ class MeteredBackend final : public Backend {
   template <typename Call>
   void meter(OpKey key, OpTotals cost, Call&& call);
 
-  std::unique_ptr<Backend> inner_;
   std::map<OpKey, OpTotals> totals_;
 };
 

@@ -12,8 +12,8 @@
 #include "core/memory.h"
 #include "eval/reference_file.h"
 #include "eval/text_quality.h"
-#include "eval/text_windows.h"
 #include "quant/integer_blocks.h"
+#include "runtime/text_windows.h"
 
 namespace millrace::cli {
 
@@ -26,7 +26,7 @@ struct EvalFlags {
   ModelFlags model;
   std::string text;
   std::int64_t window = 0;
-  std::string reference_cache;
+  std::string reference, reference_cache;
   bool no_reference = false;
 };
 
@@ -149,6 +149,21 @@ Result<ReferenceFile> reference_of(const EvalFlags& flags, const LoadOptions& te
   return file;
 }
 
+/// The same of another model, which must read the text as this one does.
+Result<ReferenceFile> reference_of_other(const EvalFlags& flags, const LoadOptions& tested, const ModelPlan& plan,
+                                         const EvalText& text) {
+  LoadOptions other = tested;
+  other.path = flags.reference;
+  other.recipe = {};
+  MILLRACE_TRY(const ModelPlan other_plan, plan_model(other));
+  MILLRACE_TRY(const EvalText other_text, read_text(flags, other_plan));
+  if (other_plan.config.vocab != plan.config.vocab || other_text.hash != text.hash) {
+    return fail("{} reads the text as other tokens than {}: they cannot be compared", flags.reference,
+                tested.path.string());
+  }
+  return reference_of(flags, other, other_plan, text);
+}
+
 nlohmann::ordered_json interval_json(const Estimate& estimate) {
   if (!estimate.interval) return nullptr;
   return {estimate.interval->first, estimate.interval->second};
@@ -210,8 +225,10 @@ Status run(const EvalFlags& flags) {
   {
     MILLRACE_TRY(const ModelPlan plan, plan_model(options));
     MILLRACE_TRY(text, read_text(flags, plan));
-    lossless = is_lossless(options, plan);
-    if (!lossless && !flags.no_reference) {
+    lossless = is_lossless(options, plan) && flags.reference.empty();
+    if (!flags.reference.empty()) {
+      MILLRACE_TRY(reference, reference_of_other(flags, options, plan, text));
+    } else if (!lossless && !flags.no_reference) {
       MILLRACE_TRY(reference, reference_of(flags, options, plan, text));
     }
   }
@@ -239,6 +256,8 @@ void add_eval(CLI::App& app, Command& chosen) {
       ->check(CLI::PositiveNumber);
   command->add_option("--reference-cache", flags->reference_cache,
                       "Folder for what the model as stored says; absent: in the user's cache");
+  command->add_option("--reference", flags->reference,
+                      "Model to compare with, run as it is stored; absent: the same model as stored");
   command->add_flag("--no-reference", flags->no_reference, "Perplexity only: do not run the model as stored");
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }

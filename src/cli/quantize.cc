@@ -17,7 +17,8 @@ namespace {
 
 struct QuantizeFlags {
   ModelFlags model;  // model, recipe, threads and json alone
-  std::string output, format;
+  std::string output, format, method = "rtn", text;
+  std::int64_t tokens = 65536;
 };
 
 Result<Recipe> recipe_of(const QuantizeFlags& flags) {
@@ -27,8 +28,9 @@ Result<Recipe> recipe_of(const QuantizeFlags& flags) {
   if (flags.format.empty()) {
     MILLRACE_TRY(const std::string text, read_text_file(flags.model.recipe));
     MILLRACE_TRY(Recipe recipe, parse_recipe(text, flags.model.recipe));
-    if (recipe.kv_format) {
-      return fail("{}: \"kv\" is not of a checkpoint; give it where the model runs", flags.model.recipe);
+    if (recipe.kv_format || recipe.byte_inputs) {
+      return fail("{}: \"{}\" is not of a checkpoint; give it where the model runs", flags.model.recipe,
+                  recipe.kv_format ? "kv" : "inputs");
     }
     return recipe;
   }
@@ -51,18 +53,30 @@ nlohmann::ordered_json as_json(const QuantizeReport& report) {
                       {"rows", layer.rows},
                       {"cols", layer.cols},
                       {"relative_error", layer.error},
-                      {"largest_change", layer.largest}});
+                      {"largest_change", layer.largest},
+                      {"output_error", layer.output_error ? nlohmann::ordered_json(*layer.output_error) : nullptr}});
   }
   return {{"layers", layers},
           {"source_bytes", report.source_bytes},
           {"output_bytes", report.output_bytes},
+          {"scaled_groups", report.scaled},
           {"resumed_steps", report.resumed}};
+}
+
+RoundingMethod method_of(const std::string& name) {
+  if (name == "gptq") return RoundingMethod::gptq;
+  if (name == "awq") return RoundingMethod::awq;
+  if (name == "smoothquant") return RoundingMethod::smoothquant;
+  return RoundingMethod::nearest;
 }
 
 Status run(const QuantizeFlags& flags) {
   QuantizeOptions options{.output = flags.output, .threads = flags.model.threads};
   MILLRACE_TRY(options.model, model_path(flags.model));
   MILLRACE_TRY(options.recipe, recipe_of(flags));
+  options.method = method_of(flags.method);
+  options.text = {.file = flags.text, .tokens = flags.tokens};
+  options.text_progress = progress_bar("calibrating");
   const auto bar = progress_bar("quantizing");
   options.progress = [&](std::uint64_t done, std::uint64_t total) {
     bar(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total));
@@ -72,11 +86,12 @@ Status run(const QuantizeFlags& flags) {
     std::printf("%s\n", as_json(report).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return Ok{};
   }
-  std::printf("%-50s %-14s %14s %10s %12s\n", "layer", "format", "size", "error", "largest");
+  std::printf("%-50s %-14s %14s %10s %10s %12s\n", "layer", "format", "size", "error", "outputs", "largest");
   for (const LayerReport& layer : report.layers) {
-    std::printf("%-50s %-14s %6lld x %5lld %8.3f %% %12.3g\n", layer.layer.c_str(), layer.format.c_str(),
+    const std::string outputs = layer.output_error ? fmt::format("{:.3f} %", 100.0 * *layer.output_error) : "";
+    std::printf("%-50s %-14s %6lld x %5lld %8.3f %% %10s %12.3g\n", layer.layer.c_str(), layer.format.c_str(),
                 static_cast<long long>(layer.rows), static_cast<long long>(layer.cols), 100.0 * layer.error,
-                layer.largest);
+                outputs.c_str(), layer.largest);
   }
   if (report.resumed > 0) std::printf("%zu steps were there from an earlier call\n", report.resumed);
   std::printf("%s became %s in %s\n", format_size(report.source_bytes).c_str(),
@@ -94,6 +109,10 @@ void add_quantize(CLI::App& app, Command& chosen) {
       ->required();
   command->add_option("--format", flags->format, "Of all linear layers but the head, such as int8 or int4.g64");
   command->add_option("--recipe", flags->model.recipe, "File that says the formats layer by layer");
+  command->add_option("--method", flags->method, "rtn rounds to nearest; gptq, awq and smoothquant go by a text")
+      ->check(CLI::IsMember({"rtn", "gptq", "awq", "smoothquant"}));
+  command->add_option("--text", flags->text, "Text that the method goes by; with rtn for the report alone");
+  command->add_option("--tokens", flags->tokens, "Of it that are read at most")->check(CLI::PositiveNumber);
   command->add_option("--threads", flags->model.threads, "Threads; 0: one a core")->check(CLI::Range(0, 1024));
   command->add_flag("--json", flags->model.json, "Print one JSON document");
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });

@@ -31,12 +31,12 @@ std::optional<std::string> expert_layer(const std::string& stem, const ExpertNam
 
 Result<LinearLayers> LinearLayers::of(const Checkpoint& checkpoint) {
   LinearLayers result;
-  MILLRACE_TRY(const ModelConfig config, parse_model_config(checkpoint.config(), checkpoint.text().generation_config));
-  MILLRACE_TRY(result.names_, parse_tensor_names(checkpoint.config(), config));
+  MILLRACE_TRY(result.config_, parse_model_config(checkpoint.config(), checkpoint.text().generation_config));
+  MILLRACE_TRY(result.names_, parse_tensor_names(checkpoint.config(), result.config_));
   const TensorSource source = TensorSource::of_checkpoint(checkpoint);
   const std::unique_ptr<Backend> backend = make_reference_backend();
   std::set<std::string> layers;
-  WeightLoader loader(config, result.names_, source, *backend, {}, [&](const std::string& layer) {
+  WeightLoader loader(result.config_, result.names_, source, *backend, {}, [&](const std::string& layer) {
     layers.insert(layer);
     return LinearFormat{};
   });
@@ -44,6 +44,19 @@ Result<LinearLayers> LinearLayers::of(const Checkpoint& checkpoint) {
   if (!source.has("lm_head.weight")) layers.erase("lm_head");
   result.layers_.assign(layers.begin(), layers.end());
   return result;
+}
+
+std::optional<std::string> LinearLayers::of_expert(const std::string& tensor, std::int64_t expert) const {
+  const ExpertNames& names = names_.experts;
+  for (const auto& [stacked, each] : {std::pair<std::string_view, const std::string&>{"gate_proj", names.each_gate},
+                                      {"up_proj", names.each_up},
+                                      {"down_proj", names.each_down}}) {
+    const std::string end = fmt::format(".{}.{}{}", names.stacked, stacked, kWeight);
+    if (!tensor.ends_with(end)) continue;
+    return fmt::format("{}.{}.{}.{}{}", tensor.substr(0, tensor.size() - end.size()), names.each, expert, each,
+                       kWeight);
+  }
+  return std::nullopt;
 }
 
 std::optional<std::string> LinearLayers::of_tensor(const std::string& tensor) const {

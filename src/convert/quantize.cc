@@ -3,19 +3,26 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <utility>
 
 #include "backend/matrix_source.h"
 #include "convert/code_grid.h"
 #include "convert/compressed_tensors.h"
+#include "convert/gptq.h"
+#include "convert/input_scaling.h"
 #include "convert/linear_layers.h"
 #include "convert/safetensors_writer.h"
+#include "convert/tensor_reader.h"
 #include "core/check.h"
 #include "core/float16.h"
+#include "core/memory.h"
 #include "model/checkpoint/checkpoint.h"
 #include "model/weight_builder.h"
 #include "quant/codec.h"
@@ -35,6 +42,7 @@ struct Step {
   const StoredTensor* source = nullptr;
   std::string name;                  // in the result
   std::string layer;                 // of a matrix: the name without ".weight"
+  std::string recipe_layer;          // of a linear layer: its name there
   std::optional<CodeFormat> format;  // nothing: it is copied
   ScaleType scales = ScaleType::f16;
   std::string_view dtype;  // of what is copied
@@ -57,39 +65,76 @@ ScaleType scale_type(QuantFormat format) {
   return format == QuantFormat::f32 ? ScaleType::f32 : format == QuantFormat::bf16 ? ScaleType::bf16 : ScaleType::f16;
 }
 
-/// What the source's numbers mean, as floats.
-class Reader {
- public:
-  Reader(const Checkpoint& checkpoint, const TensorNames& names) : checkpoint_(&checkpoint), names_(&names) {}
+/// How the weights of one layer become codes.
+struct Rounder {
+  RoundingMethod method = RoundingMethod::nearest;
+  const InputStatistics* inputs = nullptr;  // null: not looked at
+  std::vector<float> mean_square = {};      // of inputs as the weights meet them, scaled
+  GptqFactor factor = {};
 
-  /// Rows [first, first + count) of a matrix, or all of a vector as one row.
-  void read(const StoredTensor& tensor, std::int64_t first, std::int64_t count, float* target, ThreadPool& pool) const {
-    const std::int64_t rows = tensor.shape.size() < 2 ? 1 : tensor.shape.front(), cols = tensor.elements() / rows;
-    SourceTensor source{tensor, {}};
-    std::vector<float> ordered;
-    if (tensor.shape.size() < 2 && tensor.unpermute_heads > 0) {  // a bias, whose rows are its elements
-      source.stored.shape = {cols, 1};
-      const MatrixSource column{{WeightBuilder::piece(source, cols, 1, {})}};
-      for (std::int64_t i = 0; i < cols; ++i) read_row(column, i, target + i);
-      return;
+  [[nodiscard]] CodedRows round(const Step& step, float unit, const float* weights, std::int64_t rows,
+                                std::int64_t cols, ThreadPool& pool) const {
+    const CodeFormat& format = *step.format;
+    switch (method) {
+      case RoundingMethod::gptq:
+        return gptq(format, step.scales, unit, weights, rows, cols, factor, pool);
+      case RoundingMethod::awq:
+        return round_with_clipping(format, step.scales, unit, weights, rows, cols, mean_square, pool);
+      case RoundingMethod::nearest:
+      case RoundingMethod::smoothquant:
+        break;
     }
-    const MatrixSource matrix{{WeightBuilder::piece(source, rows, cols, {})}};
-    pool.run(count, [&](std::int64_t row, int) { read_row(matrix, first + row, target + row * cols); });
-    if (names_->norms_minus_one && checkpoint_->norms_include_one() && tensor.name.ends_with("norm.weight")) {
-      for (std::int64_t i = 0; i < count * cols; ++i) target[i] -= 1.0f;
-    }
+    return round_to_nearest(format, step.scales, unit, weights, rows, cols, pool);
+  }
+};
+
+/// What the change of weights does to a layer's outputs on the sample of its inputs.
+class OutputError {
+ public:
+  /// `factors`: that the weights' columns were multiplied with; null: with nothing.
+  OutputError(const InputStatistics* inputs, const std::vector<float>* factors) {
+    if (inputs == nullptr) return;
+    cols_ = inputs->cols;
+    sample_ = inputs->sample;
+    for (std::size_t i = 0; factors != nullptr && i < sample_.size(); ++i)
+      sample_[i] /= (*factors)[i % factors->size()];
   }
 
-  /// Whether the bytes of the source can be taken as they are.
-  [[nodiscard]] bool as_stored(const StoredTensor& tensor) const {
-    const bool shifted =
-        names_->norms_minus_one && checkpoint_->norms_include_one() && tensor.name.ends_with("norm.weight");
-    return plain_dtype(tensor.format) && tensor.unpermute_heads == 0 && !shifted;
+  /// weights and their changes, [rows, cols].
+  void add(const std::vector<float>& weights, const std::vector<float>& changes, std::int64_t rows, ThreadPool& pool) {
+    if (sample_.empty()) return;
+    std::vector<double> of_rows(static_cast<std::size_t>(2 * rows));
+    pool.run(rows, [&](std::int64_t row, int) {
+      for (std::size_t s = 0; s < sample_.size(); s += static_cast<std::size_t>(cols_)) {
+        const double output = product(s, weights.data() + row * cols_),
+                     change = product(s, changes.data() + row * cols_);
+        of_rows[static_cast<std::size_t>(2 * row)] += output * output;
+        of_rows[static_cast<std::size_t>(2 * row + 1)] += change * change;
+      }
+    });
+    for (std::size_t i = 0; i < of_rows.size(); i += 2) {
+      squares_ += of_rows[i];
+      changes_ += of_rows[i + 1];
+    }
+  }
+  [[nodiscard]] std::optional<double> relative() const {
+    if (sample_.empty() || !(squares_ > 0.0)) return std::nullopt;
+    return std::sqrt(changes_ / squares_);
   }
 
  private:
-  const Checkpoint* checkpoint_;
-  const TensorNames* names_;
+  [[nodiscard]] double product(std::size_t sample, const float* row) const {
+    float sums[16] = {};
+    const float* x = sample_.data() + sample;
+    for (std::int64_t k = 0; k < cols_; ++k) sums[k % 16] += x[k] * row[k];
+    double sum = 0.0;
+    for (const float part : sums) sum += part;
+    return sum;
+  }
+
+  std::int64_t cols_ = 0;
+  std::vector<float> sample_;
+  double squares_ = 0.0, changes_ = 0.0;
 };
 
 class Conversion {
@@ -98,7 +143,7 @@ class Conversion {
       : options_(&options),
         checkpoint_(std::move(checkpoint)),
         layers_(std::move(layers)),
-        reader_(checkpoint_, layers_.names()),
+        reader_(checkpoint_, layers_.names(), pool),
         pool_(&pool) {}
 
   Result<QuantizeReport> run() {
@@ -107,20 +152,11 @@ class Conversion {
     MILLRACE_TRY(SafetensorsWriter writer,
                  SafetensorsWriter::open(options_->output / "model.safetensors", tensors_, fingerprint()));
     report_.resumed = writer.finished();
-    std::uint64_t done = 0;
     for (std::size_t i = 0; i < steps_.size(); ++i) {
-      const std::string step = std::to_string(i);
-      if (const std::string* note = writer.note(step)) {
-        MILLRACE_CHECK_OK(remember(*note));
-      } else {
-        MILLRACE_TRY(const std::string written, write(writer, steps_[i]));
-        MILLRACE_CHECK_OK(writer.finish(step, written));
-        MILLRACE_CHECK_OK(remember(written));
-        checkpoint_.release(*steps_[i].source);
-      }
-      done += steps_[i].source->bytes();
-      if (options_->progress) options_->progress(done, report_.source_bytes);
+      if (writer.note(std::to_string(i)) != nullptr) done_bytes_ += steps_[i].source->bytes();
     }
+    for (const std::vector<std::size_t>& stage : stages()) MILLRACE_CHECK_OK(run_stage(writer, stage));
+    for (std::size_t i = 0; i < steps_.size(); ++i) MILLRACE_CHECK_OK(remember(*writer.note(std::to_string(i))));
     // What says that this is a model comes last, so that half of one is never taken for a whole.
     MILLRACE_CHECK_OK(writer.commit());
     MILLRACE_CHECK_OK(write_texts());
@@ -128,9 +164,98 @@ class Conversion {
   }
 
  private:
+  /// Steps in the order in which they are done, those of a stage after the text has been run for them once more.
+  [[nodiscard]] std::vector<std::vector<std::size_t>> stages() const {
+    std::vector<std::vector<std::size_t>> stages(1);
+    if (options_->method != RoundingMethod::gptq) {
+      for (std::size_t i = 0; i < steps_.size(); ++i) stages.front().push_back(i);
+      return stages;
+    }
+    // As many layers at once as the products of their inputs have room for; one at least.
+    const std::uint64_t room = options_->memory > 0 ? options_->memory : available_memory() / 2;
+    std::map<std::string, std::vector<std::size_t>> blocks;  // "model.layers.3": what belongs together
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+      const std::string& name = steps_[i].recipe_layer;
+      const std::size_t dot = name.find('.', std::string_view("model.layers.").size());
+      blocks[steps_[i].format ? name.substr(0, dot) : ""].push_back(i);
+    }
+    std::uint64_t taken = 0;
+    for (const auto& [name, steps] : blocks) {
+      const std::uint64_t needed = products_of(steps);
+      if (taken > 0 && taken + needed > room) {
+        stages.emplace_back();
+        taken = 0;
+      }
+      taken += needed;
+      stages.back().insert(stages.back().end(), steps.begin(), steps.end());
+    }
+    return stages;
+  }
+
+  /// Bytes of the products of the inputs of these steps; q, k and v share theirs, and gate and up.
+  [[nodiscard]] std::uint64_t products_of(const std::vector<std::size_t>& steps) const {
+    std::uint64_t bytes = 0;
+    for (const std::size_t i : steps) {
+      const Step& step = steps_[i];
+      if (!step.format) continue;
+      const auto ends = [&](std::string_view name) { return step.layer.ends_with(name); };
+      if (ends("k_proj") || ends("v_proj") || ends("up_proj")) continue;
+      const auto cols = static_cast<std::uint64_t>(step.source->shape[1]);
+      bytes += cols * cols * sizeof(float);
+    }
+    return bytes;
+  }
+
+  Status run_stage(SafetensorsWriter& writer, const std::vector<std::size_t>& stage) {
+    std::set<std::string> wanted;
+    for (const std::size_t i : stage) {
+      const bool open = steps_[i].format && writer.note(std::to_string(i)) == nullptr;
+      // Scales depend on all layers that share inputs, finished or not.
+      if (open || (steps_[i].format && scales_inputs())) wanted.insert(steps_[i].recipe_layer);
+    }
+    if (!options_->text.file.empty() && !wanted.empty()) {
+      MILLRACE_TRY(statistics_, look_at_inputs(options_->model, options_->threads, options_->text, wanted,
+                                               options_->method == RoundingMethod::gptq, options_->text_progress));
+    }
+    if (scales_inputs()) {
+      report_.scaled =
+          scale_inputs(options_->method, layers_, checkpoint_, rounded_layers(), statistics_, reader_, *pool_);
+    }
+    for (const std::size_t i : stage) {
+      const std::string step = std::to_string(i);
+      if (writer.note(step) != nullptr) continue;
+      MILLRACE_TRY(const std::string written, write(writer, steps_[i]));
+      MILLRACE_CHECK_OK(writer.finish(step, written));
+      checkpoint_.release(*steps_[i].source);
+      done_bytes_ += steps_[i].source->bytes();
+      if (options_->progress) options_->progress(done_bytes_, report_.source_bytes);
+    }
+    statistics_.clear();
+    return Ok{};
+  }
+
+  [[nodiscard]] bool scales_inputs() const {
+    return options_->method == RoundingMethod::awq || options_->method == RoundingMethod::smoothquant;
+  }
+
+  [[nodiscard]] std::vector<RoundedLayer> rounded_layers() const {
+    std::vector<RoundedLayer> layers;
+    for (const Step& step : steps_) {
+      if (step.format) layers.push_back({step.source->name, step.recipe_layer, *step.format, step.scales});
+    }
+    return layers;
+  }
+
   Status plan() {
     std::vector<const StoredTensor*> sources;
-    for (const auto& [name, tensor] : checkpoint_.tensors()) sources.push_back(&tensor);
+    for (const auto& [name, tensor] : checkpoint_.tensors()) {
+      if (tensor.shape.size() == 3 && layers_.of_expert(name, 0)) {
+        split_experts(tensor);
+      } else {
+        sources.push_back(&tensor);
+      }
+    }
+    for (const StoredTensor& expert : experts_) sources.push_back(&expert);
     // As they lie in the file.
     std::ranges::sort(sources, std::less<>(), [](const StoredTensor* tensor) { return tensor->data.data(); });
     for (const StoredTensor* source : sources) {
@@ -139,7 +264,10 @@ class Conversion {
       step.name = source->name_in_file.empty() ? source->name : source->name_in_file;
       if (source->shape.size() == 2 && step.name.ends_with(kWeight)) {
         step.layer = step.name.substr(0, step.name.size() - kWeight.size());
-        if (const auto layer = layers_.of_tensor(source->name)) step.format = format_of(*layer);
+        if (const auto layer = layers_.of_tensor(source->name)) {
+          step.format = format_of(*layer);
+          step.recipe_layer = *layer;
+        }
         if (!step.format && !step.layer.ends_with("embed_tokens")) ignored_.push_back(step.layer);
       }
       step.scales = scale_type(source->format);
@@ -156,8 +284,22 @@ class Conversion {
       steps_.push_back(std::move(step));
     }
     for (const OutputTensor& tensor : tensors_) report_.output_bytes += tensor.bytes();
+    // A head that is the embedding is a layer of its own for others.
+    if (checkpoint_.find("lm_head.weight") == nullptr) ignored_.emplace_back("lm_head");
     if (quantised_.empty()) return fail("the recipe leaves all layers of {} as they are", options_->model.string());
     return Ok{};
+  }
+
+  /// A tensor of all experts, as GGUF has them, becomes one for each, which is what others look for.
+  void split_experts(const StoredTensor& all) {
+    const auto share = all.data.size() / static_cast<std::size_t>(all.shape[0]);
+    for (std::int64_t e = 0; e < all.shape[0]; ++e) {
+      StoredTensor expert = all;
+      expert.name = *layers_.of_expert(all.name, e);
+      expert.shape = {all.shape[1], all.shape[2]};
+      expert.data = all.data.subspan(static_cast<std::size_t>(e) * share, share);
+      experts_.push_back(std::move(expert));
+    }
   }
 
   /// The head stays unless it is named: others do not look for a quantised one, and it is the layer that loses most.
@@ -198,6 +340,9 @@ class Conversion {
       mix(fmt::format("{} {} {}\n", file, fs::file_size(file, error),
                       fs::last_write_time(file, error).time_since_epoch().count()));
     }
+    const CalibrationText& text = options_->text;
+    mix(fmt::format("{} {} {} {}", static_cast<int>(options_->method), text.file.string(), text.tokens,
+                    text.file.empty() ? 0 : fs::last_write_time(text.file, error).time_since_epoch().count()));
     return fmt::format("millrace quantize 1 {:016x}", hash);
   }
 
@@ -215,7 +360,7 @@ class Conversion {
     const std::int64_t rows = source.shape.size() < 2 ? 1 : source.shape.front(), cols = source.elements() / rows;
     const auto copy = [&](std::int64_t first, std::int64_t count) -> Status {
       values_.resize(static_cast<std::size_t>(count * cols));
-      reader_.read(source, first, count, values_.data(), *pool_);
+      reader_.read(source, first, count, values_.data());
       return write_plain(writer, step, static_cast<std::uint64_t>(first * cols));
     };
     MILLRACE_CHECK_OK(for_blocks(rows, cols, 1, copy));
@@ -237,7 +382,7 @@ class Conversion {
     float largest = 0.0f;
     const auto read = [&](std::int64_t first, std::int64_t count) -> Status {
       values_.resize(static_cast<std::size_t>(count * cols));
-      reader_.read(source, first, count, values_.data(), *pool_);
+      reader_.read(source, first, count, values_.data());
       for (const float value : values_) {
         if (!std::isfinite(value)) return fail("{} holds a weight that is not finite: it is damaged", source.name);
         largest = std::max(largest, std::fabs(value));
@@ -247,26 +392,54 @@ class Conversion {
     const bool needs_largest = step.format->kind == CodeKind::e2m1 && step.format->group == 16;
     if (needs_largest) MILLRACE_CHECK_OK(for_blocks(rows, cols, kPackedRows, read));
     const float unit = tensor_unit(*step.format, largest);
+    MILLRACE_TRY(const Rounder rounder, rounder_of(step));
+    OutputError outputs(rounder.inputs, reader_.column_factors(source.name));
     double squares = 0.0, changes = 0.0, largest_change = 0.0;
     const auto round = [&](std::int64_t first, std::int64_t count) -> Status {
       MILLRACE_CHECK_OK(read(first, count));
-      const CodedRows coded = round_to_nearest(*step.format, step.scales, unit, values_.data(), count, cols, *pool_);
+      const CodedRows coded = rounder.round(step, unit, values_.data(), count, cols, *pool_);
+      std::vector<float> change(values_.size());
       for (std::int64_t i = 0; i < count * cols; ++i) {
-        const double value = values_[static_cast<std::size_t>(i)], change = value - coded.value(i / cols, i % cols);
-        squares += value * value;
-        changes += change * change;
-        largest_change = std::max(largest_change, std::fabs(change));
+        const auto place = static_cast<std::size_t>(i);
+        change[place] = values_[place] - coded.value(i / cols, i % cols);
+        squares += static_cast<double>(values_[place]) * values_[place];
+        changes += static_cast<double>(change[place]) * change[place];
+        largest_change = std::max(largest_change, static_cast<double>(std::fabs(change[place])));
       }
+      outputs.add(values_, change, count, *pool_);
       return write_compressed(writer, step.layer, step.scales, coded, first, rows);
     };
     MILLRACE_CHECK_OK(for_blocks(rows, cols, kPackedRows, round));
-    const nlohmann::json note{{"layer", step.layer},
-                              {"format", code_format_name(*step.format)},
-                              {"rows", rows},
-                              {"cols", cols},
-                              {"error", squares > 0.0 ? std::sqrt(changes / squares) : 0.0},
-                              {"largest", largest_change}};
+    nlohmann::json note{{"layer", step.layer},
+                        {"format", code_format_name(*step.format)},
+                        {"rows", rows},
+                        {"cols", cols},
+                        {"error", squares > 0.0 ? std::sqrt(changes / squares) : 0.0},
+                        {"largest", largest_change}};
+    if (const auto error = outputs.relative()) note["output_error"] = *error;
     return note.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  }
+
+  /// What a layer's rounding goes by. Experts have no statistics: they are rounded to nearest.
+  Result<Rounder> rounder_of(const Step& step) {
+    Rounder rounder{.method = options_->method, .inputs = nullptr, .factor = {}};
+    const auto found = statistics_.find(step.recipe_layer);
+    if (found == statistics_.end() || found->second->rows == 0) {
+      rounder.method = RoundingMethod::nearest;
+      return rounder;
+    }
+    rounder.inputs = found->second.get();
+    if (const std::vector<float>* factors = reader_.column_factors(step.source->name)) {
+      rounder.mean_square = rounder.inputs->mean_square;
+      for (std::size_t k = 0; k < factors->size(); ++k) rounder.mean_square[k] /= (*factors)[k] * (*factors)[k];
+    } else {
+      rounder.mean_square = rounder.inputs->mean_square;
+    }
+    if (options_->method == RoundingMethod::gptq) {
+      constexpr double kDamping = 0.01;
+      MILLRACE_TRY(rounder.factor, gptq_factor(rounder.inputs->products, step.source->shape[1], kDamping, *pool_));
+    }
+    return rounder;
   }
 
   /// fn(first, count) over blocks of rows, whole multiples of `multiple` but for the last.
@@ -288,7 +461,9 @@ class Conversion {
                               .rows = entry.value("rows", std::int64_t{0}),
                               .cols = entry.value("cols", std::int64_t{0}),
                               .error = entry.value("error", 0.0),
-                              .largest = entry.value("largest", 0.0)});
+                              .largest = entry.value("largest", 0.0),
+                              .output_error = {}});
+    if (entry.contains("output_error")) report_.layers.back().output_error = entry.value("output_error", 0.0);
     return Ok{};
   }
 
@@ -339,13 +514,16 @@ class Conversion {
   const QuantizeOptions* options_;
   Checkpoint checkpoint_;
   LinearLayers layers_;
-  Reader reader_;
+  TensorReader reader_;
   ThreadPool* pool_;
+  std::deque<StoredTensor> experts_;  // parts of tensors that hold all of a layer's
   std::vector<Step> steps_;
   std::vector<OutputTensor> tensors_;
   std::vector<std::pair<std::string, CodeFormat>> quantised_;
   std::vector<std::string> ignored_;  // matrices that stay, whatever they are
   std::vector<float> values_;
+  StatisticsOfLayers statistics_;  // of the stage
+  std::uint64_t done_bytes_ = 0;
   QuantizeReport report_;
 };
 
@@ -362,6 +540,15 @@ Result<QuantizeReport> quantize_checkpoint(const QuantizeOptions& options) {
   for (const WeightRule& rule : options.recipe.weights) {
     if (std::ranges::none_of(layers.all(), [&](const std::string& layer) { return matches(rule.pattern, layer); })) {
       return fail("the recipe's pattern \"{}\" matches no linear layer of {}", rule.pattern, options.model.string());
+    }
+  }
+  if (options.method != RoundingMethod::nearest && options.text.file.empty()) {
+    return fail("this method goes by what a text does to the model: name one");
+  }
+  if (options.method == RoundingMethod::smoothquant) {
+    const WeightFormat& format = options.recipe.default_weights;
+    if (format && (format->four_bits() || format->float_inputs)) {
+      return fail("SmoothQuant is for formats that round inputs: int8 or fp8_e4m3");
     }
   }
   MILLRACE_TRY(const std::unique_ptr<ThreadPool> pool, ThreadPool::create(options.threads));

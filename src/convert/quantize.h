@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "convert/calibration.h"
 #include "core/result.h"
-#include "core/thread_pool.h"
 #include "recipe/recipe.h"
 
 namespace millrace {
@@ -19,27 +20,34 @@ struct QuantizeOptions {
   std::filesystem::path output = {};
   /// Which layer gets which format; the head only where it names it and the model has one of its own.
   Recipe recipe = {};
+  RoundingMethod method = RoundingMethod::nearest;
+  CalibrationText text = {};  // what all methods but `nearest` need
+  std::uint64_t memory = 0;   // bytes that products of inputs (GPTQ) may take; 0: half of what is free
   int threads = 0;
-  std::function<void(std::uint64_t done, std::uint64_t total)> progress = {};  // bytes of the source; may be empty
+  // May be empty: bytes of the source that are done; windows of the text, once for each time that it is run.
+  std::function<void(std::uint64_t done, std::uint64_t total)> progress = {};
+  std::function<void(std::int64_t done, std::int64_t total)> text_progress = {};
 };
 
 struct LayerReport {
   std::string layer, format;
   std::int64_t rows = 0, cols = 0;
-  double error = 0.0;    // root of the summed squares of what rounding changed, over that of the weights
-  double largest = 0.0;  // change of a weight
+  double error = 0.0;                  // root of the summed squares of what rounding changed, over that of the weights
+  double largest = 0.0;                // change of a weight
+  std::optional<double> output_error;  // as `error`, of the layer's outputs on some of the text
 };
 
 struct QuantizeReport {
   std::vector<LayerReport> layers;
   std::uint64_t source_bytes = 0, output_bytes = 0;
   std::size_t resumed = 0;  // steps that an earlier call had finished
+  int scaled = 0;           // groups of layers whose inputs were scaled
 };
 
 /// Reads, rounds and writes one weight after the other, a block of rows at a time, so that a model may be larger than
-/// memory. What is finished stays where the call fails or is killed; the same call then goes on from there. Errors: the
-/// model cannot be read or is quantised already; a format does not fit a layer; a weight is not finite; the output is
-/// something else, or cannot be written.
+/// memory; where a method needs a text, the model has to fit, since it is run. What is finished stays where the call
+/// fails or is killed; the same call then goes on from there. Errors: the model cannot be read or is quantised already;
+/// a format does not fit a layer; a weight is not finite; the output is something else, or cannot be written.
 Result<QuantizeReport> quantize_checkpoint(const QuantizeOptions& options);
 
 }  // namespace millrace

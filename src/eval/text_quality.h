@@ -10,8 +10,8 @@
 
 #include "core/result.h"
 #include "eval/reference_file.h"
-#include "eval/text_windows.h"
 #include "runtime/model_runner.h"
+#include "runtime/text_windows.h"
 
 namespace millrace {
 

@@ -118,7 +118,9 @@ Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces, const std::vect
     count(backend_->packed_bytes(pieces, format));
     return Matrix();
   }
-  auto packed = backend_->pack(pieces, format);
+  MatrixSource named = pieces;
+  named.layers = names;
+  auto packed = backend_->pack(named, format);
   if (!packed.ok()) return names.empty() ? packed.error() : fail("{}: {}", names.front(), packed.error().message);
   Matrix matrix = std::move(*packed);
   count(matrix->bytes());

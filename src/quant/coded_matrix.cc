@@ -1,5 +1,6 @@
 #include "quant/coded_matrix.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -70,6 +71,16 @@ float PackedScales::at(std::int64_t row, std::int64_t group) const {
     default:
       return load<float>(p);
   }
+}
+
+std::optional<std::int64_t> CodedMatrix::byte_input_group() const {
+  constexpr std::int64_t kMostInputs = std::int64_t{1} << 17;  // products of -128 to 127 whose sum 32 bits hold
+  if (kind == CodeKind::e4m3 || (kind == CodeKind::int8 && zeros)) return std::nullopt;
+  if (group == 0) return kind == CodeKind::int8 && cols <= kMostInputs ? std::optional<std::int64_t>(0) : std::nullopt;
+  const std::int64_t least = kind == CodeKind::e2m1 ? kIntegerBlock / 2 : kIntegerBlock;
+  const bool power = (group & (group - 1)) == 0;
+  if (!power || group < least || scales.format == QuantFormat::f32) return std::nullopt;
+  return std::max<std::int64_t>(group, kIntegerBlock);
 }
 
 void CodedMatrix::read_row(std::int64_t row, const CodeRow& target) const {

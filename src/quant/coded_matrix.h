@@ -65,10 +65,12 @@ struct CodedMatrix {
   /// Where the inputs of a group do not stand side by side: the inputs in the order of their groups, each of which has
   /// `group` of them.
   std::vector<std::int32_t> input_order = {};
-  /// The checkpoint asks for inputs of 8 bits, with a scale for each row. Of int8 without zeros, with `group` 0 or a
-  /// power of two from kIntegerBlock on.
-  bool byte_inputs = false;
+  bool byte_inputs = false;  // the checkpoint asks for inputs of 8 bits, with a scale for each row
 
+  /// Inputs that share a scale where inputs are rounded to 8 bits, 0 for all of a row; nothing where products of
+  /// integers cannot say what the matrix holds: E4M3, groups that are no powers of two, scales in single precision of
+  /// groups.
+  [[nodiscard]] std::optional<std::int64_t> byte_input_group() const;
   [[nodiscard]] std::int64_t groups() const { return group == 0 ? 1 : (cols + group - 1) / group; }
   /// Output `row`, inputs in the order of the groups: codes [cols] of int8 -128 to 127, of int4 0 to 15, else as they
   /// are; zeros [groups], of int8 raised by kByteZero; scales [groups].

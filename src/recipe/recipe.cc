@@ -89,7 +89,7 @@ WeightFormat Recipe::weights_of(std::string_view layer) const {
 }
 
 bool Recipe::lossless() const {
-  return !default_weights && kv_format.value_or(KvFormat::f32) == KvFormat::f32 &&
+  return !default_weights && !byte_inputs && kv_format.value_or(KvFormat::f32) == KvFormat::f32 &&
          std::ranges::none_of(weights, [](const WeightRule& rule) { return rule.format.has_value(); });
 }
 
@@ -106,8 +106,11 @@ Result<Recipe> parse_recipe(std::string_view text, const std::string& name) {
       MILLRACE_CHECK_OK(parse_weights(value, name, recipe));
     } else if (key == "kv") {
       MILLRACE_CHECK_OK(parse_kv(value, name, recipe));
+    } else if (key == "inputs") {
+      if (value != "int8") return fail("{}: \"inputs\" is not \"int8\", which is all that there is", name);
+      recipe.byte_inputs = true;
     } else if (key != "millrace_recipe") {
-      return fail("{}: \"{}\" is not supported by this version (it has \"weights\" and \"kv\")", name, key);
+      return fail("{}: \"{}\" is not supported by this version (it has \"weights\", \"inputs\" and \"kv\")", name, key);
     }
   }
   return recipe;

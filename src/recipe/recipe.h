@@ -4,8 +4,9 @@
 //
 // "weights" says the format of each linear layer by its name (model/weight_builder.h). Of the patterns that match, in
 // which * stands for any text, the last one decides; "default" is for what none matches. A default of 4 bits makes the
-// head (lm_head) int8, or int8.a16: it is the layer that rounding harms most, and there is one of it. "kv" says the
-// format of keys and values; without it they have that of the computation.
+// head (lm_head) int8, or int8.a16: it is the layer that rounding harms most, and there is one of it. "inputs": "int8"
+// rounds inputs of layers that stay as they are stored, where that is as integer codes, also where the checkpoint does
+// not ask for it. "kv" says the format of keys and values; without it they have that of the computation.
 #pragma once
 
 #include <optional>
@@ -31,6 +32,7 @@ struct Recipe {
   WeightFormat default_weights;
   std::vector<WeightRule> weights;  // in the order of the file
   std::optional<KvFormat> kv_format;
+  bool byte_inputs = false;  // of layers that stay as stored
 
   [[nodiscard]] WeightFormat weights_of(std::string_view layer) const;
   [[nodiscard]] bool lossless() const;

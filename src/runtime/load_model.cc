@@ -34,8 +34,10 @@ Result<TensorSource> tensor_source(const LoadOptions& options, const Checkpoint&
 }
 
 LinearFormat linear_format(const LoadOptions& options, const std::string& layer) {
-  return {
-      .input = options.compute, .codes = options.recipe.weights_of(layer), .integer_blocks = options.integer_blocks};
+  return {.input = options.compute,
+          .codes = options.recipe.weights_of(layer),
+          .integer_blocks = options.integer_blocks || options.recipe.byte_inputs,
+          .byte_inputs = options.recipe.byte_inputs};
 }
 
 KvFormat kv_format(const LoadOptions& options) {

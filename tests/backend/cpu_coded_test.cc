@@ -263,6 +263,24 @@ TEST_P(CpuCoded, ByteInputsWhereTheCheckpointWantsThem) {
   }
 }
 
+TEST_P(CpuCoded, ByteInputsWhereTheRecipeWantsThem) {
+  const auto backend = cpu_backend(GetParam());
+  const auto reference = make_reference_backend();
+  Random random(13);
+  constexpr LinearFormat kByteInputs{.integer_blocks = true, .byte_inputs = true};
+  for (const Kind& kind : kKinds) {
+    const Stored weight = stored(kind, 49, 320, random);
+    const auto ours = pack(*backend, {{weight.piece()}}, kByteInputs),
+               oracle = pack(*reference, {{weight.piece()}}, kByteInputs);
+    const bool integers = weight.matrix->byte_input_group().has_value();
+    EXPECT_EQ(ours->arithmetic(), integers ? Arithmetic::int8 : Arithmetic::f32) << kind.name;
+    const std::vector<float> x = random.normals(std::int64_t{5} * 320);
+    EXPECT_TRUE(close(multiply(*backend, *ours, x), multiply(*reference, *oracle, x), 3e-5f)) << kind.name;
+    SCOPED_TRACE(kind.name);
+    if (integers) expect_identity(GetParam(), {{weight.piece()}}, kByteInputs, random);
+  }
+}
+
 /// q, k and v as checkpoints have them: of one kind, of several, with plain ones among them, in another order of rows.
 TEST_P(CpuCoded, PiecesOfSeveralKinds) {
   const auto backend = cpu_backend(GetParam());

@@ -111,7 +111,7 @@ TEST(Quantized, ZeroPointsOfCompressedBytes) {
     const auto code = static_cast<int>(std::to_integer<std::int8_t>(weight.data[k]));
     EXPECT_EQ(row[k], static_cast<float>(code - 3) * scale) << k;
   }
-  EXPECT_FALSE(matrix.byte_inputs);
+  EXPECT_FALSE(matrix.byte_input_group());
 }
 
 TEST(Quantized, TheSecondFormatOfGptqHasZerosAsTheyAre) {

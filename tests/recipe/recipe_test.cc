@@ -70,7 +70,7 @@ TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {
   EXPECT_EQ(message("{}"), "r.json: \"millrace_recipe\" is not 1");
   EXPECT_EQ(message(R"({"millrace_recipe": 2})"), "r.json: \"millrace_recipe\" is not 1");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "attention": {}})"),
-            "r.json: \"attention\" is not supported by this version (it has \"weights\" and \"kv\")");
+            "r.json: \"attention\" is not supported by this version (it has \"weights\", \"inputs\" and \"kv\")");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": "int8"})"), "r.json: \"kv\" is not an object");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {"formt": "int8"}})"),
             "r.json: \"kv\".\"formt\" is not supported by this version (it has \"format\")");

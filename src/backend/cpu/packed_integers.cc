@@ -176,19 +176,8 @@ std::optional<PackedIntegers> integer_layout(const CodedMatrix& matrix) {
   } else if (matrix.kind == CodeKind::int4) {
     layout.zero = matrix.zero;
   }
-  if (takes_integer_inputs(layout) && layout.scales != nullptr)
-    layout.input_shift = log2_of(std::max(layout.group, std::int64_t{kIntegerBlock}));
+  if (matrix.group != 0 && matrix.byte_input_group()) layout.input_shift = log2_of(*matrix.byte_input_group());
   return layout;
-}
-
-bool takes_integer_inputs(const PackedIntegers& layout) {
-  constexpr std::int64_t kMostInputs = std::int64_t{1} << 17;  // products of -128 to 127 whose sum 32 bits hold
-  const bool both_zeros = layout.zeros != nullptr && layout.zero != 0;
-  if (layout.float_scales != nullptr) return false;
-  if (layout.scales == nullptr) return layout.kind == CodeKind::int8 && !layout.zeros && layout.cols <= kMostInputs;
-  const bool blocks =
-      layout.group % kIntegerBlock == 0 || (layout.kind == CodeKind::e2m1 && layout.group == kInputBlock);
-  return blocks && !both_zeros && std::has_single_bit(static_cast<std::uint64_t>(layout.group));
 }
 
 PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, std::int64_t cols) {

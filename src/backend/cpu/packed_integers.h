@@ -21,9 +21,6 @@ PackedIntegers integer_layout(const IntegerBlocks& blocks, std::int64_t rows, st
 /// Nothing where the layout cannot say what the matrix holds: E4M3, and groups that are no multiple of kInputBlock.
 std::optional<PackedIntegers> integer_layout(const CodedMatrix& matrix);
 
-/// Whether the integer kernels can multiply such a layout; with inputs that stay floats all can.
-bool takes_integer_inputs(const PackedIntegers& layout);
-
 /// Bytes that all parts take together.
 std::size_t packed_integer_bytes(const PackedIntegers& layout);
 

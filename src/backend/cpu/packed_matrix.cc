@@ -254,7 +254,7 @@ void CpuMatrix::add_piece(const MatrixPiece& piece, const LinearFormat& format, 
       segment.scale_groups = coded.groups();
     } else if (!segment.integers) {
       segment.stored.format = QuantFormat::f32;
-    } else if (format.integer_blocks && coded.byte_inputs && takes_integer_inputs(*segment.integers)) {
+    } else if (format.wants_byte_inputs(coded) && coded.byte_input_group()) {
       take_integer_inputs(segment);
     }
     segments_.push_back(segment);

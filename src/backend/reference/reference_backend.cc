@@ -24,7 +24,8 @@ class ReferenceMatrix final : public PackedMatrix {
         cols_(cols),
         format_(format),
         values_(static_cast<std::size_t>(rows * cols)),
-        input_groups_(static_cast<std::size_t>(rows)) {}
+        input_groups_(static_cast<std::size_t>(rows)),
+        coded_(static_cast<std::size_t>(rows)) {}
 
   [[nodiscard]] std::int64_t rows() const override { return rows_; }
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
@@ -39,12 +40,21 @@ class ReferenceMatrix final : public PackedMatrix {
     return input_groups_[static_cast<std::size_t>(r)];
   }
   void set_input_group(std::int64_t r, std::int64_t group) { input_groups_[static_cast<std::size_t>(r)] = group; }
+  /// The order in which inputs form groups for this output; empty: their own.
+  [[nodiscard]] std::span<const std::int32_t> input_order(std::int64_t r) const {
+    const auto& coded = coded_[static_cast<std::size_t>(r)];
+    return coded ? std::span<const std::int32_t>(coded->input_order) : std::span<const std::int32_t>();
+  }
+  void set_coded(std::int64_t r, std::shared_ptr<const CodedMatrix> coded) {
+    coded_[static_cast<std::size_t>(r)] = std::move(coded);
+  }
 
  private:
   std::int64_t rows_, cols_;
   LinearFormat format_;
   std::vector<float> values_;
   std::vector<std::optional<std::int64_t>> input_groups_;
+  std::vector<std::shared_ptr<const CodedMatrix>> coded_;  // where an output comes from one
 };
 
 const ReferenceMatrix& as_reference(const PackedMatrix& matrix) {
@@ -77,20 +87,22 @@ Status round_to_codes(const CodeFormat& format, std::int64_t cols, float* values
 }
 
 /// Outputs that are stored in blocks of integer codes, or as codes for inputs of 8 bits.
-void set_block_groups(const MatrixSource& source, ReferenceMatrix& matrix) {
+void set_block_groups(const MatrixSource& source, const LinearFormat& format, ReferenceMatrix& matrix) {
   std::int64_t row = 0;
   for (const MatrixPiece& piece : source.pieces) {
-    const bool integers = integer_blocks(piece.format).has_value();
+    std::optional<std::int64_t> group;
+    if (format.integer_blocks && integer_blocks(piece.format)) group = kIntegerBlock;
+    if (piece.coded && format.wants_byte_inputs(*piece.coded)) group = piece.coded->byte_input_group();
     for (std::int64_t end = row + piece.rows; row < end; ++row) {
-      if (integers) matrix.set_input_group(row, kIntegerBlock);
-      if (piece.coded && piece.coded->byte_inputs) matrix.set_input_group(row, piece.coded->group);
+      if (group) matrix.set_input_group(row, *group);
+      matrix.set_coded(row, piece.coded);
     }
   }
 }
 
 /// A row of inputs as an output with this input_group() sees it.
-void round_inputs(const LinearFormat& format, const std::optional<std::int64_t>& group, const float* x,
-                  std::vector<float>& target) {
+void round_inputs(const LinearFormat& format, const std::optional<std::int64_t>& group,
+                  std::span<const std::int32_t> order, const float* x, std::vector<float>& target) {
   std::copy_n(x, target.size(), target.begin());
   if (format.codes && format.codes->kind == CodeKind::e4m3 && !format.codes->float_inputs) {
     float scale = 0.0f;
@@ -102,10 +114,11 @@ void round_inputs(const LinearFormat& format, const std::optional<std::int64_t>&
     const auto cols = static_cast<std::int64_t>(target.size()), step = *group == 0 ? cols : *group;
     std::vector<std::int8_t> codes(target.size());
     std::vector<float> scales(target.size());
-    quantize_inputs(x, cols, *group, codes.data(), scales.data());
+    for (std::size_t i = 0; i < order.size(); ++i) target[i] = x[order[i]];
+    quantize_inputs(target.data(), cols, *group, codes.data(), scales.data());
     for (std::int64_t c = 0; c < cols; ++c) {
-      const auto i = static_cast<std::size_t>(c);
-      target[i] = scales[static_cast<std::size_t>(c / step)] * static_cast<float>(codes[i]);
+      const auto i = static_cast<std::size_t>(c), place = order.empty() ? i : static_cast<std::size_t>(order[i]);
+      target[place] = scales[static_cast<std::size_t>(c / step)] * static_cast<float>(codes[i]);
     }
   } else if (format.input == DType::bf16) {
     for (float& value : target) value = round_to_bf16(value);
@@ -258,7 +271,7 @@ class ReferenceBackend final : public Backend {
         if (format.codes || !round_weights) continue;
         for (std::int64_t c = 0; c < source.cols(); ++c) matrix->row(r)[c] = round_to_bf16(matrix->row(r)[c]);
       }
-      if (format.integer_blocks && !format.codes) set_block_groups(source, *matrix);
+      if (!format.codes) set_block_groups(source, format, *matrix);
       return std::unique_ptr<PackedMatrix>(std::move(matrix));
     } catch (const std::bad_alloc&) {
       return fail("cannot allocate {} bytes for a weight", packed_bytes(source, format));
@@ -304,8 +317,10 @@ class ReferenceBackend final : public Backend {
     std::vector<float> input(static_cast<std::size_t>(cols));
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t o = 0; o < weight.rows(); ++o) {
-        if (o == 0 || weight.input_group(o) != weight.input_group(o - 1)) {
-          round_inputs(weight.format(), weight.input_group(o), x + r * cols, input);
+        const std::span<const std::int32_t> order = weight.input_order(o);
+        if (o == 0 || weight.input_group(o) != weight.input_group(o - 1) ||
+            !std::ranges::equal(order, weight.input_order(o - 1))) {
+          round_inputs(weight.format(), weight.input_group(o), order, x + r * cols, input);
         }
         const float* w = weight.row(o);
         float sum = 0.0f;

@@ -132,9 +132,7 @@ Status join_compressed_bytes(const CompressedConfig& config, QuantizedParts& par
                                    .column_stride = one ? 0 : std::int64_t{1}};
     }
   }
-  const bool power = (matrix.group & (matrix.group - 1)) == 0;
-  matrix.byte_inputs = config.byte_inputs && matrix.kind == CodeKind::int8 && !matrix.zeros &&
-                       matrix.scales.rows == 1 && (matrix.group == 0 || (power && matrix.group >= kIntegerBlock));
+  matrix.byte_inputs = config.byte_inputs && matrix.kind == CodeKind::int8;
   parts.drop({".input_scale", ".input_zero_point"});
   parts.put(std::move(matrix));
   return Ok{};

@@ -1,4 +1,4 @@
-#include "eval/text_windows.h"
+#include "runtime/text_windows.h"
 
 #include <algorithm>
 
