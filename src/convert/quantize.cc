@@ -15,8 +15,7 @@
 #include "backend/matrix_source.h"
 #include "convert/code_grid.h"
 #include "convert/compressed_tensors.h"
-#include "convert/gptq.h"
-#include "convert/input_scaling.h"
+#include "convert/layer_rounding.h"
 #include "convert/linear_layers.h"
 #include "convert/safetensors_writer.h"
 #include "convert/tensor_reader.h"
@@ -64,78 +63,6 @@ std::optional<std::string_view> plain_dtype(QuantFormat format) {
 ScaleType scale_type(QuantFormat format) {
   return format == QuantFormat::f32 ? ScaleType::f32 : format == QuantFormat::bf16 ? ScaleType::bf16 : ScaleType::f16;
 }
-
-/// How the weights of one layer become codes.
-struct Rounder {
-  RoundingMethod method = RoundingMethod::nearest;
-  const InputStatistics* inputs = nullptr;  // null: not looked at
-  std::vector<float> mean_square = {};      // of inputs as the weights meet them, scaled
-  GptqFactor factor = {};
-
-  [[nodiscard]] CodedRows round(const Step& step, float unit, const float* weights, std::int64_t rows,
-                                std::int64_t cols, ThreadPool& pool) const {
-    const CodeFormat& format = *step.format;
-    switch (method) {
-      case RoundingMethod::gptq:
-        return gptq(format, step.scales, unit, weights, rows, cols, factor, pool);
-      case RoundingMethod::awq:
-        return round_with_clipping(format, step.scales, unit, weights, rows, cols, mean_square, pool);
-      case RoundingMethod::nearest:
-      case RoundingMethod::smoothquant:
-        break;
-    }
-    return round_to_nearest(format, step.scales, unit, weights, rows, cols, pool);
-  }
-};
-
-/// What the change of weights does to a layer's outputs on the sample of its inputs.
-class OutputError {
- public:
-  /// `factors`: that the weights' columns were multiplied with; null: with nothing.
-  OutputError(const InputStatistics* inputs, const std::vector<float>* factors) {
-    if (inputs == nullptr) return;
-    cols_ = inputs->cols;
-    sample_ = inputs->sample;
-    for (std::size_t i = 0; factors != nullptr && i < sample_.size(); ++i)
-      sample_[i] /= (*factors)[i % factors->size()];
-  }
-
-  /// weights and their changes, [rows, cols].
-  void add(const std::vector<float>& weights, const std::vector<float>& changes, std::int64_t rows, ThreadPool& pool) {
-    if (sample_.empty()) return;
-    std::vector<double> of_rows(static_cast<std::size_t>(2 * rows));
-    pool.run(rows, [&](std::int64_t row, int) {
-      for (std::size_t s = 0; s < sample_.size(); s += static_cast<std::size_t>(cols_)) {
-        const double output = product(s, weights.data() + row * cols_),
-                     change = product(s, changes.data() + row * cols_);
-        of_rows[static_cast<std::size_t>(2 * row)] += output * output;
-        of_rows[static_cast<std::size_t>(2 * row + 1)] += change * change;
-      }
-    });
-    for (std::size_t i = 0; i < of_rows.size(); i += 2) {
-      squares_ += of_rows[i];
-      changes_ += of_rows[i + 1];
-    }
-  }
-  [[nodiscard]] std::optional<double> relative() const {
-    if (sample_.empty() || !(squares_ > 0.0)) return std::nullopt;
-    return std::sqrt(changes_ / squares_);
-  }
-
- private:
-  [[nodiscard]] double product(std::size_t sample, const float* row) const {
-    float sums[16] = {};
-    const float* x = sample_.data() + sample;
-    for (std::int64_t k = 0; k < cols_; ++k) sums[k % 16] += x[k] * row[k];
-    double sum = 0.0;
-    for (const float part : sums) sum += part;
-    return sum;
-  }
-
-  std::int64_t cols_ = 0;
-  std::vector<float> sample_;
-  double squares_ = 0.0, changes_ = 0.0;
-};
 
 class Conversion {
  public:
@@ -392,54 +319,22 @@ class Conversion {
     const bool needs_largest = step.format->kind == CodeKind::e2m1 && step.format->group == 16;
     if (needs_largest) MILLRACE_CHECK_OK(for_blocks(rows, cols, kPackedRows, read));
     const float unit = tensor_unit(*step.format, largest);
-    MILLRACE_TRY(const Rounder rounder, rounder_of(step));
-    OutputError outputs(rounder.inputs, reader_.column_factors(source.name));
-    double squares = 0.0, changes = 0.0, largest_change = 0.0;
+    // Of experts nothing was seen: they are rounded to nearest.
+    const auto seen = statistics_.find(step.recipe_layer);
+    MILLRACE_TRY(LayerRounding rounding, LayerRounding::create(options_->method, *step.format, step.scales, unit,
+                                                               seen == statistics_.end() ? nullptr : seen->second.get(),
+                                                               reader_.column_factors(source.name), *pool_));
     const auto round = [&](std::int64_t first, std::int64_t count) -> Status {
       MILLRACE_CHECK_OK(read(first, count));
-      const CodedRows coded = rounder.round(step, unit, values_.data(), count, cols, *pool_);
-      std::vector<float> change(values_.size());
-      for (std::int64_t i = 0; i < count * cols; ++i) {
-        const auto place = static_cast<std::size_t>(i);
-        change[place] = values_[place] - coded.value(i / cols, i % cols);
-        squares += static_cast<double>(values_[place]) * values_[place];
-        changes += static_cast<double>(change[place]) * change[place];
-        largest_change = std::max(largest_change, static_cast<double>(std::fabs(change[place])));
-      }
-      outputs.add(values_, change, count, *pool_);
-      return write_compressed(writer, step.layer, step.scales, coded, first, rows);
+      return write_compressed(writer, step.layer, step.scales, rounding.round(values_.data(), count, cols, *pool_),
+                              first, rows);
     };
     MILLRACE_CHECK_OK(for_blocks(rows, cols, kPackedRows, round));
-    nlohmann::json note{{"layer", step.layer},
-                        {"format", code_format_name(*step.format)},
-                        {"rows", rows},
-                        {"cols", cols},
-                        {"error", squares > 0.0 ? std::sqrt(changes / squares) : 0.0},
-                        {"largest", largest_change}};
-    if (const auto error = outputs.relative()) note["output_error"] = *error;
+    nlohmann::json note{
+        {"layer", step.layer},       {"format", code_format_name(*step.format)}, {"rows", rows}, {"cols", cols},
+        {"error", rounding.error()}, {"largest", rounding.largest_change()}};
+    if (const auto error = rounding.output_error()) note["output_error"] = *error;
     return note.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-  }
-
-  /// What a layer's rounding goes by. Experts have no statistics: they are rounded to nearest.
-  Result<Rounder> rounder_of(const Step& step) {
-    Rounder rounder{.method = options_->method, .inputs = nullptr, .factor = {}};
-    const auto found = statistics_.find(step.recipe_layer);
-    if (found == statistics_.end() || found->second->rows == 0) {
-      rounder.method = RoundingMethod::nearest;
-      return rounder;
-    }
-    rounder.inputs = found->second.get();
-    if (const std::vector<float>* factors = reader_.column_factors(step.source->name)) {
-      rounder.mean_square = rounder.inputs->mean_square;
-      for (std::size_t k = 0; k < factors->size(); ++k) rounder.mean_square[k] /= (*factors)[k] * (*factors)[k];
-    } else {
-      rounder.mean_square = rounder.inputs->mean_square;
-    }
-    if (options_->method == RoundingMethod::gptq) {
-      constexpr double kDamping = 0.01;
-      MILLRACE_TRY(rounder.factor, gptq_factor(rounder.inputs->products, step.source->shape[1], kDamping, *pool_));
-    }
-    return rounder;
   }
 
   /// fn(first, count) over blocks of rows, whole multiples of `multiple` but for the last.
