@@ -62,15 +62,33 @@ float dot(const float* a, const float* b, std::int64_t count) {
   return sum;
 }
 
-/// The summed squares of what rounding changes in the outputs of one layer on the sample, with inputs divided by
-/// `scales` and weights multiplied.
+/// Of many outputs every n-th is looked at: n.
+std::int64_t stride_of(const ScaledLayer& layer) {
+  return std::max<std::int64_t>(1, layer.rows / kMostRows);
+}
+
+/// The layer's outputs on the sample as they are: [outputs that are looked at][sample rows].
+std::vector<float> outputs_of(const ScaledLayer& layer, std::int64_t cols, const InputStatistics& inputs,
+                              ThreadPool& pool) {
+  const std::int64_t every = stride_of(layer), rows = layer.rows / every;
+  std::vector<float> outputs(static_cast<std::size_t>(rows * inputs.sample_rows));
+  pool.run(rows, [&](std::int64_t r, int) {
+    for (std::int64_t s = 0; s < inputs.sample_rows; ++s) {
+      outputs[static_cast<std::size_t>(r * inputs.sample_rows + s)] =
+          dot(inputs.sample.data() + s * cols, layer.weights + r * every * cols, cols);
+    }
+  });
+  return outputs;
+}
+
+/// The summed squares of what rounding changes in the layer's `outputs`, with inputs divided by `scales` and weights
+/// multiplied.
 double output_error(const ScaledLayer& layer, std::int64_t cols, const InputStatistics& inputs,
-                    const std::vector<float>& scales, ThreadPool& pool) {
+                    const std::vector<float>& outputs, const std::vector<float>& scales, ThreadPool& pool) {
   std::vector<float> rounded = inputs.sample;
   for (std::size_t i = 0; i < rounded.size(); ++i) rounded[i] /= scales[i % static_cast<std::size_t>(cols)];
   round_inputs(layer.format, rounded, cols);
-  // Of many outputs every n-th is enough.
-  const std::int64_t every = std::max<std::int64_t>(1, layer.rows / kMostRows), rows = layer.rows / every;
+  const std::int64_t every = stride_of(layer), rows = layer.rows / every;
   float largest = 0.0f;
   for (std::int64_t r = 0; r < layer.rows; ++r) {
     for (std::int64_t k = 0; k < cols; ++k) {
@@ -95,7 +113,7 @@ double output_error(const ScaledLayer& layer, std::int64_t cols, const InputStat
       }
       for (std::int64_t s = 0; s < inputs.sample_rows; ++s) {
         const double change = static_cast<double>(dot(rounded.data() + s * cols, values.data(), cols)) -
-                              dot(inputs.sample.data() + s * cols, original, cols);
+                              outputs[static_cast<std::size_t>(r * inputs.sample_rows + s)];
         errors[static_cast<std::size_t>(task)] += change * change;
       }
     }
@@ -116,9 +134,13 @@ InputScaling find_input_scaling(ScalingMethod method, std::span<const ScaledLaye
       largest = std::max(largest, std::fabs(layer.weights[i]));
     }
   }
+  std::vector<std::vector<float>> outputs;
+  for (const ScaledLayer& layer : layers) outputs.push_back(outputs_of(layer, cols, inputs, pool));
   const auto error = [&](const std::vector<float>& scales) {
     double sum = 0.0;
-    for (const ScaledLayer& layer : layers) sum += output_error(layer, cols, inputs, scales, pool);
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      sum += output_error(layers[l], cols, inputs, outputs[l], scales, pool);
+    }
     return sum;
   };
   const double without = error(std::vector<float>(static_cast<std::size_t>(cols), 1.0f));

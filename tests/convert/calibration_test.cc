@@ -264,7 +264,7 @@ class Calibrated : public testing::Test {
     options.output = directory_ / name;
     options.recipe.default_weights = code_format_from_name(format);
     options.method = method;
-    options.text = {.file = directory_ / "text.txt", .tokens = 3000};
+    options.text = {.file = directory_ / "text.txt", .tokens = 1000};
     options.memory = memory;
     options.threads = 2;
     return quantize_checkpoint(options);
@@ -321,7 +321,7 @@ TEST_F(Calibrated, ScalesChangeNothingByThemselves) {
     names.insert(layer);
   }
   const auto statistics = look_at_inputs(fs::path(MILLRACE_SOURCE_DIR) / "models/millrace-tiny", 2,
-                                         {directory_ / "text.txt", 2000}, names, false, {});
+                                         {directory_ / "text.txt", 600}, names, false, {});
   ASSERT_TRUE(statistics.ok()) << statistics.error().message;
   EXPECT_GT(scale_inputs(RoundingMethod::awq, *layers, *checkpoint, rounded, *statistics, after, *pool), 3);
   const auto read = [&](const TensorReader& reader, const std::string& name) {
