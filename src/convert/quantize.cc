@@ -84,9 +84,10 @@ class Conversion {
     }
     for (const std::vector<std::size_t>& stage : stages()) MILLRACE_CHECK_OK(run_stage(writer, stage));
     for (std::size_t i = 0; i < steps_.size(); ++i) MILLRACE_CHECK_OK(remember(*writer.note(std::to_string(i))));
-    // What says that this is a model comes last, so that half of one is never taken for a whole.
-    MILLRACE_CHECK_OK(writer.commit());
+    // The weights get their name last: without them nothing takes the directory for a model, and until then the journal
+    // is there to go on from.
     MILLRACE_CHECK_OK(write_texts());
+    MILLRACE_CHECK_OK(writer.commit());
     return std::move(report_);
   }
 
@@ -242,9 +243,11 @@ class Conversion {
     const fs::path& output = options_->output;
     fs::create_directories(output, error);
     if (error) return fail("cannot make the directory {}: {}", output.string(), error.message());
+    const bool unfinished =
+        fs::exists(output / "model.safetensors.journal", error) && !fs::exists(output / "model.safetensors", error);
     for (const auto& entry : fs::directory_iterator(output, error)) {
       const std::string name = entry.path().filename().string();
-      if (name != "model.safetensors.part" && name != "model.safetensors.journal") {
+      if (!unfinished && name != "model.safetensors.part") {
         return fail("{} is not empty ({}): name a new directory", output.string(), name);
       }
     }
@@ -371,7 +374,7 @@ class Conversion {
     return Ok{};
   }
 
-  /// Tokenizer and templates as they are beside the source, or as they were read from a GGUF file; config.json last.
+  /// Tokenizer and templates as they are beside the source, or as they were read from a GGUF file; config.json.
   Status write_texts() {
     constexpr const char* kTexts[] = {"tokenizer.json",
                                       "tokenizer_config.json",

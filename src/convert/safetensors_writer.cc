@@ -97,7 +97,11 @@ Result<SafetensorsWriter> SafetensorsWriter::open(const std::filesystem::path& p
   if (::flock(writer.file_, LOCK_EX | LOCK_NB) != 0) {
     return fail("{} is being written by another process", writer.part().string());
   }
-  MILLRACE_CHECK_OK(writer.read_journal(fingerprint));
+  // A journal without the part that it speaks of, or with a damaged one, says nothing.
+  std::error_code error;
+  if (std::filesystem::file_size(writer.part(), error) == place && !error) {
+    MILLRACE_CHECK_OK(writer.read_journal(fingerprint));
+  }
   if (writer.notes_.empty()) MILLRACE_CHECK_OK(writer.start(header, fingerprint, place));
   return writer;
 }

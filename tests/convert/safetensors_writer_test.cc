@@ -96,6 +96,19 @@ TEST_F(Writer, SomethingElseStartsAnew) {
   EXPECT_EQ(writer.finished(), 0u);
 }
 
+TEST_F(Writer, AJournalWithoutItsPartSaysNothing) {
+  {
+    SafetensorsWriter writer = open("x");
+    ASSERT_TRUE(writer.finish("0", "one").ok());
+  }
+  fs::remove(path().string() + ".part");
+  SafetensorsWriter writer = open("x");
+  EXPECT_EQ(writer.finished(), 0u);
+  ASSERT_TRUE(writer.commit().ok());
+  const auto file = MappedFile::open(path());
+  EXPECT_TRUE(parse_safetensors(file->bytes(), "file").ok());
+}
+
 TEST_F(Writer, IsAloneWithItsFile) {
   const SafetensorsWriter writer = open("x");
   const auto second = SafetensorsWriter::open(path(), tensors_, "x");

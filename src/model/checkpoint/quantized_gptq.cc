@@ -6,14 +6,29 @@
 
 namespace millrace {
 
-Status join_gptq(const nlohmann::json& config, QuantizedParts& parts) {
-  MILLRACE_TRY(const StoredTensor qweight, parts.take(".qweight", {QuantFormat::i32}));
-  MILLRACE_TRY(const StoredTensor qzeros, parts.take(".qzeros", {QuantFormat::i32}));
-  MILLRACE_TRY(const StoredTensor scales,
-               parts.take(".scales", {QuantFormat::f16, QuantFormat::bf16, QuantFormat::f32}));
-  for (const StoredTensor* tensor : {&qweight, &qzeros, &scales}) {
+namespace {
+
+/// What both have, each of two dimensions.
+struct WordTensors {
+  StoredTensor qweight, qzeros, scales;
+};
+
+Result<WordTensors> take_words(QuantizedParts& parts) {
+  WordTensors tensors;
+  MILLRACE_TRY(tensors.qweight, parts.take(".qweight", {QuantFormat::i32}));
+  MILLRACE_TRY(tensors.qzeros, parts.take(".qzeros", {QuantFormat::i32}));
+  MILLRACE_TRY(tensors.scales, parts.take(".scales", {QuantFormat::f16, QuantFormat::bf16, QuantFormat::f32}));
+  for (const StoredTensor* tensor : {&tensors.qweight, &tensors.qzeros, &tensors.scales}) {
     if (tensor->shape.size() != 2) return does_not_fit(parts, *tensor);
   }
+  return tensors;
+}
+
+}  // namespace
+
+Status join_gptq(const nlohmann::json& config, QuantizedParts& parts) {
+  MILLRACE_TRY(const WordTensors tensors, take_words(parts));
+  const auto& [qweight, qzeros, scales] = tensors;
   CodedMatrix matrix{.rows = scales.shape[1]};
   const std::int64_t groups = scales.shape[0], bits = qzeros.shape[1] * kWordBits / matrix.rows;
   if (bits != 2 && bits != 4 && bits != 8) {
@@ -54,13 +69,8 @@ Status join_gptq(const nlohmann::json& config, QuantizedParts& parts) {
 
 Status join_awq(const nlohmann::json& config, QuantizedParts& parts) {
   constexpr std::int32_t kBits = 4;
-  MILLRACE_TRY(const StoredTensor qweight, parts.take(".qweight", {QuantFormat::i32}));
-  MILLRACE_TRY(const StoredTensor qzeros, parts.take(".qzeros", {QuantFormat::i32}));
-  MILLRACE_TRY(const StoredTensor scales,
-               parts.take(".scales", {QuantFormat::f16, QuantFormat::bf16, QuantFormat::f32}));
-  for (const StoredTensor* tensor : {&qweight, &qzeros, &scales}) {
-    if (tensor->shape.size() != 2) return does_not_fit(parts, *tensor);
-  }
+  MILLRACE_TRY(const WordTensors tensors, take_words(parts));
+  const auto& [qweight, qzeros, scales] = tensors;
   CodedMatrix matrix{.rows = scales.shape[1], .cols = qweight.shape[0]};
   const std::int64_t groups = scales.shape[0], words = ceil_div(matrix.rows * kBits, kWordBits);
   const auto group = group_size(matrix.cols, groups, value_of<std::int64_t>(config, "group_size"));
