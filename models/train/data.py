@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of token ids, each token with what it is to the loss: book text, an answer of a task, or nothing to predict."""
 import hashlib
+import multiprocessing
 import os
 import random
+import signal
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
@@ -64,7 +68,7 @@ def chat_turns(tok, turns, kind):
     return ids, kinds
 
 
-def retrieval_row(corpus, rng, length, longest):
+def retrieval_row(corpus, rng, length, longest, asks):
     """A row filled with whole problems, and with book text where none fits any more."""
     ids, kinds = [], []
     while len(ids) < length:
@@ -73,7 +77,7 @@ def retrieval_row(corpus, rng, length, longest):
         for _ in range(4 if room >= 60 else 0):
             task = rng.randrange(len(TASK_NAMES))
             budget = rng.randrange(25, max(26, min(room - 10, longest)))
-            turns = retrieval.make(TASK_NAMES[task], rng, budget, corpus.passage(rng), asks=rng.randrange(1, 7))
+            turns = retrieval.make(TASK_NAMES[task], rng, budget, corpus.passage(rng), rng.randrange(1, asks + 1))
             more, kind = chat_turns(corpus.tok, turns, ANSWER + task)
             if len(more) <= room:
                 break
@@ -114,17 +118,15 @@ def text_row(corpus, rng, length):
     return span, [TEXT] * length
 
 
-def batch(corpus, seed, rows, length, shares, longest):
-    """(ids, targets, kinds of the targets), each [rows, length]; a pure function of its arguments.
-
-    shares: of rows with retrieval problems (of at most `longest` tokens), repetitions, stories; the rest is book text.
-    """
+def batch(corpus, seed, form):
+    """(ids, targets, kinds of the targets), each [rows, length], by a recipe.Rows; a pure function of its arguments."""
+    length, shares = form.length, form.shares
     rng = random.Random(seed)
     all_ids, all_kinds = [], []
-    for _ in range(rows):
+    for _ in range(form.rows):
         draw = rng.random()
         if draw < shares[0]:
-            ids, kinds = retrieval_row(corpus, rng, length + 1, longest)
+            ids, kinds = retrieval_row(corpus, rng, length + 1, form.longest, form.asks)
         elif draw < shares[0] + shares[1]:
             ids, kinds = repeat_row(corpus, rng, length + 1)
         elif draw < shares[0] + shares[1] + shares[2]:
@@ -135,3 +137,54 @@ def batch(corpus, seed, rows, length, shares, longest):
         all_kinds.append(kinds)
     ids = torch.tensor(all_ids)
     return ids[:, :-1], ids[:, 1:], torch.tensor(all_kinds)[:, 1:]
+
+
+def packed(corpus, seed, form):
+    """A batch without what is not to be predicted: (ids, places in the flattened ids, targets there, their kinds)."""
+    ids, targets, kinds = batch(corpus, seed, form)
+    places = (kinds.flatten() != SKIP).nonzero().flatten()
+    return (
+        ids.numpy().astype(np.uint16),
+        places.numpy().astype(np.int32),
+        targets.flatten()[places].numpy().astype(np.uint16),
+        kinds.flatten()[places].numpy().astype(np.uint8),
+    )
+
+
+def begin_work(corpus):
+    """In a new worker process, which has the corpus by its birth."""
+    global worker_corpus
+    worker_corpus = corpus
+    torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):  # of the whole group: the trainer stops its workers itself
+        signal.signal(number, signal.SIG_IGN)
+
+
+def work(seed, form):
+    return packed(worker_corpus, seed, form)
+
+
+class Feeder:
+    """Packed batches in the order in which they were asked for, made ahead by worker processes where there are any.
+
+    To be made before a thread or a GPU is used: the workers are forked.
+    """
+
+    def __init__(self, corpus, workers):
+        self.corpus, self.waiting = corpus, deque()
+        self.pool, self.ahead = None, 1
+        if workers:
+            self.pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), begin_work, (corpus,))
+            self.pool.submit(os.getpid).result()  # the first task forks them all
+            self.ahead = 2 * workers
+
+    def ask(self, seed, form):
+        self.waiting.append(self.pool.submit(work, seed, form) if self.pool else (seed, form))
+
+    def take(self):
+        first = self.waiting.popleft()
+        return first.result() if self.pool else packed(self.corpus, *first)
+
+    def close(self):
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)

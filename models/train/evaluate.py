@@ -21,24 +21,36 @@ from model import Config, Llama
 from tokenizer import BOS_ID, END_ID
 
 WINDOW = 1024
-LENGTHS = (50, 100, 250, 500, 1000, 1900)
+LENGTHS = (50, 100, 250, 500, 1000, 1900, 3000, 3900)
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # of a forward pass
 
 
-def load(folder):
+def load(folder, tokenizer, device):
     model = Llama(Config.of_folder(folder))
     model.load_state_dict({k: v.float() for k, v in load_file(f"{folder}/model.safetensors").items()})
-    return model.eval(), Tokenizer.from_file(f"{folder}/tokenizer.json")
+    return model.eval().to(device), Tokenizer.from_file(tokenizer or f"{folder}/tokenizer.json")
+
+
+def batches(rows, device):
+    """The rows, and as one tensor what they are when filled up to the longest; what is filled up follows, so it is not seen."""
+    longest = max(len(row) for row in rows)
+    count = max(1, BATCH_TOKENS[device.type] // longest)
+    for at in range(0, len(rows), count):
+        part = rows[at : at + count]
+        yield part, torch.tensor([row + [END_ID] * (longest - len(row)) for row in part], device=device)
 
 
 def bits_per_byte(model, tok, text, limit):
     """(bits, bytes) of each window of WINDOW tokens, every one of them predicted after a BOS."""
     ids = tok.encode(text, add_special_tokens=False).ids[: limit * WINDOW]
+    windows = [[BOS_ID] + ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
     rows = []
-    for start in range(0, len(ids), WINDOW):
-        part = ids[start : start + WINDOW]
-        logits = model(torch.tensor([[BOS_ID] + part[:-1]]))[0]
-        nll = torch.nn.functional.cross_entropy(logits, torch.tensor(part), reduction="sum").item()
-        rows.append((nll / math.log(2), len(tok.decode(part).encode())))
+    for part, filled in batches(windows, model.cos.device):
+        logits = model(filled[:, :-1]).transpose(1, 2)
+        nll = torch.nn.functional.cross_entropy(logits, filled[:, 1:], reduction="none").cpu()
+        for row, losses in zip(part, nll):
+            size = len(tok.decode(row[1:]).encode())
+            rows.append((losses[: len(row) - 1].sum().item() / math.log(2), size))
     return rows
 
 
@@ -50,14 +62,19 @@ def ratio_with_interval(rows):
     return mean, 1.96 * math.sqrt(squares * len(rows) / (len(rows) - 1)) / size
 
 
-def answers_right(model, tok, turns):
-    """True when greedy decoding gives the answer and then ends. One forward pass tells: greedy decoding reproduces a
-    given continuation exactly when each of its tokens is the most likely one after what precedes it."""
-    ids, kinds = chat_turns(tok, turns, ANSWER)
-    count = kinds.count(ANSWER)
-    assert ids[-1] == END_ID and len(ids) <= model.cfg.max_position_embeddings
-    logits = model(torch.tensor([ids[:-1]]))[0, -count:]
-    return logits.argmax(-1).tolist() == ids[-count:]
+def count_right(model, tok, problems):
+    """How many of them greedy decoding answers, and then ends. One forward pass tells: greedy decoding reproduces a given
+    continuation exactly when each of its tokens is the most likely one after what precedes it."""
+    rows = [chat_turns(tok, turns, ANSWER) for turns in problems]
+    assert all(ids[-1] == END_ID and len(ids) <= model.cfg.max_position_embeddings for ids, _ in rows)
+    counts = iter([kinds.count(ANSWER) for _, kinds in rows])
+    right = 0
+    for part, filled in batches([ids for ids, _ in rows], model.cos.device):
+        for ids, hidden in zip(part, model.hidden(filled)):
+            count = next(counts)
+            found = model.head(hidden[len(ids) - 1 - count : len(ids) - 1]).argmax(-1)
+            right += found.tolist() == ids[-count:]
+    return right
 
 
 def wilson(right, count):
@@ -75,12 +92,15 @@ def main():
     ap.add_argument("--out", help="file for the report, which is printed otherwise")
     ap.add_argument("--windows", type=int, default=20, help="most of each held-out book, at least 2")
     ap.add_argument("--problems", type=int, default=50, help="of each task and length")
+    ap.add_argument("--tokenizer", help="tokenizer.json of the model's folder where nothing is said")
+    ap.add_argument("--device", default="cpu", choices=BATCH_TOKENS)
     ap.add_argument("--threads", type=int, default=2)
     args = ap.parse_args()
     if args.windows < 2 or args.problems < 1:
         ap.error("an interval needs at least 2 windows, a share at least 1 problem")
     torch.set_num_threads(args.threads)
-    model, tok = load(args.model)
+    model, tok = load(args.model, args.tokenizer, torch.device(args.device))
+    lengths = [length for length in LENGTHS if length + 100 <= model.cfg.max_position_embeddings]
     _, held_out = split_books(load_books(args.corpus))
     # Bits per byte: [mean, half width of the 95 % interval]. Retrieval: task -> length -> [right, asked, low, high].
     report = {"bits_per_byte": {}, "retrieval": {task: {} for task in retrieval.TASKS}}
@@ -95,11 +115,10 @@ def main():
         report["bits_per_byte"]["all"] = [round(mean, 4), round(half, 4)]
         corpus = Corpus(held_out, tok)
         for task in retrieval.TASKS:
-            for length in LENGTHS:
+            for length in lengths:
                 rng = random.Random(f"{task} {length}")
-                right = 0
-                for _ in range(args.problems):
-                    right += answers_right(model, tok, retrieval.make(task, rng, length, corpus.passage(rng)))
+                problems = [retrieval.make(task, rng, length, corpus.passage(rng)) for _ in range(args.problems)]
+                right = count_right(model, tok, problems)
                 low, high = wilson(right, args.problems)
                 report["retrieval"][task][length] = [right, args.problems, round(low, 2), round(high, 2)]
                 print(task, length, report["retrieval"][task][length], file=sys.stderr, flush=True)

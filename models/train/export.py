@@ -40,15 +40,17 @@ def config_json(cfg):
     }
 
 
-TOKENIZER_CONFIG = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "bos_token": BOS,
-    "eos_token": END,
-    "additional_special_tokens": [t for t in SPECIAL_TOKENS if t not in (BOS, END)],
-    "clean_up_tokenization_spaces": False,
-    "model_max_length": 2048,
-    "chat_template": CHAT_TEMPLATE,
-}
+def tokenizer_config_json(cfg):
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": END,
+        "additional_special_tokens": [t for t in SPECIAL_TOKENS if t not in (BOS, END)],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": cfg.max_position_embeddings,
+        "chat_template": CHAT_TEMPLATE,
+    }
+
 
 # The model is small: without a cut of the tail one unlikely word after another leads it astray.
 GENERATION_CONFIG = {
@@ -75,25 +77,30 @@ def check(folder, model):
     return f"largest difference to transformers' logits: {difference:.1e}"
 
 
+def export(folder, model):
+    """Write all but the tokenizer.json; the weights rounded to BF16."""
+    os.makedirs(folder, exist_ok=True)
+    tensors = {name: p.detach().bfloat16().cpu().contiguous() for name, p in model.named_parameters()}
+    path = os.path.join(folder, "model.safetensors")
+    save_file(tensors, path + ".new", metadata={"format": "pt"})
+    os.replace(path + ".new", path)
+    write_json(folder, "config.json", config_json(model.cfg))
+    write_json(folder, "tokenizer_config.json", tokenizer_config_json(model.cfg))
+    write_json(folder, "generation_config.json", GENERATION_CONFIG)
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--checkpoint", required=True)
     ap.add_argument("--out", required=True)
     args = ap.parse_args()
     saved = torch.load(args.checkpoint, map_location="cpu")
-    model = Llama(Config())
+    model = Llama(Config(**saved.get("config", {})))
     model.load_state_dict(saved["model"])
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.bfloat16().float())
-    os.makedirs(args.out, exist_ok=True)
-    tensors = {name: p.detach().bfloat16().contiguous() for name, p in model.named_parameters()}
-    path = os.path.join(args.out, "model.safetensors")
-    save_file(tensors, path + ".new", metadata={"format": "pt"})
-    os.replace(path + ".new", path)
-    write_json(args.out, "config.json", config_json(model.cfg))
-    write_json(args.out, "tokenizer_config.json", TOKENIZER_CONFIG)
-    write_json(args.out, "generation_config.json", GENERATION_CONFIG)
+    export(args.out, model)
     print(f"step {saved['step']}, {saved['tokens']} tokens, {model.parameter_count()} parameters; {check(args.out, model)}")
 
 

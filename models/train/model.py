@@ -32,6 +32,28 @@ class Config:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
+# Widths of `small` are multiples of 256, so that every block size of the number formats divides them. Its rope is that of
+# `tiny` for twice the context: pairs that turn by so much over 2,048 tokens do so over 4,096.
+CONFIGS = {
+    "tiny": Config(),
+    "small": Config(
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=4096,
+        rope_theta=2000000.0,
+    ),
+}
+
+
+def linear(x, weight):
+    """The product in the type of x: parameters stay float32 where the rest is computed in BF16."""
+    return F.linear(x, weight.to(x.dtype))
+
+
 class RMSNorm(nn.Module):
     def __init__(self, dim, eps):
         super().__init__()
@@ -39,20 +61,20 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 def rope_tables(cfg):
+    """cos and sin by position and element, [seq, head_dim]; the first half of sin is negative, as apply_rope wants it."""
     inv = cfg.rope_theta ** (-torch.arange(0, cfg.head_dim, 2).double() / cfg.head_dim)
     angle = torch.outer(torch.arange(cfg.max_position_embeddings).double(), inv)
-    return angle.cos().float(), angle.sin().float()
+    cos, sin = angle.cos().float(), angle.sin().float()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def apply_rope(x, cos, sin):
     """x: [batch, seq, heads, head_dim]; element i turns together with i + head_dim / 2."""
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = cos[None, :, None, :], sin[None, :, None, :]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.addcmul(x * cos[:, None, :], x.roll(x.shape[-1] // 2, dims=-1), sin[:, None, :])
 
 
 class Attention(nn.Module):
@@ -68,14 +90,15 @@ class Attention(nn.Module):
         b, t, _ = x.shape
         # One product for the three projections: faster than three narrow ones.
         w = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
-        qkv = F.linear(x, w).view(b, t, self.h + 2 * self.kv, self.d)
-        qk = apply_rope(qkv[:, :, : self.h + self.kv], cos, sin)
-        rep = self.h // self.kv
-        q = qk[:, :, : self.h].transpose(1, 2)
-        k = qk[:, :, self.h :].repeat_interleave(rep, dim=2).transpose(1, 2)
-        v = qkv[:, :, self.h + self.kv :].repeat_interleave(rep, dim=2).transpose(1, 2)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(y.transpose(1, 2).reshape(b, t, self.h * self.d))
+        qk, v = linear(x, w).view(b, t, self.h + 2 * self.kv, self.d).split((self.h + self.kv, self.kv), dim=2)
+        q, k = apply_rope(qk, cos, sin).split((self.h, self.kv), dim=2)
+        # In BF16 there are kernels that read the keys and values of a group where they are; for float32 they are repeated.
+        grouped = x.dtype == torch.bfloat16
+        if not grouped:
+            k, v = (s.repeat_interleave(self.h // self.kv, dim=2) for s in (k, v))
+        q, k, v = (s.transpose(1, 2) for s in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        return linear(y.transpose(1, 2).reshape(b, t, self.h * self.d), self.o_proj.weight)
 
 
 class MLP(nn.Module):
@@ -86,8 +109,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(cfg.intermediate_size, cfg.hidden_size, bias=False)
 
     def forward(self, x):
-        gate, up = F.linear(x, torch.cat((self.gate_proj.weight, self.up_proj.weight))).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        gate, up = linear(x, torch.cat((self.gate_proj.weight, self.up_proj.weight))).chunk(2, dim=-1)
+        return linear(F.silu(gate) * up, self.down_proj.weight)
 
 
 class Block(nn.Module):
@@ -112,9 +135,10 @@ class Backbone(nn.Module):
 
 
 class Llama(nn.Module):
-    def __init__(self, cfg):
+    def __init__(self, cfg, compute=torch.float32):
+        """compute: the type of all activations. Parameters are float32 in any case."""
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.compute = cfg, compute
         self.model = Backbone(cfg)
         cos, sin = rope_tables(cfg)
         self.register_buffer("cos", cos, persistent=False)
@@ -132,14 +156,17 @@ class Llama(nn.Module):
     def hidden(self, ids):
         """Hidden states after the last norm: [batch, seq, hidden]."""
         t = ids.shape[1]
-        cos, sin = self.cos[:t], self.sin[:t]
-        x = self.model.embed_tokens(ids)
+        cos, sin = self.cos[:t].to(self.compute), self.sin[:t].to(self.compute)
+        x = self.model.embed_tokens(ids).to(self.compute)
         for block in self.model.layers:
             x = block(x, cos, sin)
         return self.model.norm(x)
 
     def forward(self, ids):
-        return F.linear(self.hidden(ids), self.model.embed_tokens.weight)  # tied head
+        return self.head(self.hidden(ids))
+
+    def head(self, hidden):
+        return linear(hidden, self.model.embed_tokens.weight)  # tied
 
     def parameter_count(self):
         return sum(p.numel() for p in self.parameters())

@@ -18,7 +18,7 @@ SLOW = {"layers.0.": 0.2, "layers.1.self_attn.": 0.2}  # factors of the learning
 EMBEDDING_STD = 0.5
 FINAL_NORM = 0.06  # keeps the first logits small, since the head is tied to the embeddings
 FAST_PAIRS = 4  # of rope, that tell neighbours apart
-SHARPNESS, MATCH, GAIN = 9.0, 4.0, 8.0
+SHARPNESS, MATCH, GAIN = 9.0, 4.0, 8.0  # the first two for heads of 32
 
 
 @torch.no_grad()
@@ -27,7 +27,9 @@ def induction_start(model):
     width, size = cfg.hidden_size, cfg.head_dim
     half, groups = size // 2, cfg.num_key_value_heads
     heads = cfg.num_attention_heads // groups  # query heads of a group
-    count = groups * size
+    rank = min(size, width // (3 * groups))  # a group's share of each of the three subspaces
+    count = groups * rank
+    sharper = (size / 32) ** 0.25  # on both sides of a product that attention divides by the root of the size
 
     basis = torch.zeros(width - 1, width)
     basis[:, 1:] = torch.linalg.qr(torch.randn(width - 1, width - 1))[0]
@@ -43,24 +45,29 @@ def induction_start(model):
 
     previous, lookup = model.model.layers[0].self_attn, model.model.layers[1].self_attn
     turn = cfg.rope_theta ** (-torch.arange(half).float() / half)
-    fast = (torch.arange(half) < FAST_PAIRS).float() * SHARPNESS / constant
+    fast = (torch.arange(half) < FAST_PAIRS).float() * sharper * SHARPNESS / constant
     slow = torch.cat((torch.arange(half // 2, half), torch.arange(half + half // 2, size)))
     for group in range(groups):
         kv = slice(group * size, (group + 1) * size)
+        held = slice(group * size, group * size + rank)  # of the values
+        part = slice(group * rank, (group + 1) * rank)
         previous.k_proj.weight[kv] = 0
         previous.k_proj.weight[kv, 0] = torch.cat((fast, torch.zeros(half)))
-        previous.v_proj.weight[kv] = identity[kv]
-        mix = torch.linalg.qr(torch.randn(size, half))[0].t()
+        previous.v_proj.weight[held] = identity[part]
+        mix = sharper * MATCH * torch.linalg.qr(torch.randn(rank, half))[0].t()
         lookup.k_proj.weight[kv] = 0
-        lookup.k_proj.weight[group * size + slow] = MATCH * mix @ memory[kv]
-        lookup.v_proj.weight[kv] = copied[kv]
+        lookup.k_proj.weight[group * size + slow] = mix @ memory[part]
+        lookup.v_proj.weight[held] = copied[part]
         for head in range(heads):
             first = (group * heads + head) * size
-            q = slice(first, first + size)
+            q, used = slice(first, first + size), slice(first, first + rank)
             distance = (head + 1) * turn
             previous.q_proj.weight[q] = 0
             previous.q_proj.weight[q, 0] = torch.cat((fast * distance.cos(), -fast * distance.sin()))
-            previous.o_proj.weight[:, q] = memory[kv].t() * 0.8 * EMBEDDING_STD * 2**0.5 if head == 0 else 0.0
+            previous.o_proj.weight[:, q] = 0
+            if head == 0:
+                previous.o_proj.weight[:, used] = memory[part].t() * 0.8 * EMBEDDING_STD * 2**0.5
             lookup.q_proj.weight[q] = 0
-            lookup.q_proj.weight[first + slow] = MATCH * mix @ identity[kv]
-            lookup.o_proj.weight[:, q] = copied[kv].t() * GAIN / heads * EMBEDDING_STD * 2**0.5
+            lookup.q_proj.weight[first + slow] = mix @ identity[part]
+            lookup.o_proj.weight[:, q] = 0
+            lookup.o_proj.weight[:, used] = copied[part].t() * GAIN / heads * EMBEDDING_STD * 2**0.5
