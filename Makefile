@@ -3,6 +3,7 @@
 JOBS ?= $(shell nproc)
 BOOTSTRAP ?= yes
 ASAN ?= no
+CUDA ?= no
 FUZZ_SECONDS ?= 60
 ARGS ?=
 SOAK_SECONDS ?= 1800
@@ -10,7 +11,7 @@ SOAK_SECONDS ?= 1800
 # rustup's toolchain, where there is one, before the system's; tools/bootstrap looks in the same order.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-bootstrap = $(if $(filter yes,$(BOOTSTRAP)),tools/bootstrap $(1),@:)
+bootstrap = $(if $(filter yes,$(BOOTSTRAP)),tools/bootstrap $(strip $(1) $(if $(filter yes,$(CUDA)),--cuda)),@:)
 configure = cmake --preset $(1) --log-level=WARNING >build/configure-$(1).log 2>&1 || { cat build/configure-$(1).log; exit 1; }
 build = @mkdir -p build && $(call configure,$(1)) && cmake --build --preset $(1) --parallel $(JOBS)
 ctest = ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(JOBS)
@@ -33,7 +34,8 @@ help:
 	@echo 'make conformance  compare with transformers and friends in .venv (ARGS: flags of tools/conformance/run)'
 	@echo 'make clean        remove build/'
 	@echo
-	@echo 'JOBS=N limits parallelism; BOOTSTRAP=no leaves installed packages alone.'
+	@echo 'JOBS=N limits parallelism; BOOTSTRAP=no leaves installed packages alone; CUDA=yes sees to it that there is an nvcc,'
+	@echo 'so that the CUDA backend is built too (docs/cuda.md).'
 
 bootstrap:
 	$(call bootstrap)

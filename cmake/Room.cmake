@@ -4,8 +4,8 @@
 #   millrace_room(kv SOURCES page_pool.cc DEPS core)
 
 function(millrace_compile_options target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
-                                           -fno-math-errno -ffp-contract=off)
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wconversion;-Wno-sign-conversion;-fno-math-errno;-ffp-contract=off>"
+                                           "$<$<COMPILE_LANGUAGE:CUDA>:-O3>")
   if(MILLRACE_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${MILLRACE_SANITIZE} -fno-omit-frame-pointer
                                              -fno-sanitize-recover=all)

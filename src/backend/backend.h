@@ -179,8 +179,13 @@ class Backend {
   /// Whether buffers are memory that the host may read and write as it is, between steps.
   [[nodiscard]] virtual bool host_memory() const = 0;
 
+  /// Bytes that buffers and weights can still take.
+  [[nodiscard]] virtual std::uint64_t free_memory() const = 0;
+
   /// Error: no memory; the message has the figure.
   virtual Result<Buffer> allocate(std::size_t bytes) = 0;
+  /// Host memory that read() fills at the device's full speed, or any where that makes no difference. Error: as above.
+  virtual Result<Buffer> allocate_host(std::size_t bytes) = 0;
   virtual void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) = 0;
   virtual void read(const Buffer& source, std::size_t offset, std::span<std::byte> target) = 0;
   /// From device to device, in order with the operations. Within one buffer the two ranges must not overlap.
@@ -193,6 +198,12 @@ class Backend {
   /// What bytes() of the packed matrix will be, before anything is allocated. Reads formats and shapes only: the
   /// source's data pointers may be null.
   [[nodiscard]] virtual std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const = 0;
+
+  /// What attention multiplies with keys and values in.
+  [[nodiscard]] virtual Arithmetic attend_arithmetic(KvFormat format) const = 0;
+
+  /// Returns when all that was asked for is done: a device may take its time, and start later.
+  virtual void wait() = 0;
 
   /// Called once before the operations of a step: uploads what they need of it.
   virtual void begin(const ForwardBatch& batch) = 0;

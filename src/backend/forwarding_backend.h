@@ -16,7 +16,9 @@ class ForwardingBackend : public Backend {
   [[nodiscard]] std::string numeric_class() const override { return inner_->numeric_class(); }
   Result<DeviceLimits> measure_limits() override { return inner_->measure_limits(); }
   [[nodiscard]] bool host_memory() const override { return inner_->host_memory(); }
+  [[nodiscard]] std::uint64_t free_memory() const override { return inner_->free_memory(); }
   Result<Buffer> allocate(std::size_t bytes) override { return inner_->allocate(bytes); }
+  Result<Buffer> allocate_host(std::size_t bytes) override { return inner_->allocate_host(bytes); }
   void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) override {
     inner_->write(target, offset, source);
   }
@@ -33,6 +35,10 @@ class ForwardingBackend : public Backend {
   [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
     return inner_->packed_bytes(source, format);
   }
+  [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
+    return inner_->attend_arithmetic(format);
+  }
+  void wait() override { inner_->wait(); }
   void begin(const ForwardBatch& batch) override { inner_->begin(batch); }
   void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
     inner_->embed(batch, table, scale, out);

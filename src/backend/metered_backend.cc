@@ -36,7 +36,7 @@ double visible_pairs(std::int64_t first, std::int64_t rows, std::int64_t window)
   return pairs;
 }
 
-OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args) {
+OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmetic arithmetic) {
   double pairs = 0, positions = 0;
   for (const SequenceRows& sequence : batch.sequences) {
     if (sequence.rows == 0) continue;
@@ -57,7 +57,7 @@ OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args) {
                                  (kv_scaled(args.kv.format) ? sizeof(float) : 0);
   const double row_bytes = 2.0 * args.kv_heads * static_cast<double>(head_bytes);
   cost.bytes = positions * row_bytes;
-  operations_of(cost, Arithmetic::f32) = 4.0 * pairs * args.heads * args.head_dim;
+  operations_of(cost, arithmetic) = 4.0 * pairs * args.heads * args.head_dim;
   return cost;
 }
 
@@ -120,6 +120,7 @@ template <typename Call>
 void MeteredBackend::meter(OpKey key, OpTotals cost, Call&& call) {
   const auto start = std::chrono::steady_clock::now();
   call();
+  if (each_) inner().wait();
   cost.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   cost.calls = 1;
   totals_[key] += cost;
@@ -150,7 +151,8 @@ void MeteredBackend::rope_store(const ForwardBatch& batch, const RopeStoreArgs& 
 }
 
 void MeteredBackend::attend(const ForwardBatch& batch, const AttendArgs& args) {
-  meter({OpKind::attend}, attend_cost(batch, args), [&] { inner().attend(batch, args); });
+  meter({OpKind::attend}, attend_cost(batch, args, inner().attend_arithmetic(args.kv.format)),
+        [&] { inner().attend(batch, args); });
 }
 
 void MeteredBackend::gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) {

@@ -38,11 +38,12 @@ struct OpTotals {
 /// The least seconds in which a device of these limits can do it: the longer of moving and computing.
 double limit_seconds(const OpTotals& totals, const DeviceLimits& limits);
 
-/// Times are those of the calls, so that they tell of a
-/// backend that has done the work when a call returns.
+/// Times are those of the calls. A device has not done the work when a call returns, unless it is made to wait for
+/// each: then times tell of operations, and what is usually done together takes longer.
 class MeteredBackend final : public ForwardingBackend {
  public:
-  using ForwardingBackend::ForwardingBackend;
+  explicit MeteredBackend(std::unique_ptr<Backend> inner, bool wait_for_each = false)
+      : ForwardingBackend(std::move(inner)), each_(wait_for_each) {}
 
   [[nodiscard]] const std::map<OpKey, OpTotals>& totals() const { return totals_; }
   [[nodiscard]] OpTotals sum() const;
@@ -65,6 +66,7 @@ class MeteredBackend final : public ForwardingBackend {
   template <typename Call>
   void meter(OpKey key, OpTotals cost, Call&& call);
 
+  bool each_ = false;
   std::map<OpKey, OpTotals> totals_;
 };
 

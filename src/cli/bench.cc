@@ -250,8 +250,8 @@ Status run(const BenchFlags& flags) {
   MILLRACE_TRY(LoadOptions options, load_options(model_flags, std::max(1, widest)));
   options.sequences = widest;
   MeteredBackend* meter = nullptr;
-  options.wrap_backend = [&meter](std::unique_ptr<Backend> inner) {
-    auto metered = std::make_unique<MeteredBackend>(std::move(inner));
+  options.wrap_backend = [&meter, &flags](std::unique_ptr<Backend> inner) {
+    auto metered = std::make_unique<MeteredBackend>(std::move(inner), flags.profile);
     meter = metered.get();
     return metered;
   };

@@ -52,10 +52,13 @@ Result<Recipe> read_recipe(const std::string& path) {
   return parse_recipe(text, path);
 }
 
+/// As LoadOptions has it.
 Result<std::string> backend_name(const ModelFlags& flags) {
-  if (flags.device == "cuda") return fail("--device cuda: this build has no CUDA backend; use cpu");
-  if (flags.device == "reference") return std::string("reference");
-  return flags.isa.empty() ? std::string("cpu") : "cpu:" + flags.isa;
+  if (!flags.isa.empty()) {
+    if (flags.device == "cuda" || flags.device == "reference") return fail("--isa is for --device cpu");
+    return "cpu:" + flags.isa;
+  }
+  return resolve_backend(flags.device);
 }
 
 }  // namespace
@@ -77,8 +80,8 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
   command
       .add_option(
           "--compute-dtype", flags.compute_dtype,
-          "What matrix products read and the KV memory holds. With auto and bf16 products with GGUF's blocks read "
-          "8-bit inputs; f32: nothing is rounded")
+          "What matrix products read and the KV memory holds; auto: f32 on the cpu, bf16 with cuda. With auto and bf16 "
+          "products with GGUF's blocks read 8-bit inputs; f32: nothing is rounded")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
   command.add_flag("--dummy", flags.dummy, "Random weights from the config alone");
   command.add_flag("--json", flags.json, "Print one JSON document");
@@ -105,7 +108,9 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
   if (flags.max_model_len > 0) options.max_model_len = flags.max_model_len;
   options.dummy = flags.dummy;
   options.threads = flags.threads;
-  options.compute = flags.compute_dtype == "bf16" ? DType::bf16 : DType::f32;
+  // Matrix units of GPUs have no f32: there bf16 is what a user expects.
+  const bool bf16 = flags.compute_dtype == "bf16" || (flags.compute_dtype == "auto" && options.backend == "cuda");
+  options.compute = bf16 ? DType::bf16 : DType::f32;
   options.integer_blocks = flags.compute_dtype != "f32";
   options.limits = {.max_rows = flags.max_batch_tokens, .max_logit_rows = max_logit_rows};
   return options;

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cuda/cuda_backend.h"
 #include "backend/reference/reference_backend.h"
-#include "core/memory.h"
 #include "kv/page_layout.h"
 #include "model/families/family.h"
 #include "model/tensor_source.h"
@@ -21,6 +21,7 @@ constexpr std::int32_t kPageTokens = 16;
 
 Result<std::unique_ptr<Backend>> make_backend(const LoadOptions& options) {
   if (options.backend == "reference") return make_reference_backend();
+  if (options.backend == "cuda") return make_cuda_backend({.threads = options.threads});
   CpuBackendOptions cpu{.threads = options.threads};
   if (options.backend == "cpu:scalar") cpu.isa = IsaLevel::scalar;
   if (options.backend == "cpu:avx2") cpu.isa = IsaLevel::avx2;
@@ -82,6 +83,11 @@ Status read_rope_factors(const Checkpoint& checkpoint, ModelConfig& config) {
 
 }  // namespace
 
+std::string resolve_backend(const std::string& name) {
+  if (name != "auto") return name;
+  return cuda_available() ? "cuda" : "cpu";
+}
+
 Result<std::optional<Tokenizer>> load_tokenizer(const Checkpoint& checkpoint) {
   if (checkpoint.text().tokenizer_json.empty()) return std::optional<Tokenizer>();
   auto tokenizer = Tokenizer::from_json(checkpoint.text().tokenizer_json);
@@ -109,10 +115,6 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
   plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);
-  if (!plan.backend->host_memory()) {  // then the runner keeps a copy of the logits
-    plan.workspace_bytes += static_cast<std::uint64_t>(options.limits.max_logit_rows) *
-                            static_cast<std::uint64_t>(plan.config.vocab) * sizeof(float);
-  }
   plan.layout = make_page_layout(kv_shapes(plan.config), kPageTokens, kv_format(options));
   return plan;
 }
@@ -127,7 +129,7 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
                                           .kv_page_row = plan.layout.bytes_per_page_row(),
                                           .page_tokens = kPageTokens,
                                           .max_position = plan.config.max_position,
-                                          .available = available_memory(),
+                                          .available = plan.backend->free_memory(),
                                           .kv_memory = options.kv_memory,
                                           .weight_memory = options.weight_memory,
                                           .max_model_len = options.max_model_len,
@@ -142,8 +144,8 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
   MILLRACE_TRY(std::unique_ptr<Decoder> decoder,
                Decoder::create(std::move(plan.config), std::move(weights), backend, options.limits));
   MILLRACE_TRY(std::unique_ptr<KvCache> cache, KvCache::create(plan.layout, model.memory.kv_pages, backend));
-  model.runner = std::make_unique<ModelRunner>(std::move(plan.backend), std::move(decoder), std::move(cache),
-                                               model.memory.max_sequence_tokens);
+  MILLRACE_TRY(model.runner, ModelRunner::create(std::move(plan.backend), std::move(decoder), std::move(cache),
+                                                 model.memory.max_sequence_tokens));
   return model;
 }
 

@@ -26,7 +26,7 @@ namespace millrace {
 struct LoadOptions {
   std::filesystem::path path;   // a Hugging Face directory, a .gguf file; with `dummy` a config.json will do
   bool dummy = false;           // random weights from the config alone (model/tensor_source.h)
-  std::string backend = "cpu";  // "cpu", "cpu:scalar", "cpu:avx2", "cpu:avx512" or "reference"
+  std::string backend = "cpu";  // "cpu", "cpu:scalar", "cpu:avx2", "cpu:avx512", "cuda" or "reference"
   int threads = 0;              // 0: one a core
   DType compute = DType::f32;   // what matrix products read and the KV memory holds (backend/matrix_source.h)
   bool integer_blocks = false;  // products with GGUF's blocks of integer codes round their inputs (same header)
@@ -39,6 +39,9 @@ struct LoadOptions {
   std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)> wrap_backend;  // may be empty
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;  // bytes of weights packed; may be empty
 };
+
+/// "auto" becomes "cuda" where the build has it and the machine a device, else "cpu"; other names stay.
+std::string resolve_backend(const std::string& name);
 
 /// What a model will be, before anything of it is read: its files are open, its weights counted, nothing is packed.
 struct ModelPlan {

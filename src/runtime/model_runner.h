@@ -15,13 +15,10 @@ namespace millrace {
 
 class ModelRunner {
  public:
-  /// `max_sequence_tokens`: the most tokens a sequence may have, answer included; within the cache's capacity.
-  ModelRunner(std::unique_ptr<Backend> backend, std::unique_ptr<Decoder> decoder, std::unique_ptr<KvCache> cache,
-              std::int64_t max_sequence_tokens)
-      : backend_(std::move(backend)),
-        decoder_(std::move(decoder)),
-        cache_(std::move(cache)),
-        max_sequence_tokens_(max_sequence_tokens) {}
+  /// `max_sequence_tokens`: the most tokens a sequence may have, answer included; within the cache's capacity. Error:
+  /// no memory for the logits of a step on the host, where the device has memory of its own.
+  static Result<std::unique_ptr<ModelRunner>> create(std::unique_ptr<Backend> backend, std::unique_ptr<Decoder> decoder,
+                                                     std::unique_ptr<KvCache> cache, std::int64_t max_sequence_tokens);
 
   /// Runs one step; row i of the result, [vocab] floats, belongs to batch.logit_rows[i]. Scratch that the caller may
   /// change; valid until the next call.
@@ -38,13 +35,21 @@ class ModelRunner {
   [[nodiscard]] const Backend& backend() const { return *backend_; }
 
  private:
+  ModelRunner(std::unique_ptr<Backend> backend, std::unique_ptr<Decoder> decoder, std::unique_ptr<KvCache> cache,
+              std::int64_t max_sequence_tokens)
+      : backend_(std::move(backend)),
+        decoder_(std::move(decoder)),
+        cache_(std::move(cache)),
+        max_sequence_tokens_(max_sequence_tokens) {}
+
   // In this order: the decoder and the cache hold memory of the backend.
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<KvCache> cache_;
   std::int64_t max_sequence_tokens_;
-  std::vector<float> logits_, hidden_;  // where the device has memory of its own
-  std::int64_t rows_ = 0;               // of the last batch
+  Buffer logits_;  // on the host, where the device has memory of its own; and
+  std::vector<float> hidden_;
+  std::int64_t rows_ = 0;  // of the last batch
 };
 
 /// What a scheduler may plan for the runner: as many sequences at once as a step has rows of logits.

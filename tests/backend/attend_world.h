@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "backend/cpu_test_util.h"
+#include "backend/staged_backend.h"
 #include "core/float16.h"
 #include "kv/page_layout.h"
 #include "quant/codes.h"
@@ -140,8 +141,9 @@ class AttendWorld {
                     .softcap = shape_.softcap,
                     .sinks = shape_.sinks ? sinks_.data() : nullptr,
                     .kv = kv_};
-    std::vector<float> out(static_cast<std::size_t>(batch.rows() * q_width()));
+    std::vector<float> out(static_cast<std::size_t>(batch.rows() * q_width()), -7e33f);
     args.out = out.data();
+    set_pages(backend, memory_);
     backend.begin(batch);
     backend.attend(batch, args);
     return out;
@@ -189,6 +191,41 @@ class AttendWorld {
   std::vector<std::vector<float>> queries_, keys_, values_;
   std::vector<float> sinks_;
 };
+
+inline std::vector<AttendShape> attend_shapes() {
+  std::vector<AttendShape> all;
+  all.push_back({});
+  all.push_back({.heads = 3, .kv_heads = 3, .head_dim = 64, .length = 200});
+  all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .format = KvFormat::bf16});
+  all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131});
+  all.push_back({.heads = 2, .kv_heads = 1, .head_dim = 8, .page_tokens = 1, .length = 70, .format = KvFormat::bf16});
+  all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50});
+  all.push_back({.heads = 4, .kv_heads = 4, .head_dim = 32, .length = 300, .window = 64, .softcap = 3.0f});
+  all.push_back({.heads = 8, .kv_heads = 2, .head_dim = 64, .length = 140, .window = 130, .sinks = true});
+  all.push_back({.heads = 2,
+                 .kv_heads = 1,
+                 .head_dim = 256,
+                 .page_tokens = 64,
+                 .length = 193,
+                 .sinks = true,
+                 .format = KvFormat::bf16});
+  all.push_back({.heads = 5,
+                 .kv_heads = 1,
+                 .head_dim = 24,
+                 .page_tokens = 7,
+                 .length = 90,
+                 .window = 1,
+                 .format = KvFormat::bf16});
+  all.push_back({.heads = 4, .kv_heads = 1, .head_dim = 512, .length = 66, .softcap = 50.0f});
+  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
+    all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 64, .length = 220, .format = format});
+    all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .sinks = true, .format = format});
+    all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131, .format = format});
+    all.push_back(
+        {.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50, .format = format});
+  }
+  return all;
+}
 
 inline std::string describe(const AttendShape& s) {
   return fmt::format("{} heads, {} kv, dim {}, pages of {}, length {}, window {}, cap {}, sinks {}, {}", s.heads,

@@ -11,47 +11,12 @@ namespace {
 using Shape = AttendShape;
 using World = AttendWorld;
 
-std::vector<Shape> shapes() {
-  std::vector<Shape> all;
-  all.push_back({});
-  all.push_back({.heads = 3, .kv_heads = 3, .head_dim = 64, .length = 200});
-  all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .format = KvFormat::bf16});
-  all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131});
-  all.push_back({.heads = 2, .kv_heads = 1, .head_dim = 8, .page_tokens = 1, .length = 70, .format = KvFormat::bf16});
-  all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50});
-  all.push_back({.heads = 4, .kv_heads = 4, .head_dim = 32, .length = 300, .window = 64, .softcap = 3.0f});
-  all.push_back({.heads = 8, .kv_heads = 2, .head_dim = 64, .length = 140, .window = 130, .sinks = true});
-  all.push_back({.heads = 2,
-                 .kv_heads = 1,
-                 .head_dim = 256,
-                 .page_tokens = 64,
-                 .length = 193,
-                 .sinks = true,
-                 .format = KvFormat::bf16});
-  all.push_back({.heads = 5,
-                 .kv_heads = 1,
-                 .head_dim = 24,
-                 .page_tokens = 7,
-                 .length = 90,
-                 .window = 1,
-                 .format = KvFormat::bf16});
-  all.push_back({.heads = 4, .kv_heads = 1, .head_dim = 512, .length = 66, .softcap = 50.0f});
-  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
-    all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 64, .length = 220, .format = format});
-    all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .sinks = true, .format = format});
-    all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131, .format = format});
-    all.push_back(
-        {.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50, .format = format});
-  }
-  return all;
-}
-
 class CpuAttend : public CpuLevelTest {};
 
 TEST_P(CpuAttend, AgreesWithTheReference) {
   const auto reference = make_reference_backend();
   const auto backend = cpu_backend(GetParam(), 2);
-  for (const Shape& shape : shapes()) {
+  for (const Shape& shape : attend_shapes()) {
     World world(shape, 2, 21);
     world.store(0, 0, shape.length);
     world.store(1, 0, shape.length);
@@ -62,7 +27,7 @@ TEST_P(CpuAttend, AgreesWithTheReference) {
 
 TEST_P(CpuAttend, IdenticalHoweverThePromptIsCut) {
   const auto one = cpu_backend(GetParam(), 1), two = cpu_backend(GetParam(), 2);
-  for (const Shape& shape : shapes()) {
+  for (const Shape& shape : attend_shapes()) {
     World whole_world(shape, 1, 22);
     whole_world.store(0, 0, shape.length);
     const std::vector<float> whole = whole_world.attend(*one, {{0, 0, shape.length}});
@@ -82,7 +47,7 @@ TEST_P(CpuAttend, IdenticalHoweverThePromptIsCut) {
 
 TEST_P(CpuAttend, IdenticalInAnyCompany) {
   const auto one = cpu_backend(GetParam(), 1), two = cpu_backend(GetParam(), 2);
-  for (const Shape& shape : shapes()) {
+  for (const Shape& shape : attend_shapes()) {
     World alone(shape, 1, 23);
     alone.store(0, 0, shape.length);
     const std::int64_t half = shape.length / 2;

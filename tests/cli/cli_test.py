@@ -53,8 +53,15 @@ class Usage(unittest.TestCase):
         self.assertIn("999999", self.failure("logits", FIXTURE, "--dummy", "--ids", "999999"))
         self.assertIn("top_p", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--top-p", "7"))
         self.assertIn("tokenizer", self.failure("run", FIXTURE, "--dummy", "-p", "text"))
-        self.assertIn("CUDA", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--device", "cuda"))
         self.assertIn("size", self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--kv-memory", "lots"))
+
+    def test_cuda_runs_or_says_why_not(self):
+        result = subprocess.run([BINARY, "run", FIXTURE, "--dummy", "--ids", "1", "-n", "1", "--device", "cuda"],
+                                capture_output=True, text=True, timeout=60)
+        if result.returncode != 0:
+            self.assertEqual(result.returncode, 1)
+            self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+            self.assertIn("CUDA", result.stderr)
 
     def test_stop_strings_do_not_swallow_the_model(self):
         self.assertIn("/no/such/model", self.failure("run", "-p", "x", "--stop", "END", "/no/such/model"))

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cuda/cuda_backend.h"
 #include "conformance/fixture_model.h"
 
 namespace millrace {
@@ -16,6 +17,7 @@ std::vector<std::string> backends() {
   std::vector<std::string> names{"reference", "cpu:scalar"};
   if (isa_available(IsaLevel::avx2)) names.emplace_back("cpu:avx2");
   if (isa_available(IsaLevel::avx512)) names.emplace_back("cpu:avx512");
+  if (cuda_available()) names.emplace_back("cuda");
   return names;
 }
 

@@ -118,6 +118,25 @@ class CheckLayers(unittest.TestCase):
                     f"{path}:1: includes {target}: {names} stand side by side and do not know each other",
                 )
 
+    def test_a_backend_whose_kernels_are_not_cpp(self):
+        cuda = {
+            "src/backend/cuda/CMakeLists.txt": "if(HAVE)\n  millrace_room(backend_cuda SOURCES b.cc kernels/k.cu DEPS backend)\n"
+            "else()\n  millrace_room(backend_cuda SOURCES absent.cc DEPS backend)\nendif()\n",
+            "src/backend/cuda/b.cc": '#include <cuda_runtime_api.h>\n\n#include "backend/backend.h"\n',
+            "src/backend/cuda/kernels/k.cuh": '#include "backend/cuda/kernels/launch.h"\n',
+            "src/backend/cuda/kernels/k.cu": '#include <cuda_bf16.h>\n\n#include "backend/cuda/kernels/k.cuh"\n',
+        }
+        self.assert_clean(cuda)
+        for name in ("kernels/k.cu", "kernels/k.cuh", "b.cc"):
+            path = f"src/backend/cuda/{name}"
+            self.assert_violation(
+                {**cuda, path: '#include "backend/cpu/cpu.h"\n#include "kv/pool.h"\n#include "model/config.h"\n'},
+                f"{path}:1: includes backend/cpu/cpu.h: backend/cuda and backend/cpu stand side by side and do not know each "
+                "other",
+                f"{path}:3: includes model/config.h: model is above backend/cuda",
+                f"src/backend/cuda/CMakeLists.txt:2: DEPS lacks kv, which {path}:2 includes",
+            )
+
     def test_a_room_inside_a_room_is_as_far_from_the_neighbour_as_its_parent(self):
         self.assert_violation(
             {"src/sched/sched.cc": '#include "model/checkpoint/file.h"\n'},

@@ -33,7 +33,12 @@ class Sizes(unittest.TestCase):
         for name, limit in {
             "src/kv/a.cc": 500,
             "src/backend/backend.h": 500,
-            "src/backend/cpu/a.cc": 800,
+            "src/backend/cpu/a.cc": 500,
+            "src/backend/cpu/kernels/a.h": 800,
+            "src/backend/cuda/a.cc": 500,
+            "src/backend/cuda/kernels/a.cu": 800,
+            "src/backend/cuda/kernels/a.cuh": 800,
+            "src/backend/reference/a.cc": 800,
             "tests/kv/a_test.cc": 500,
             "src/text/rust/src/lib.rs": 500,
         }.items():

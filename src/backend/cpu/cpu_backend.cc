@@ -49,11 +49,14 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/3", isa_level_name(level_)); }
   Result<DeviceLimits> measure_limits() override { return measure_cpu_limits(kernels_, *pool_); }
   [[nodiscard]] bool host_memory() const override { return true; }
+  [[nodiscard]] std::uint64_t free_memory() const override { return available_memory(); }
 
   Result<Buffer> allocate(std::size_t bytes) override {
     MILLRACE_TRY(std::shared_ptr<void> memory, allocate_device_memory(bytes, "a buffer"));
     return Buffer{std::move(memory), bytes};
   }
+
+  Result<Buffer> allocate_host(std::size_t bytes) override { return allocate(bytes); }
 
   void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) override {
     check_range(target, offset, source.size());
@@ -79,6 +82,9 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
     return CpuMatrix::packed_bytes(source, format);
   }
+
+  [[nodiscard]] Arithmetic attend_arithmetic(KvFormat /*format*/) const override { return Arithmetic::f32; }
+  void wait() override {}
 
   void begin(const ForwardBatch& /*batch*/) override {}
 

@@ -10,6 +10,7 @@
 
 #include "core/check.h"
 #include "core/float16.h"
+#include "core/memory.h"
 #include "quant/integer_blocks.h"
 
 namespace millrace {
@@ -233,6 +234,7 @@ class ReferenceBackend final : public Backend {
     return fail("the reference backend is made for being right: it is not measured against limits");
   }
   [[nodiscard]] bool host_memory() const override { return true; }
+  [[nodiscard]] std::uint64_t free_memory() const override { return available_memory(); }
 
   Result<Buffer> allocate(std::size_t bytes) override {
     const std::size_t rounded = (bytes + 63) / 64 * 64;
@@ -241,6 +243,8 @@ class ReferenceBackend final : public Backend {
     std::memset(memory, 0, rounded);
     return Buffer{std::shared_ptr<void>(memory, [](void* p) { std::free(p); }), bytes};
   }
+
+  Result<Buffer> allocate_host(std::size_t bytes) override { return allocate(bytes); }
 
   void write(const Buffer& target, std::size_t offset, std::span<const std::byte> source) override {
     check_range(target, offset, source.size());
@@ -281,6 +285,9 @@ class ReferenceBackend final : public Backend {
   [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat) const override {
     return static_cast<std::size_t>(source.rows() * source.cols()) * sizeof(float);
   }
+
+  [[nodiscard]] Arithmetic attend_arithmetic(KvFormat /*format*/) const override { return Arithmetic::f32; }
+  void wait() override {}
 
   void begin(const ForwardBatch&) override {}
 

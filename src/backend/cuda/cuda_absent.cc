@@ -1,0 +1,16 @@
+// What builds without nvcc have in place of the backend.
+#include "backend/cuda/cuda_backend.h"
+
+namespace millrace {
+
+bool cuda_available() {
+  return false;
+}
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendOptions& /*options*/) {
+  return fail(
+      "this build has no CUDA backend, since nvcc was not found when it was configured: run tools/bootstrap --cuda and "
+      "build again, or use --device cpu");
+}
+
+}  // namespace millrace
