@@ -123,8 +123,9 @@ struct RopeStoreArgs {
 };
 
 /// Causal softmax(scale * q k^T) v per head over the pages of each sequence, grouped queries (head h reads kv head
-/// h / (heads / kv_heads)). KV is folded in fixed absolute chunks of kAttentionChunk positions, in order, with a
-/// running maximum and sum (Milakov & Gimelshein 2018), so a row's result does not depend on how the step was cut.
+/// h / (heads / kv_heads)). KV is folded in fixed absolute chunks of kAttentionChunk positions, in order (and chunks in
+/// spans of them, where a backend says so), with a running maximum and sum (Milakov & Gimelshein 2018), so a row's
+/// result does not depend on how the step was cut.
 struct AttendArgs {
   const float* q = nullptr;  // [rows, q_stride], q first
   std::int64_t q_stride = 0;

@@ -48,7 +48,7 @@ void BatchTables::make(const ForwardBatch& batch) {
     const SequenceRows& sequence = batch.sequences[s];
     const auto first = static_cast<std::int32_t>(sequence.first_position);
     for (std::int32_t i = 0; i < sequence.rows; ++i) {
-      const auto row = static_cast<std::size_t>(sequence.first_row + i);
+      const auto row = static_cast<std::size_t>(sequence.first_row) + static_cast<std::size_t>(i);
       words_[sequence_at_ + row] = static_cast<std::int32_t>(s);
       words_[position_at_ + row] = first + i;
     }

@@ -1,6 +1,6 @@
 // What kernels need to know of a step, laid out in one piece of memory. Pure: the piece is made on the host and copied
-// at once. Where its parts begin depends on capacities that grow by doubling, so that steps of one shape find them at
-// the same addresses.
+// at once. Where its parts begin depends on capacities that grow in large steps, so that steps of one shape find them
+// at the same addresses.
 #pragma once
 
 #include <cstddef>

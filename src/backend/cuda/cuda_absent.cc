@@ -9,8 +9,8 @@ bool cuda_available() {
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendOptions& /*options*/) {
   return fail(
-      "this build has no CUDA backend, since nvcc was not found when it was configured: run tools/bootstrap --cuda and "
-      "build again, or use --device cpu");
+      "this build has no CUDA backend: there was no nvcc when it was configured, or it was left out; run "
+      "tools/bootstrap --cuda and build again (docs/cuda.md), or use --device cpu");
 }
 
 }  // namespace millrace

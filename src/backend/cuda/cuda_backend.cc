@@ -303,7 +303,7 @@ bool cuda_available() {
 }
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendOptions& options) {
-  MILLRACE_TRY(std::unique_ptr<Device> device, Device::open(options.device));
+  MILLRACE_TRY(std::unique_ptr<Device> device, Device::open(0));
   MILLRACE_TRY(std::unique_ptr<ThreadPool> pool, ThreadPool::create(options.threads));
   return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(std::move(device), std::move(pool)));
 }

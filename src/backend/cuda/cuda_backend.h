@@ -12,14 +12,14 @@
 namespace millrace {
 
 struct CudaBackendOptions {
-  int device = 0;   // its number among those that CUDA sees
   int threads = 0;  // that pack weights; 0: usable_cores()
 };
 
 /// Whether this build has the backend and the machine a device that it runs on.
 bool cuda_available();
 
-/// Errors: a build without CUDA; no driver, no such device, or one that is too old; no memory.
+/// On the first device that CUDA sees. Errors: a build without CUDA; no driver, no device, or one that is too old; no
+/// memory.
 /// One operation at a time: the backend is used from one thread.
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendOptions& options = {});
 

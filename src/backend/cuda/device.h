@@ -33,7 +33,6 @@ class Device {
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
-  [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] std::int32_t capability() const { return capability_; }  // 86 for 8.6
   [[nodiscard]] std::int32_t multiprocessors() const { return multiprocessors_; }
   [[nodiscard]] cudaStream_t stream() const { return stream_; }

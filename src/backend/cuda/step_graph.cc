@@ -57,7 +57,6 @@ void StepGraph::run(cudaStream_t stream, bool repeats) {
       known_.splice(known_.begin(), known_, found);
       if (found->graph == nullptr) found->graph = capture(stream);
       MILLRACE_CUDA_CHECK(cudaGraphLaunch(found->graph, stream));
-      ++replays_;
     }
   }
   operations_.clear();

@@ -1,5 +1,5 @@
 // The operations of a step, collected before any is started. A sequence of operations that was seen before, with the
-// same arguments, becomes a CUDA graph, which starts all of them with one call.
+// same arguments as far as a hash of 64 bits tells, becomes a CUDA graph, which starts all of them with one call.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <functional>
 #include <list>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -19,7 +18,7 @@ class StepGraph {
   ~StepGraph();
 
   /// Adds an operation: `start(args, stream)` puts it into the stream. Two operations are the same where `start` and
-  /// the bytes of `args` are; args are made with {}, so that what lies between members is zero.
+  /// the bytes of `args` are. (What lies between members should be zero: where it is not, a graph is not found again.)
   template <typename Args>
   void add(cudaError_t (*start)(const Args&, cudaStream_t), const Args& args) {
     static_assert(std::is_trivially_copyable_v<Args>);
@@ -27,14 +26,9 @@ class StepGraph {
     operations_.push_back([start, args](cudaStream_t stream) { return start(args, stream); });
   }
 
-  [[nodiscard]] bool empty() const { return operations_.empty(); }
-
   /// Starts what was added and forgets it. `repeats`: a step of the same shape is likely to come again, so that a graph
   /// pays.
   void run(cudaStream_t stream, bool repeats);
-
-  /// Graphs started so far.
-  [[nodiscard]] std::int64_t replays() const { return replays_; }
 
  private:
   struct Known {
@@ -55,7 +49,6 @@ class StepGraph {
   std::vector<std::function<cudaError_t(cudaStream_t)>> operations_;
   std::uint64_t hash_ = 0;
   std::list<Known> known_;  // the one used last in front
-  std::int64_t replays_ = 0;
 };
 
 }  // namespace millrace::cuda

@@ -20,8 +20,9 @@
 //   o = 0: n = max(m, m'), keep = 2^((m - n) factor), take = 2^((m' - n) factor), x = fma(x, keep, x' take) for l and
 //   o. A sink is then one more logit of the softmax. out = o * (keep / l).
 //
-// A chunk or a span that the query does not see changes nothing: s is -inf throughout, keep is exactly 1 (or m is -inf
-// still, and everything 0), p is 0. So it does not matter which of them a tile visits for the sake of its other rows.
+// With finite keys and values, a chunk or a span that the query does not see changes nothing: s is -inf throughout,
+// keep is exactly 1 (or m is -inf still, and everything 0), p is 0. So it does not matter which of them a tile visits
+// for the sake of its other rows.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -40,17 +41,6 @@ inline constexpr std::int32_t kAttendChunk = 64;
 inline constexpr std::int32_t kSplitQueries = 16;
 constexpr std::int32_t whole_queries(std::int32_t head_dim) {
   return head_dim <= 128 ? 128 : 64;
-}
-
-/// Rows of a tile that fill a block of the split kernel, and of the whole kernel. Tiles may have fewer or more; what a
-/// tile has over takes another block, which reads the keys and values again.
-constexpr std::int32_t split_tile_rows(std::int32_t heads, std::int32_t kv_heads) {
-  const std::int32_t rows = kSplitQueries / (heads / kv_heads);
-  return rows > 1 ? rows : 1;
-}
-constexpr std::int32_t whole_tile_rows(std::int32_t heads, std::int32_t kv_heads, std::int32_t head_dim) {
-  const std::int32_t rows = whole_queries(head_dim) / (heads / kv_heads);
-  return rows > 1 ? rows : 1;
 }
 
 /// Whether the kernels take such a layer on a device of this compute capability (90 for 9.0): pages of 16 tokens in

@@ -27,7 +27,7 @@ __device__ inline void let_next_start() {
 /// Whether the current device starts kernels that way, and this build has code for it that waits: devices that run what
 /// was made for older ones do not.
 inline bool starts_early() {
-#if defined(MILLRACE_CUDA_WGMMA)
+#if defined(MILLRACE_CUDA_WGMMA) && CUDART_VERSION >= 12030  // graphs know such launches from there on
   static const bool early = [] {
     int device = 0, major = 0;
     return cudaGetDevice(&device) == cudaSuccess &&
