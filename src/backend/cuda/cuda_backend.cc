@@ -1,5 +1,6 @@
 #include "backend/cuda/cuda_backend.h"
 
+#include <algorithm>
 #include <bit>
 #include <utility>
 
@@ -80,6 +81,12 @@ class CudaBackend final : public Backend {
   }
 
   Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
+    // Products with experts read inputs in one order for all of them.
+    const auto of_experts = [](const std::string& layer) { return layer.find(".experts.") != std::string::npos; };
+    if (std::ranges::any_of(source.layers, of_experts) &&
+        std::ranges::any_of(plan_segments(source, format), &SegmentPlan::ordered)) {
+      return fail("experts with an order of their own for their inputs do not run with CUDA: use --device cpu");
+    }
     MILLRACE_TRY(std::unique_ptr<CudaMatrix> matrix, CudaMatrix::pack(source, format, *device_, *pool_));
     return std::unique_ptr<PackedMatrix>(std::move(matrix));
   }
