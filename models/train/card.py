@@ -12,7 +12,7 @@ import os
 
 from books import HELD_OUT
 from model import Config, Llama
-from recipe import RECIPES
+from plan import PLANS
 from train import DECAY_SHARE
 
 KEPT_LINES = 100
@@ -139,12 +139,12 @@ def retrieval_table(retrieval):
     return out
 
 
-def phase_table(recipe, factor):
+def phase_table(plan, factor):
     out = [
         "| until | of the steps | rows × tokens | retrieval, repetition, story rows | longest problem | questions, at most |",
         "|--:|--:|--:|--:|--:|--:|",
     ]
-    for until, choices in recipe.phases:
+    for until, choices in plan.phases:
         before = 0.0
         for limit, rows in choices:
             rows = rows.scaled(factor)
@@ -185,8 +185,8 @@ def card(folder, run, lines, end, report):
         steps=end["step"],
         precision="float32" if kind == "cpu" else "BF16",
         decay=100 * DECAY_SHARE,
-        weight=RECIPES[run["size"]].answer_weight,
-        phases="\n".join(phase_table(RECIPES[run["size"]], run["rows"])),
+        weight=PLANS[run["size"]].answer_weight,
+        phases="\n".join(phase_table(PLANS[run["size"]], run["rows"])),
         log="\n".join(log_table(lines)),
         bits="\n".join(bits_table(report["bits_per_byte"])),
         asked=next(iter(report["retrieval"]["copy"].values()))[1],

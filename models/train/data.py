@@ -119,7 +119,7 @@ def text_row(corpus, rng, length):
 
 
 def batch(corpus, seed, form):
-    """(ids, targets, kinds of the targets), each [rows, length], by a recipe.Rows; a pure function of its arguments."""
+    """(ids, targets, kinds of the targets), each [rows, length], by a plan.Rows; a pure function of its arguments."""
     length, shares = form.length, form.shares
     rng = random.Random(seed)
     all_ids, all_kinds = [], []

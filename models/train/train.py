@@ -24,7 +24,7 @@ from data import ANSWER, REPEAT, TASK_NAMES, TEXT, Corpus, Feeder
 from export import export
 from model import CONFIGS, Config, Llama
 from optim import Optimizer
-from recipe import RECIPES
+from plan import PLANS
 from start import SLOW, induction_start
 
 WARMUP_STEPS = 100
@@ -50,19 +50,19 @@ def on_device(array, device):
     return tensor
 
 
-def backward(model, recipe, ids, places, targets, kinds):
+def backward(model, plan, ids, places, targets, kinds):
     """Adds up the gradients of the weighted mean cross entropy; returns [kind, (nats, right predictions, count)].
 
     The head works on a part of the rows at a time, from the loss back to the hidden states: all logits at once would be
     larger than the cache and need fresh memory at every step. Nothing here waits for a GPU.
     """
-    weights = torch.where(kinds >= ANSWER, recipe.answer_weight, 1.0)
+    weights = torch.where(kinds >= ANSWER, plan.answer_weight, 1.0)
     weights /= weights.sum()
     hidden = model.hidden(ids).flatten(0, 1).index_select(0, places)
     grads = []
     found = torch.zeros(ANSWER + len(TASK_NAMES), 3, device=ids.device)
-    for at in range(0, len(targets), recipe.chunk):
-        part = slice(at, at + recipe.chunk)
+    for at in range(0, len(targets), plan.chunk):
+        part = slice(at, at + plan.chunk)
         leaf = hidden[part].detach().requires_grad_()
         logits = model.head(leaf).float()
         losses = F.cross_entropy(logits, targets[part], reduction="none")
@@ -123,7 +123,7 @@ def main():
     with open(os.path.join(args.out, "pid"), "w") as f:
         f.write(f"{os.getpid()}\n")
     checkpoint = os.path.join(args.out, "checkpoint.pt")
-    device, recipe = torch.device(args.device), RECIPES[args.size]
+    device, plan = torch.device(args.device), PLANS[args.size]
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for each form of row; the flash kernels start at once
 
     books, _ = split_books(load_books(args.corpus))
@@ -133,7 +133,7 @@ def main():
     model = Llama(cfg, torch.bfloat16 if device.type == "cuda" else torch.float32)
     induction_start(model)
     model.to(device)
-    optimizer = Optimizer(model, MUON_LR, EMBEDDING_LR, NORM_LR, recipe.weight_decay, slow=SLOW)
+    optimizer = Optimizer(model, MUON_LR, EMBEDDING_LR, NORM_LR, plan.weight_decay, slow=SLOW)
     state = {"step": 0, "tokens": 0, "seconds": 0.0}
     if os.path.exists(checkpoint):
         saved = torch.load(checkpoint, map_location=device)
@@ -167,9 +167,9 @@ def main():
         progress = state["seconds"] / budget
         while len(feeder.waiting) < feeder.ahead:
             step = state["step"] + len(feeder.waiting)
-            feeder.ask(step, recipe.rows(step, progress).scaled(args.rows))
+            feeder.ask(step, plan.rows(step, progress).scaled(args.rows))
         ids, places, targets, kinds = (on_device(array, device) for array in feeder.take())
-        meter.add(backward(model, recipe, ids, places, targets, kinds))
+        meter.add(backward(model, plan, ids, places, targets, kinds))
         optimizer.step(learning_rate_scale(state["step"], progress))
         now = time.monotonic()
         # A pause (SIGSTOP) must not count as training: no honest step takes a minute.

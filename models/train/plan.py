@@ -22,7 +22,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Plan:
     """phases: (share of the time until which it lasts, [(share of the steps up to which rows are taken, rows)]).
 
     Few tokens are answers, and each of them says much more about retrieval than a token of a book does: answer_weight.
@@ -40,9 +40,9 @@ class Recipe:
         return next(rows for until, rows in choices if turn < until or until == 1.0)
 
 
-RECIPES = {
+PLANS = {
     # For two cores, whose caches a thousand rows of logits fill.
-    "tiny": Recipe(
+    "tiny": Plan(
         phases=(
             (0.12, ((1.0, Rows(16, 128, (0.35, 0.10, 0.00), 110, 6)),)),
             (0.50, ((1.0, Rows(4, 512, (0.25, 0.03, 0.05), 440, 6)),)),
@@ -60,7 +60,7 @@ RECIPES = {
     ),
     # For a GPU that sees the books many times over in minutes: more of the rows are problems, which never come again, more
     # questions are put after the long contexts, and weights decay faster, lest the books be learnt by heart.
-    "small": Recipe(
+    "small": Plan(
         phases=(
             (0.05, ((1.0, Rows(512, 128, (0.35, 0.10, 0.00), 110, 6)),)),
             (0.30, ((1.0, Rows(128, 512, (0.40, 0.05, 0.05), 440, 12)),)),
