@@ -70,7 +70,7 @@ Result<nlohmann::ordered_json> describe(const ModelFlags& flags) {
         {"workspace_bytes", plan.workspace_bytes},
         {"kv_bytes_per_token", layout.bytes_per_page_row() / static_cast<std::size_t>(layout.page_tokens)},
         {"kv_groups", groups},
-        {"available_bytes", available_memory()}}},
+        {"available_bytes", plan.backend->free_memory()}}},
       {"tokenizer", !checkpoint.text().tokenizer_json.empty()},
       {"chat_template", !checkpoint.text().chat_template.empty()},
       {"tensors", tensors}};
