@@ -4,19 +4,12 @@
 #include <cmath>
 
 #include "eval/bootstrap.h"
+#include "eval/continuation.h"
 #include "runtime/run_tokens.h"
 
 namespace millrace {
 
 namespace {
-
-/// ln sum e^logit, in double: a vocabulary of small terms.
-double log_sum_exp(std::span<const float> logits) {
-  const double largest = *std::ranges::max_element(logits);
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - largest);
-  return largest + std::log(sum);
-}
 
 /// The sum over tokens of p (ln p - ln q). Rounding of p can leave it a little below zero.
 double divergence(const ReferencePosition& p, std::span<const float> logits, double log_sum) {

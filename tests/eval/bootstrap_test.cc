@@ -41,6 +41,15 @@ TEST(Bootstrap, SamplesHaveAsManyUnitsAsThereAre) {
   EXPECT_EQ(samples, 2000);
 }
 
+TEST(Bootstrap, StatisticsTogetherHaveTheIntervalsOfEachAlone) {
+  const std::vector<Statistic> statistics{[](Sample counts) { return static_cast<double>(counts.front()); },
+                                          [](Sample counts) { return -1.5 * counts.back(); }};
+  const std::vector<Interval> intervals = bootstrap_intervals(9, statistics);
+  ASSERT_EQ(intervals.size(), 2u);
+  for (std::size_t s = 0; s < 2; ++s) EXPECT_EQ(intervals[s], bootstrap_interval(9, statistics[s]));
+  EXPECT_EQ(bootstrap_intervals(1, statistics), std::vector<Interval>(2));
+}
+
 TEST(Bootstrap, OneUnitHasNoInterval) {
   EXPECT_FALSE(bootstrap_interval(1, [](std::span<const std::uint32_t>) { return 1.0; }));
 }
