@@ -115,6 +115,7 @@ ifeq ($(ARGS),)
 	.venv/bin/python tools/conformance/gguf_twin.py
 	.venv/bin/python tools/conformance/quantized
 	.venv/bin/python tools/conformance/quantize
+	.venv/bin/python tools/conformance/quantize_gguf
 	.venv/bin/python tools/conformance/text_fixtures.py --check
 endif
 

@@ -162,7 +162,7 @@ Result<std::vector<OutputTensor>> compressed_tensors(const std::string& layer, c
   return tensors;
 }
 
-Status write_compressed(SafetensorsWriter& writer, const std::string& layer, ScaleType type, const CodedRows& coded,
+Status write_compressed(StepFile& writer, const std::string& layer, ScaleType type, const CodedRows& coded,
                         std::int64_t first_row, std::int64_t rows) {
   const CodeFormat& format = coded.format;
   const std::vector<std::byte> scales = scale_bytes(coded, type);

@@ -26,7 +26,7 @@ Result<std::vector<OutputTensor>> compressed_tensors(const std::string& layer, c
 
 /// Writes rows [first_row, first_row + coded.rows) of them; first_row is a multiple of kPackedRows. `rows`: of the
 /// whole weight.
-Status write_compressed(SafetensorsWriter& writer, const std::string& layer, ScaleType type, const CodedRows& coded,
+Status write_compressed(StepFile& writer, const std::string& layer, ScaleType type, const CodedRows& coded,
                         std::int64_t first_row, std::int64_t rows);
 
 /// `layers`: the quantised ones with their formats; `ignored`: the other linear layers.

@@ -15,6 +15,7 @@
 #include "backend/matrix_source.h"
 #include "convert/code_grid.h"
 #include "convert/compressed_tensors.h"
+#include "convert/conversion.h"
 #include "convert/layer_rounding.h"
 #include "convert/linear_layers.h"
 #include "convert/safetensors_writer.h"
@@ -32,8 +33,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kBlockElements = std::int64_t{16} << 20;  // that are in memory as floats at once
-constexpr std::size_t kCopyBytes = std::size_t{16} << 20;
 constexpr std::string_view kWeight = ".weight";
 
 /// One tensor of the source and what becomes of it.
@@ -76,8 +75,7 @@ class Conversion {
   Result<QuantizeReport> run() {
     MILLRACE_CHECK_OK(plan());
     MILLRACE_CHECK_OK(prepare_output());
-    MILLRACE_TRY(SafetensorsWriter writer,
-                 SafetensorsWriter::open(options_->output / "model.safetensors", tensors_, fingerprint()));
+    MILLRACE_TRY(StepFile writer, open_safetensors(options_->output / "model.safetensors", tensors_, fingerprint()));
     report_.resumed = writer.finished();
     for (std::size_t i = 0; i < steps_.size(); ++i) {
       if (writer.note(std::to_string(i)) != nullptr) done_bytes_ += steps_[i].source->bytes();
@@ -134,7 +132,7 @@ class Conversion {
     return bytes;
   }
 
-  Status run_stage(SafetensorsWriter& writer, const std::vector<std::size_t>& stage) {
+  Status run_stage(StepFile& writer, const std::vector<std::size_t>& stage) {
     std::set<std::string> wanted;
     for (const std::size_t i : stage) {
       const bool open = steps_[i].format && writer.note(std::to_string(i)) == nullptr;
@@ -257,27 +255,21 @@ class Conversion {
 
   /// What the result depends on.
   [[nodiscard]] std::string fingerprint() const {
-    std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a, 64 bits
-    const auto mix = [&hash](std::string_view text) {
-      for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-    };
+    Fingerprint all;
     for (const OutputTensor& tensor : tensors_)
-      mix(fmt::format("{} {} {}\n", tensor.name, tensor.dtype, fmt::join(tensor.shape, " ")));
-    for (const auto& [layer, format] : quantised_) mix(layer + ' ' + code_format_name(format) + '\n');
+      all.add(fmt::format("{} {} {}\n", tensor.name, tensor.dtype, fmt::join(tensor.shape, " ")));
+    for (const auto& [layer, format] : quantised_) all.add(layer + ' ' + code_format_name(format) + '\n');
     std::error_code error;
-    mix(fs::canonical(options_->model, error).string());
-    for (const std::string& file : checkpoint_.files()) {
-      mix(fmt::format("{} {} {}\n", file, fs::file_size(file, error),
-                      fs::last_write_time(file, error).time_since_epoch().count()));
-    }
+    all.add(fs::canonical(options_->model, error).string());
+    for (const std::string& file : checkpoint_.files()) all.add_file(file);
     const CalibrationText& text = options_->text;
-    mix(fmt::format("{} {} {} {}", static_cast<int>(options_->method), text.file.string(), text.tokens,
-                    text.file.empty() ? 0 : fs::last_write_time(text.file, error).time_since_epoch().count()));
-    return fmt::format("millrace quantize 1 {:016x}", hash);
+    all.add(fmt::format("{} {} {} {}", static_cast<int>(options_->method), text.file.string(), text.tokens,
+                        text.file.empty() ? 0 : fs::last_write_time(text.file, error).time_since_epoch().count()));
+    return fmt::format("quantize 1 {:016x}", all.value());
   }
 
   /// Returns the note for the journal.
-  Result<std::string> write(SafetensorsWriter& writer, const Step& step) {
+  Result<std::string> write(StepFile& writer, const Step& step) {
     if (step.format) return write_codes(writer, step);
     const StoredTensor& source = *step.source;
     if (reader_.as_stored(source)) {
@@ -297,7 +289,7 @@ class Conversion {
     return std::string("{}");
   }
 
-  Status write_plain(SafetensorsWriter& writer, const Step& step, std::uint64_t first) {
+  Status write_plain(StepFile& writer, const Step& step, std::uint64_t first) {
     if (step.dtype == "F32") {
       return writer.write(step.name, first * sizeof(float), std::as_bytes(std::span(values_)));
     }
@@ -306,7 +298,7 @@ class Conversion {
     return writer.write(step.name, first * sizeof(std::uint16_t), std::as_bytes(std::span(halves)));
   }
 
-  Result<std::string> write_codes(SafetensorsWriter& writer, const Step& step) {
+  Result<std::string> write_codes(StepFile& writer, const Step& step) {
     const StoredTensor& source = *step.source;
     const std::int64_t rows = source.shape[0], cols = source.shape[1];
     float largest = 0.0f;
@@ -333,35 +325,18 @@ class Conversion {
                               first, rows);
     };
     MILLRACE_CHECK_OK(for_blocks(rows, cols, kPackedRows, round));
-    nlohmann::json note{
-        {"layer", step.layer},       {"format", code_format_name(*step.format)}, {"rows", rows}, {"cols", cols},
-        {"error", rounding.error()}, {"largest", rounding.largest_change()}};
-    if (const auto error = rounding.output_error()) note["output_error"] = *error;
-    return note.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-  }
-
-  /// fn(first, count) over blocks of rows, whole multiples of `multiple` but for the last.
-  template <typename Function>
-  static Status for_blocks(std::int64_t rows, std::int64_t cols, std::int64_t multiple, Function&& fn) {
-    const std::int64_t step = std::max<std::int64_t>(1, kBlockElements / cols / multiple) * multiple;
-    for (std::int64_t first = 0; first < rows; first += step) {
-      MILLRACE_CHECK_OK(fn(first, std::min(step, rows - first)));
-    }
-    return Ok{};
+    return journal_note({.layer = step.layer,
+                         .format = code_format_name(*step.format),
+                         .rows = rows,
+                         .cols = cols,
+                         .error = rounding.error(),
+                         .largest = rounding.largest_change(),
+                         .output_error = rounding.output_error()});
   }
 
   Status remember(const std::string& note) {
-    const nlohmann::json entry = nlohmann::json::parse(note, nullptr, false);
-    if (!entry.is_object()) return fail("the journal in {} is damaged: remove it", options_->output.string());
-    if (entry.empty()) return Ok{};
-    report_.layers.push_back({.layer = entry.value("layer", ""),
-                              .format = entry.value("format", ""),
-                              .rows = entry.value("rows", std::int64_t{0}),
-                              .cols = entry.value("cols", std::int64_t{0}),
-                              .error = entry.value("error", 0.0),
-                              .largest = entry.value("largest", 0.0),
-                              .output_error = {}});
-    if (entry.contains("output_error")) report_.layers.back().output_error = entry.value("output_error", 0.0);
+    MILLRACE_TRY(std::optional<LayerReport> layer, layer_of_note(note, options_->output / "model.safetensors.journal"));
+    if (layer) report_.layers.push_back(std::move(*layer));
     return Ok{};
   }
 

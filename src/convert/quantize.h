@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "convert/calibration.h"
+#include "convert/conversion.h"
 #include "core/result.h"
 #include "recipe/recipe.h"
 
@@ -27,21 +28,6 @@ struct QuantizeOptions {
   // May be empty: bytes of the source that are done; windows of the text, once for each time that it is run.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress = {};
   std::function<void(std::int64_t done, std::int64_t total)> text_progress = {};
-};
-
-struct LayerReport {
-  std::string layer, format;
-  std::int64_t rows = 0, cols = 0;
-  double error = 0.0;                  // root of the summed squares of what rounding changed, over that of the weights
-  double largest = 0.0;                // change of a weight
-  std::optional<double> output_error;  // as `error`, of the layer's outputs on some of the text
-};
-
-struct QuantizeReport {
-  std::vector<LayerReport> layers;
-  std::uint64_t source_bytes = 0, output_bytes = 0;
-  std::size_t resumed = 0;  // steps that an earlier call had finished
-  int scaled = 0;           // groups of layers whose inputs were scaled
 };
 
 /// Reads, rounds and writes one weight after the other, a block of rows at a time, so that a model may be larger than
