@@ -38,9 +38,9 @@ void check_range(const Buffer& buffer, std::size_t offset, std::size_t bytes);
 void check_copy(const Buffer& target, std::size_t target_offset, const Buffer& source, std::size_t source_offset,
                 std::size_t bytes);
 
-/// What multiplies. Weights and inputs of bf16 and int8 products are of that type; sums are wider.
-enum class Arithmetic : std::uint8_t { f32, bf16, int8 };
-inline constexpr std::size_t kArithmetics = 3;
+/// What multiplies. Weights and inputs of bf16, fp8 and int8 products are of that type; sums are wider.
+enum class Arithmetic : std::uint8_t { f32, bf16, fp8, int8 };
+inline constexpr std::size_t kArithmetics = 4;
 
 /// What a device reaches at most in one thing at a time, with all its threads, measured now.
 struct DeviceLimits {
@@ -199,6 +199,9 @@ class Backend {
   /// What bytes() of the packed matrix will be, before anything is allocated. Reads formats and shapes only: the
   /// source's data pointers may be null.
   [[nodiscard]] virtual std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const = 0;
+
+  /// What keys and values may lie in memory in; other formats must not reach rope_store() and attend().
+  [[nodiscard]] virtual std::span<const KvFormat> kv_formats() const = 0;
 
   /// What attention multiplies with keys and values in.
   [[nodiscard]] virtual Arithmetic attend_arithmetic(KvFormat format) const = 0;

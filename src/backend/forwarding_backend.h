@@ -35,6 +35,7 @@ class ForwardingBackend : public Backend {
   [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
     return inner_->packed_bytes(source, format);
   }
+  [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return inner_->kv_formats(); }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return inner_->attend_arithmetic(format);
   }

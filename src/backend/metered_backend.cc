@@ -53,8 +53,7 @@ OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmet
     }
   }
   OpTotals cost;
-  const std::size_t head_bytes = static_cast<std::size_t>(args.head_dim) * kv_element_bytes(args.kv.format) +
-                                 (kv_scaled(args.kv.format) ? sizeof(float) : 0);
+  const std::size_t head_bytes = kv_head_bytes(args.kv.format, static_cast<std::size_t>(args.head_dim));
   const double row_bytes = 2.0 * args.kv_heads * static_cast<double>(head_bytes);
   cost.bytes = positions * row_bytes;
   operations_of(cost, arithmetic) = 4.0 * pairs * args.heads * args.head_dim;

@@ -115,6 +115,7 @@ nlohmann::ordered_json limits_json(const DeviceLimits& limits) {
   const auto of = [&](Arithmetic a) { return limits.operations_per_second[static_cast<std::size_t>(a)] / kGiga; };
   return {{"read_gb_s", limits.read_bytes_per_second / kGiga},
           {"int8_gop_s", of(Arithmetic::int8)},
+          {"fp8_gflop_s", of(Arithmetic::fp8)},
           {"bf16_gflop_s", of(Arithmetic::bf16)},
           {"f32_gflop_s", of(Arithmetic::f32)}};
 }
@@ -166,8 +167,11 @@ nlohmann::ordered_json test_json(const Measurement& m, bool profile) {
 
 void print_limits(const DeviceLimits& limits) {
   const auto of = [&](Arithmetic a) { return limits.operations_per_second[static_cast<std::size_t>(a)] / kGiga; };
-  std::printf("this machine at most: reads %.1f GB/s; int8 %.0f GOP/s, bf16 %.0f GFLOP/s, f32 %.0f GFLOP/s\n\n",
-              limits.read_bytes_per_second / kGiga, of(Arithmetic::int8), of(Arithmetic::bf16), of(Arithmetic::f32));
+  std::printf(
+      "this machine at most: reads %.1f GB/s; int8 %.0f GOP/s, fp8 %.0f GFLOP/s, bf16 %.0f GFLOP/s, f32 %.0f "
+      "GFLOP/s\n\n",
+      limits.read_bytes_per_second / kGiga, of(Arithmetic::int8), of(Arithmetic::fp8), of(Arithmetic::bf16),
+      of(Arithmetic::f32));
 }
 
 void print_profile(const Measurement& m) {

@@ -48,8 +48,9 @@ PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_t
     const std::int32_t group = group_of_window(layout, shape.window);
     std::size_t& end = layout.groups[static_cast<std::size_t>(group)].page_bytes;
     const std::size_t slots = static_cast<std::size_t>(shape.kv_heads) * static_cast<std::size_t>(page_tokens);
-    const std::size_t numbers = padded(slots * static_cast<std::size_t>(shape.head_dim) * kv_element_bytes(format));
-    const std::size_t block = numbers + (kv_scaled(format) ? padded(slots * sizeof(float)) : 0);
+    const std::size_t elements = kv_elements(format, static_cast<std::size_t>(shape.head_dim));
+    const std::size_t numbers = padded(slots * elements * kv_element_bytes(format));
+    const std::size_t block = numbers + padded(kv_scales(format) * slots * sizeof(float));
     layout.layers.push_back({.group = group,
                              .key_offset = end,
                              .value_offset = end + block,

@@ -3,7 +3,8 @@
 // Layers that see the same range of the past share one page table: a cache group (all full-attention layers; all layers
 // of one window size). A page of a group holds `page_tokens` consecutive positions of one sequence for every layer of
 // the group, keys [kv_heads, head_dim, page_tokens], then values [kv_heads, page_tokens, head_dim]; each followed,
-// where the format has scales, by those: floats [kv_heads, page_tokens].
+// where the format has scales, by those: floats [kv_heads, page_tokens], and then as many middles if it has them. int4
+// has two numbers in a byte, so its head_dim counts pairs here, the last filled up.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +34,7 @@ struct KvPlace {
   std::int32_t group = 0;
   std::size_t key_offset = 0;
   std::size_t value_offset = 0;
-  std::size_t key_scale_offset = 0;  // of meaning where the format has scales
+  std::size_t key_scale_offset = 0;  // of meaning where the format has scales; middles follow them
   std::size_t value_scale_offset = 0;
 };
 

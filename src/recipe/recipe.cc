@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/json_extent.h"
+#include "quant/kv_codec.h"
 
 namespace millrace {
 
@@ -49,8 +50,8 @@ Status parse_kv(const Json& kv, const std::string& name, Recipe& recipe) {
     const std::string format = value.is_string() ? value.get<std::string>() : value.dump();
     recipe.kv_format = kv_format_from_name(format);
     if (!recipe.kv_format) {
-      return fail("{}: \"kv\".\"format\": \"{}\" is not supported; this version has f32, bf16, int8 and fp8_e4m3", name,
-                  format);
+      return fail("{}: \"kv\".\"format\": \"{}\" is not supported; this version has {}", name, format,
+                  kv_format_names(kKvFormats));
     }
   }
   return Ok{};

@@ -62,6 +62,11 @@ void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
     const PhiloxBlock block = philox4x32_10({static_cast<std::uint32_t>(at), 0, 0, 0}, {0, 0});
     std::memcpy(noise.data() + at, block.data(), std::min(sizeof block, bytes - at));
   }
+  if (kv_element_bytes(layout_.format) == 1 && kv_scales(layout_.format) == 0) {
+    for (std::byte& code : noise) code &= std::byte{0xbf};  // no code is an infinity or NaN, or large
+    backend_->write(memory_[group], offset, noise);
+    return;
+  }
   // The sign stays as drawn, the exponent becomes one of ordinary numbers.
   for (std::size_t at = element - 1; at < bytes; at += element) {
     noise[at] = (noise[at] & std::byte{0x80}) | std::byte{0x3e};

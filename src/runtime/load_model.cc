@@ -12,6 +12,7 @@
 #include "model/tensor_source.h"
 #include "model/weight_loader.h"
 #include "quant/codec.h"
+#include "quant/kv_codec.h"
 
 namespace millrace {
 
@@ -43,6 +44,13 @@ LinearFormat linear_format(const LoadOptions& options, const std::string& layer)
 
 KvFormat kv_format(const LoadOptions& options) {
   return options.recipe.kv_format.value_or(options.compute == DType::bf16 ? KvFormat::bf16 : KvFormat::f32);
+}
+
+Status check_kv_format(const LoadOptions& options, const Backend& backend) {
+  const auto formats = backend.kv_formats();
+  if (std::ranges::find(formats, kv_format(options)) != formats.end()) return Ok{};
+  return fail("keys and values in {}: the backend {} has {}", kv_format_name(kv_format(options)),
+              backend.numeric_class().substr(0, backend.numeric_class().find('/')), kv_format_names(formats));
 }
 
 /// What the weights will take. The recipe must not name layers in vain.
@@ -112,6 +120,7 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_CHECK_OK(read_rope_factors(checkpoint, plan.config));
   MILLRACE_TRY(plan.backend, make_backend(options));
   if (options.wrap_backend) plan.backend = options.wrap_backend(std::move(plan.backend));
+  MILLRACE_CHECK_OK(check_kv_format(options, *plan.backend));
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
   plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);

@@ -2,14 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "backend/cpu_test_util.h"
 #include "backend/staged_backend.h"
-#include "core/float16.h"
 #include "kv/page_layout.h"
-#include "quant/codes.h"
+#include "quant/kv_codec.h"
 
 namespace millrace {
 
@@ -156,30 +154,17 @@ class AttendWorld {
         tables_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(t / shape_.page_tokens)];
     std::byte* start = kv_.pages + static_cast<std::size_t>(page) * kv_.page_bytes;
     const std::int64_t slot = t % shape_.page_tokens, slots = std::int64_t{head} * shape_.page_tokens;
-    std::vector<std::int8_t> codes(static_cast<std::size_t>(shape_.head_dim));
-    std::vector<float> rounded(numbers, numbers + shape_.head_dim);
-    float scale = 0.0f;
-    if (shape_.format == KvFormat::int8) quantize_inputs(numbers, shape_.head_dim, 0, codes.data(), &scale);
-    if (shape_.format == KvFormat::fp8_e4m3) {
-      round_inputs_to_e4m3(numbers, shape_.head_dim, rounded.data(), &scale);
-      std::ranges::transform(rounded, codes.begin(),
-                             [](float value) { return static_cast<std::int8_t>(float_to_e4m3(value)); });
-    }
-    const std::size_t element = kv_element_bytes(shape_.format);
-    for (std::int32_t i = 0; i < shape_.head_dim; ++i) {
-      const std::int64_t index =
-          slots * shape_.head_dim + (key ? i * shape_.page_tokens + slot : slot * shape_.head_dim + i);
-      std::byte* target = start + (key ? kv_.key_offset : kv_.value_offset) + static_cast<std::size_t>(index) * element;
-      const auto number = static_cast<std::size_t>(i);
-      const std::uint16_t half = float_to_bf16(numbers[i]);
-      const void* source = &numbers[i];
-      if (shape_.format == KvFormat::bf16) source = &half;
-      if (kv_scaled(shape_.format)) source = &codes[number];
-      std::memcpy(target, source, element);
-    }
-    if (!kv_scaled(shape_.format)) return;
-    std::byte* scales = start + (key ? kv_.key_scale_offset : kv_.value_scale_offset);
-    std::memcpy(scales + static_cast<std::size_t>(slots + slot) * sizeof scale, &scale, sizeof scale);
+    const auto bytes = static_cast<std::int64_t>(kv_element_bytes(shape_.format)),
+               row_bytes = bytes * static_cast<std::int64_t>(
+                                       kv_elements(shape_.format, static_cast<std::size_t>(shape_.head_dim)));
+    KvSlot target;
+    target.elements =
+        start + (key ? kv_.key_offset : kv_.value_offset) + slots * row_bytes + slot * (key ? bytes : row_bytes);
+    target.step = key ? shape_.page_tokens * bytes : bytes;
+    target.scale =
+        reinterpret_cast<float*>(start + (key ? kv_.key_scale_offset : kv_.value_scale_offset)) + slots + slot;
+    target.middle = target.scale + std::int64_t{shape_.kv_heads} * shape_.page_tokens;
+    encode_kv(shape_.format, numbers, shape_.head_dim, target);
   }
 
   AttendShape shape_;
@@ -217,12 +202,14 @@ inline std::vector<AttendShape> attend_shapes() {
                  .window = 1,
                  .format = KvFormat::bf16});
   all.push_back({.heads = 4, .kv_heads = 1, .head_dim = 512, .length = 66, .softcap = 50.0f});
-  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
+  for (const KvFormat format : kKvFormats) {
+    if (kv_element_bytes(format) > 1) continue;
     all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 64, .length = 220, .format = format});
     all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .sinks = true, .format = format});
     all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131, .format = format});
     all.push_back(
         {.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50, .format = format});
+    all.push_back({.heads = 3, .kv_heads = 1, .head_dim = 11, .length = 70, .softcap = 5.0f, .format = format});
   }
   return all;
 }

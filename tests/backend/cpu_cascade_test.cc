@@ -27,7 +27,8 @@ std::vector<AttendShape> shapes() {
                  .format = KvFormat::bf16});
   all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 16, .length = 300, .window = 100});
   all.push_back({.heads = 70, .kv_heads = 1, .head_dim = 16, .length = 200});  // a block is one row
-  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
+  for (const KvFormat format : kKvFormats) {
+    if (kv_element_bytes(format) > 1) continue;
     all.push_back({.heads = 12, .kv_heads = 4, .head_dim = 64, .length = 330, .format = format});
     all.push_back(
         {.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 280, .sinks = true, .format = format});

@@ -58,14 +58,38 @@ TEST_P(CpuRows, ResidualNorm) {
 /// Codes are those of the codec for the keys and values that the row of qkv holds after the call: the same at every
 /// level and from the reference, where the numbers before are.
 TEST_P(CpuRows, RopeStoreInCodes) {
-  for (const KvFormat format : {KvFormat::int8, KvFormat::fp8_e4m3}) {
-    for (const auto& [head_dim, page_tokens] : {std::pair{16, 16}, {64, 4}, {20, 3}, {6, 16}, {128, 32}}) {
+  for (const KvFormat format : kKvFormats) {
+    if (kv_element_bytes(format) > 1) continue;
+    for (const auto& [head_dim, page_tokens] : {std::pair{16, 16}, {64, 4}, {20, 3}, {6, 16}, {128, 32}, {11, 16}}) {
       // Nothing is turned or normalised, so that all levels have the same numbers to round.
       const RopeCase c{
           .head_dim = head_dim, .rotary_dim = 2, .page_tokens = page_tokens, .rotate = false, .format = format};
       const auto expected = run_rope(*reference_, c, 33), actual = run_rope(*cpu_backend(GetParam(), 1), c, 33);
       EXPECT_EQ(actual.second, expected.second) << kv_format_name(format) << ' ' << head_dim << ' ' << page_tokens;
       EXPECT_EQ(run_rope(*cpu_backend(GetParam(), 2), c, 33).second, actual.second);
+    }
+  }
+}
+
+/// Numbers near the least and the largest code, and beyond.
+TEST_P(CpuRows, RopeStoreOfAnySize) {
+  for (const KvFormat format : kKvFormats) {
+    if (kv_element_bytes(format) > 1) continue;
+    for (const float deviation : {1e-5f, 0.01f, 200.0f, 4e4f, 1e30f}) {
+      RopeCase c{.kv_heads = 4, .rotary_dim = 2, .rotate = false, .format = format, .deviation = deviation};
+      if (kv_scales(format) == 0) {  // the queries, and then keys of three heads
+        constexpr float kInfinity = std::numeric_limits<float>::infinity();
+        constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+        c.first.assign(64, 0.0f);
+        for (const float number :
+             {kInfinity, kNan, 448.0f, 464.0f, 465.0f, 480.0f, 57344.0f, 61439.0f, 61440.0f, 65536.0f, 3e38f, 0x1p-9f,
+              0x1p-10f, 0x1.8p-10f, 0x1p-16f, 0x1p-17f, 0x1.8p-17f, 1e-45f, 0.0f}) {
+          c.first.push_back(number);
+          c.first.push_back(-number);
+        }
+      }
+      EXPECT_EQ(run_rope(*cpu_backend(GetParam(), 1), c, 34).second, run_rope(*reference_, c, 34).second)
+          << kv_format_name(format) << ' ' << deviation;
     }
   }
 }

@@ -78,7 +78,7 @@ TEST(MeteredBackend, LimitIsTheLongerOfMovingAndComputing) {
   OpTotals totals{.bytes = 10.0};
   totals.operations[static_cast<std::size_t>(Arithmetic::int8)] = 60.0;
   totals.operations[static_cast<std::size_t>(Arithmetic::f32)] = 10.0;
-  DeviceLimits limits{.read_bytes_per_second = 1.0, .operations_per_second = {2.0, 3.0, 30.0}};
+  DeviceLimits limits{.read_bytes_per_second = 1.0, .operations_per_second = {2.0, 3.0, 4.0, 30.0}};
   EXPECT_EQ(limit_seconds(totals, limits), 10.0);
   limits.read_bytes_per_second = 5.0;
   EXPECT_EQ(limit_seconds(totals, limits), 60.0 / 30.0 + 10.0 / 2.0);

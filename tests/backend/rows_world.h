@@ -27,6 +27,8 @@ struct RopeCase {
   bool store = true, value_is_key = false, value_norm = false, rotate = true, q_scale = false;
   NormScope norm = NormScope::none;
   KvFormat format = KvFormat::f32;
+  float deviation = 1.0f;         // of the numbers
+  std::vector<float> first = {};  // numbers of the first row, as far as given
   std::int32_t rows[2] = {5, 3};
   std::int64_t position[2] = {0, 6};
 };
@@ -37,7 +39,8 @@ inline std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& b
   const std::int64_t kv_width = c.kv_heads * c.head_dim;
   const std::int64_t width = c.heads * c.head_dim + (c.store ? (c.value_is_key ? 1 : 2) * kv_width : 0);
   const std::int32_t rows = c.rows[0] + c.rows[1];
-  std::vector<float> qkv = random.normals(rows * width);
+  std::vector<float> qkv = random.normals(rows * width, c.deviation);
+  std::copy(c.first.begin(), c.first.end(), qkv.begin());
   const std::int64_t half = c.rotary_dim / 2;
   std::vector<float> cos(static_cast<std::size_t>(rows * half)), sin(cos.size());
   for (std::size_t i = 0; i < cos.size(); ++i) {

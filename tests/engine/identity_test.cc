@@ -164,7 +164,10 @@ TEST_P(Identity, WithRecipesToo) {
                                     {"mxfp4", "bf16"},
                                     {"fp8_e4m3", "fp8_e4m3"},
                                     {"int4.g32.a16", "bf16"},
-                                    {"fp8_e4m3.a16", "int8"}}) {
+                                    {"fp8_e4m3.a16", "int8"},
+                                    {"stored", "fp8_e4m3.unscaled"},
+                                    {"int8", "fp8_e5m2"},
+                                    {"int4.g32.a16", "int4"}}) {
     SCOPED_TRACE(fmt::format("weights {}, KV {}", weights, kv));
     expect_the_same_alone_and_together(
         load(96, 4000, DType::f32,

@@ -53,6 +53,25 @@ TEST(PageLayout, ScalesFollowTheCodes) {
   }
 }
 
+TEST(PageLayout, CodesWithoutScalesAreAlone) {
+  for (const KvFormat format : {KvFormat::fp8_e4m3_unscaled, KvFormat::fp8_e5m2}) {
+    const PageLayout layout =
+        make_page_layout(std::vector<KvShape>(2, KvShape{.kv_heads = 3, .head_dim = 20}), 16, format);
+    EXPECT_EQ(layout.groups[0].page_bytes, 4u * 3 * 16 * 20);
+  }
+}
+
+TEST(PageLayout, FourBitsAreInPairsWithScalesAndMiddles) {
+  for (const std::int32_t head_dim : {7, 8}) {
+    const std::vector<KvShape> shapes(2, KvShape{.kv_heads = 4, .head_dim = head_dim});
+    const PageLayout layout = make_page_layout(shapes, 16, KvFormat::int4);
+    const std::size_t codes = 4 * 16 * 4, scales = 2 * 4 * 16 * 4;  // both whole lines
+    EXPECT_EQ(layout.groups[0].page_bytes, 4 * (codes + scales));
+    EXPECT_EQ(layout.layers[1].value_offset, 3 * (codes + scales));
+    EXPECT_EQ(layout.layers[1].value_scale_offset, 3 * (codes + scales) + codes);
+  }
+}
+
 TEST(PageLayout, BlocksDoNotOverlapAndStartOnCacheLines) {
   const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 3}, {.kv_heads = 5, .head_dim = 7}};
   const PageLayout layout = make_page_layout(shapes, 16, KvFormat::bf16);

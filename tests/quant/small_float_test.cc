@@ -7,6 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "core/float16.h"
+
 namespace millrace {
 namespace {
 
@@ -60,6 +62,50 @@ TEST(E4m3, WhatDoesNotFit) {
     EXPECT_EQ(float_to_e4m3(-value), 0x80);
   }
   EXPECT_TRUE(is_nan_code(float_to_e4m3(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST(E5m2, EveryCodeIsWhatItIsDefinedToBeAndTheUpperByteOfAHalf) {
+  for (int code = 0; code < 256; ++code) {
+    const float value = e5m2_to_float(static_cast<std::uint8_t>(code));
+    const float half = f16_to_float(static_cast<std::uint16_t>(code << 8));
+    if ((code & 0x7f) > 0x7c) {
+      EXPECT_TRUE(std::isnan(value) && std::isnan(half)) << code;
+      continue;
+    }
+    EXPECT_EQ(value, half) << code;
+    EXPECT_EQ(std::signbit(value), code >= 128) << code;
+    if ((code & 0x7f) == 0x7c) {
+      EXPECT_TRUE(std::isinf(value));
+      continue;
+    }
+    EXPECT_EQ(value, defined(code, 5, 2, 15)) << code;
+    EXPECT_EQ(float_to_e5m2(value), code);
+  }
+  EXPECT_EQ(e5m2_to_float(0x7b), kE5m2Largest);
+}
+
+TEST(E5m2, WhatLiesBetweenGoesToTheNearestAndTiesToTheEvenCode) {
+  for (int code = 0; code < 0x7b; ++code) {
+    const float low = e5m2_to_float(static_cast<std::uint8_t>(code)),
+                high = e5m2_to_float(static_cast<std::uint8_t>(code + 1)), middle = (low + high) / 2;
+    EXPECT_EQ(float_to_e5m2(middle), code % 2 == 0 ? code : code + 1) << middle;
+    EXPECT_EQ(float_to_e5m2(std::nextafter(middle, low)), code) << middle;
+    EXPECT_EQ(float_to_e5m2(std::nextafter(middle, high)), code + 1) << middle;
+    EXPECT_EQ(float_to_e5m2(-std::nextafter(middle, high)), code + 129) << middle;
+  }
+}
+
+TEST(E5m2, WhatDoesNotFit) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const float value : {57345.0f, 65504.0f, 1e30f, kInfinity}) {
+    EXPECT_EQ(float_to_e5m2(value), 0x7b);
+    EXPECT_EQ(float_to_e5m2(-value), 0xfb);
+  }
+  for (const float value : {0.0f, 1e-45f, 0x1p-17f}) {
+    EXPECT_EQ(float_to_e5m2(value), 0);
+    EXPECT_EQ(float_to_e5m2(-value), 0x80);
+  }
+  EXPECT_EQ(float_to_e5m2(std::numeric_limits<float>::quiet_NaN()), 0x7e);
 }
 
 TEST(E2m1, TheStepsAreTwiceTheValues) {

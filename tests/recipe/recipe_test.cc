@@ -54,7 +54,7 @@ TEST(Recipe, FloatsAreFormatsToo) {
 }
 
 TEST(Recipe, KeysAndValuesHaveAFormat) {
-  for (const char* name : {"f32", "bf16", "int8", "fp8_e4m3"}) {
+  for (const char* name : {"f32", "bf16", "int8", "fp8_e4m3", "fp8_e4m3.unscaled", "fp8_e5m2", "int4"}) {
     const auto recipe =
         parse_recipe(fmt::format(R"({{"millrace_recipe": 1, "kv": {{"format": "{}"}}}})", name), "r.json");
     ASSERT_TRUE(recipe.ok()) << recipe.error().message;
@@ -75,7 +75,8 @@ TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {"formt": "int8"}})"),
             "r.json: \"kv\".\"formt\" is not supported by this version (it has \"format\")");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {"format": "int3"}})"),
-            "r.json: \"kv\".\"format\": \"int3\" is not supported; this version has f32, bf16, int8 and fp8_e4m3");
+            "r.json: \"kv\".\"format\": \"int3\" is not supported; this version has f32, bf16, int8, fp8_e4m3, "
+            "fp8_e4m3.unscaled, fp8_e5m2 and int4");
   EXPECT_NE(message(R"({"millrace_recipe": 1, "kv": {"format": 8}})").find("\"8\" is not supported"),
             std::string::npos);
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "weights": []})"), "r.json: \"weights\" is not an object");

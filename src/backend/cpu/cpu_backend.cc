@@ -83,6 +83,7 @@ class CpuBackend final : public Backend {
     return CpuMatrix::packed_bytes(source, format);
   }
 
+  [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat /*format*/) const override { return Arithmetic::f32; }
   void wait() override {}
 
@@ -124,7 +125,7 @@ class CpuBackend final : public Backend {
         const auto index = static_cast<std::size_t>(position / kv.page_tokens);
         MILLRACE_CHECK(index < table.size() && table[index] >= 0, "position {} has no page", position);
         const std::size_t element = kv_element_bytes(kv.format),
-                          row_bytes = static_cast<std::size_t>(args.head_dim) * element;
+                          row_bytes = kv_elements(kv.format, static_cast<std::size_t>(args.head_dim)) * element;
         const auto slot = static_cast<std::size_t>(position % kv.page_tokens);
         std::byte* page = kv.pages + static_cast<std::size_t>(table[index]) * kv.page_bytes;
         task.key = page + kv.key_offset + slot * element;

@@ -60,6 +60,17 @@ struct MatmulTask {
 
 /// Inputs whose codes are summed together, for what is taken from all codes of a group.
 inline constexpr std::int64_t kInputBlock = 16;
+
+/// The sums of a block's codes, as kernels add products: of inputs 0 and 1 of every four in the lower half, of inputs 2
+/// and 3 in the upper. Each is at most 8 * 127.
+constexpr std::int32_t pair_sums(std::int32_t first, std::int32_t second) {
+  return static_cast<std::int32_t>((static_cast<std::uint32_t>(second) << 16) |
+                                   (static_cast<std::uint32_t>(first) & 0xffffu));
+}
+/// Of both.
+constexpr std::int32_t sum_of_pairs(std::int32_t sums) {
+  return static_cast<std::int16_t>(static_cast<std::uint32_t>(sums) & 0xffffu) + (sums >> 16);
+}
 /// Added to the steps of E2M1, so that they are 0 to 24, and taken off again as a zero.
 inline constexpr std::int32_t kE2m1Zero = 12;
 
@@ -92,7 +103,7 @@ struct PackedIntegers {
 /// Rows of inputs as codes: value = scale of the row and group * codes[r][k].
 struct IntegerInputs {
   const std::int8_t* codes = nullptr;  // [rows][stride], stride >= padded_cols, zeros behind the last column
-  const std::int32_t* sums = nullptr;  // [rows][stride / kInputBlock]: of the codes of a block
+  const std::int32_t* sums = nullptr;  // [rows][stride / kInputBlock]: pair_sums() of the blocks
   const float* scales = nullptr;       // [rows][groups]
   std::int64_t stride = 0, groups = 0;
 };
@@ -117,7 +128,7 @@ struct QuantizeTask {
   std::int64_t cols = 0, padded_cols = 0;
   std::int64_t group = 0;        // inputs that share a scale: a multiple of kIntegerBlock, or 0 for all
   std::int8_t* codes = nullptr;  // [padded_cols]
-  std::int32_t* sums = nullptr;  // [padded_cols / kInputBlock]
+  std::int32_t* sums = nullptr;  // [padded_cols / kInputBlock]: pair_sums()
   float* scales = nullptr;       // [groups]
 };
 
@@ -158,9 +169,9 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 constexpr std::int64_t attend_scratch(std::int64_t queries, std::int64_t head_dim) {
   const std::int64_t width = round_up(head_dim, kPanelRows);
   const std::int64_t queries_padded = round_up(queries, kPanelRows);
-  // Queries, their results, the chunk's results; scores; the chunk's keys, values, and their scales; state.
-  return 3 * queries_padded * width + queries_padded * kAttentionChunk + 2 * kAttentionChunk * (width + 1) +
-         6 * queries_padded;
+  // Queries, their results, the chunk's results; scores; the chunk's keys, values, their scales and middles; state.
+  return 3 * queries_padded * width + queries_padded * kAttentionChunk + 2 * kAttentionChunk * (width + 2) +
+         8 * queries_padded;
 }
 
 /// A row of qkv and where its keys and values go.
@@ -171,7 +182,8 @@ struct RopeStoreTask {
   std::byte* key = nullptr;
   std::byte* value = nullptr;
   std::size_t head_stride = 0;
-  // Kv head 0's scales; the next head's are args->kv.page_tokens further. Of meaning where the format has scales.
+  // Kv head 0's scales; the next head's are args->kv.page_tokens further, and behind those of all heads come middles.
+  // Of meaning where the format has them.
   float* key_scale = nullptr;
   float* value_scale = nullptr;
   float* scratch = nullptr;  // kv_heads * head_dim floats, for the values

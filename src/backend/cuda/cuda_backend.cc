@@ -41,7 +41,7 @@ class CudaBackend final : public Backend {
 
   ~CudaBackend() override { device_->wait(); }
 
-  [[nodiscard]] std::string numeric_class() const override { return fmt::format("cuda/sm{}/1", device_->capability()); }
+  [[nodiscard]] std::string numeric_class() const override { return fmt::format("cuda/sm{}/2", device_->capability()); }
   Result<DeviceLimits> measure_limits() override {
     step_.flush();
     return measure_cuda_limits(*device_);
@@ -95,6 +95,10 @@ class CudaBackend final : public Backend {
     return planned_bytes(plan_segments(source, format), source.cols());
   }
 
+  [[nodiscard]] std::span<const KvFormat> kv_formats() const override {
+    static constexpr KvFormat kFormats[] = {KvFormat::f32, KvFormat::bf16, KvFormat::int8, KvFormat::fp8_e4m3};
+    return kFormats;
+  }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return format == KvFormat::f32 || device_->capability() < 80 ? Arithmetic::f32 : Arithmetic::bf16;
   }

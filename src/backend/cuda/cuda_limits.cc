@@ -45,16 +45,19 @@ Result<DeviceLimits> measure_cuda_limits(Device& device) {
       return read_memory(memory.get(), static_cast<std::int64_t>(bytes), sink, processors, device.stream());
     });
     limits.read_bytes_per_second = static_cast<double>(bytes) / seconds;
-    constexpr MultiplyKind kKinds[] = {MultiplyKind::f32, MultiplyKind::bf16, MultiplyKind::int8};
-    constexpr Arithmetic kOf[] = {Arithmetic::f32, Arithmetic::bf16, Arithmetic::int8};
-    for (std::size_t k = 0; k < std::size(kKinds); ++k) {
-      MultiplyKind kind = kKinds[k];
+    const bool wgmma = have_wgmma(device.capability());
+    // Where no instruction takes E4M3, it is multiplied as half precision, which is as fast as bfloat16.
+    const std::pair<Arithmetic, MultiplyKind> kinds[] = {
+        {Arithmetic::f32, MultiplyKind::f32},
+        {Arithmetic::bf16, wgmma ? MultiplyKind::bf16_wgmma : MultiplyKind::bf16},
+        {Arithmetic::fp8, wgmma ? MultiplyKind::e4m3_wgmma : MultiplyKind::bf16},
+        {Arithmetic::int8, wgmma ? MultiplyKind::int8_wgmma : MultiplyKind::int8}};
+    for (const auto& [arithmetic, kind] : kinds) {
       if (device.capability() < 80 && kind != MultiplyKind::f32) continue;
-      if (kind == MultiplyKind::bf16 && have_wgmma(device.capability())) kind = MultiplyKind::bf16_wgmma;
       constexpr std::int64_t kRounds = 1 << 12;
       const double elapsed =
           least_seconds(device, [&] { return reach_operations(kind, kRounds, sink, processors, device.stream()); });
-      limits.operations_per_second[static_cast<std::size_t>(kOf[k])] =
+      limits.operations_per_second[static_cast<std::size_t>(arithmetic)] =
           multiply_operations(kind, kRounds, processors) / elapsed;
     }
     device.wait();

@@ -289,6 +289,7 @@ Arithmetic CudaMatrix::arithmetic() const {
   const Rounding rounding = segments_.front().plan.rounding;
   return rounding == Rounding::none   ? Arithmetic::f32
          : rounding == Rounding::int8 ? Arithmetic::int8
+         : rounding == Rounding::e4m3 ? Arithmetic::fp8
                                       : Arithmetic::bf16;
 }
 

@@ -46,10 +46,11 @@ std::pair<const float*, std::int64_t> Products::rounded(const CudaMatrix::Segmen
 /// Inputs in tiles for the launch's kernel.
 void Products::round_to_tiles(RoundLaunch inputs, MatmulLaunch& launch) {
   const std::int64_t groups = inputs.group == 0 ? 1 : (inputs.cols + inputs.group - 1) / inputs.group;
-  const auto bytes = static_cast<std::size_t>(input_tile_bytes(inputs.rounding, inputs.rows, inputs.cols));
+  inputs.core_matrices = uses_wgmma(launch.kernel);
+  const auto bytes =
+      static_cast<std::size_t>(input_tile_bytes(inputs.rounding, inputs.core_matrices, inputs.rows, inputs.cols));
   inputs.tiles = step_->workspace(tiles_, bytes, "inputs of a product");
   inputs.scales = step_->floats(scales_, inputs.rows * groups, "scales of inputs");
-  inputs.core_matrices = launch.kernel == ProductKernel::wgmma;
   launch.tiles = inputs.tiles;
   launch.input_scales = inputs.scales;
   launch.input_group = inputs.group;

@@ -12,6 +12,7 @@
 #include "core/float16.h"
 #include "core/memory.h"
 #include "quant/integer_blocks.h"
+#include "quant/kv_codec.h"
 
 namespace millrace {
 
@@ -162,68 +163,23 @@ void rms_norm(const float* x, const float* weight, float eps, std::int64_t width
   for (std::int64_t i = 0; i < width; ++i) target[i] = x[i] * scale * (weight != nullptr ? weight[i] : 1.0f);
 }
 
-/// Numbers of one head at one position: where element i lies, and the scale.
-struct KvHead {
-  std::byte* slab = nullptr;
-  float* scale = nullptr;
-  std::int64_t first = 0, step = 0;  // element i is number first + i * step of the slab
-};
-
-/// The numbers as they are stored: rounded, with the scale of formats that have one.
-void store_head(const KvHead& head, KvFormat format, const float* values, std::int32_t count) {
-  const auto size = static_cast<std::size_t>(count);
-  std::vector<std::int8_t> codes(size);
-  std::vector<float> rounded(values, values + count);
-  if (format == KvFormat::int8) quantize_inputs(values, count, 0, codes.data(), head.scale);
-  if (format == KvFormat::fp8_e4m3) round_inputs_to_e4m3(values, count, rounded.data(), head.scale);
-  for (std::size_t i = 0; i < size; ++i) {
-    std::byte* slot = head.slab + (head.first + static_cast<std::int64_t>(i) * head.step) *
-                                      static_cast<std::int64_t>(kv_element_bytes(format));
-    if (format == KvFormat::f32) {
-      std::memcpy(slot, &rounded[i], 4);
-    } else if (format == KvFormat::bf16) {
-      const std::uint16_t bits = float_to_bf16(rounded[i]);
-      std::memcpy(slot, &bits, 2);
-    } else {
-      *slot = format == KvFormat::int8 ? static_cast<std::byte>(codes[i])
-                                       : static_cast<std::byte>(float_to_e4m3(rounded[i]));
-    }
-  }
-}
-
-float load_element(const KvHead& head, KvFormat format, std::int32_t i) {
-  const std::byte* slot =
-      head.slab + (head.first + i * head.step) * static_cast<std::int64_t>(kv_element_bytes(format));
-  float value = 0.0f;
-  std::uint16_t bits = 0;
-  switch (format) {
-    case KvFormat::f32:
-      std::memcpy(&value, slot, 4);
-      return value;
-    case KvFormat::bf16:
-      std::memcpy(&bits, slot, 2);
-      return bf16_to_float(bits);
-    case KvFormat::int8:
-      return *head.scale * static_cast<float>(std::to_integer<std::int8_t>(*slot));
-    case KvFormat::fp8_e4m3:
-      return *head.scale * e4m3_to_float(std::to_integer<std::uint8_t>(*slot));
-  }
-  return value;
-}
-
-/// The key of kv head `head` at `position`, or its value.
-KvHead kv_head_at(const KvLayer& kv, std::span<const std::int32_t> table, std::int64_t position, std::int32_t head,
-                  std::int32_t head_dim, bool key) {
+/// The key of kv head `head` at `position`, or its value. Args: RopeStoreArgs or AttendArgs.
+template <typename Args>
+KvSlot kv_slot(const Args& args, std::span<const std::int32_t> table, std::int64_t position, std::int32_t head,
+               bool key) {
+  const KvLayer& kv = args.kv;
   const auto page_index = static_cast<std::size_t>(position / kv.page_tokens);
   MILLRACE_CHECK(page_index < table.size() && table[page_index] >= 0, "position {} has no page", position);
   std::byte* page = kv.pages + static_cast<std::size_t>(table[page_index]) * kv.page_bytes;
+  const auto bytes = static_cast<std::ptrdiff_t>(kv_element_bytes(kv.format)),
+             row_bytes =
+                 bytes * static_cast<std::ptrdiff_t>(kv_elements(kv.format, static_cast<std::size_t>(args.head_dim)));
   const std::int64_t slots = std::int64_t{head} * kv.page_tokens, slot = position % kv.page_tokens;
-  KvHead at;
-  at.slab = page + (key ? kv.key_offset : kv.value_offset) +
-            static_cast<std::size_t>(slots * head_dim) * kv_element_bytes(kv.format);
+  KvSlot at;
+  at.elements = page + (key ? kv.key_offset : kv.value_offset) + slots * row_bytes + slot * (key ? bytes : row_bytes);
+  at.step = key ? kv.page_tokens * bytes : bytes;
   at.scale = reinterpret_cast<float*>(page + (key ? kv.key_scale_offset : kv.value_scale_offset)) + slots + slot;
-  at.first = key ? slot : slot * head_dim;
-  at.step = key ? kv.page_tokens : 1;
+  at.middle = at.scale + std::int64_t{args.kv_heads} * kv.page_tokens;
   return at;
 }
 
@@ -286,6 +242,7 @@ class ReferenceBackend final : public Backend {
     return static_cast<std::size_t>(source.rows() * source.cols()) * sizeof(float);
   }
 
+  [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat /*format*/) const override { return Arithmetic::f32; }
   void wait() override {}
 
@@ -457,9 +414,8 @@ class ReferenceBackend final : public Backend {
     for (std::int32_t h = 0; h < args.kv_heads; ++h) {
       float* value = v.data() + h * args.head_dim;
       if (args.value_norm) rms_norm(value, nullptr, args.eps, args.head_dim, value);
-      store_head(kv_head_at(args.kv, table, position, h, args.head_dim, true), args.kv.format, k + h * args.head_dim,
-                 args.head_dim);
-      store_head(kv_head_at(args.kv, table, position, h, args.head_dim, false), args.kv.format, value, args.head_dim);
+      encode_kv(args.kv.format, k + h * args.head_dim, args.head_dim, kv_slot(args, table, position, h, true));
+      encode_kv(args.kv.format, value, args.head_dim, kv_slot(args, table, position, h, false));
     }
   }
 
@@ -474,10 +430,10 @@ class ReferenceBackend final : public Backend {
     std::vector<float> scores(static_cast<std::size_t>(position - begin + 1));
     float largest = args.sinks != nullptr ? args.sinks[head] : -std::numeric_limits<float>::infinity();
     for (std::int64_t t = begin; t <= position; ++t) {
-      const KvHead key = kv_head_at(args.kv, table, t, kv_head, args.head_dim, true);
+      const KvSlot key = kv_slot(args, table, t, kv_head, true);
       float dot = 0.0f;
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
-        dot += q[i] * load_element(key, args.kv.format, i);
+        dot += q[i] * decode_kv(args.kv.format, key, i);
       }
       float score = dot * args.scale;
       if (args.softcap != 0.0f) score = args.softcap * std::tanh(score / args.softcap);
@@ -493,9 +449,9 @@ class ReferenceBackend final : public Backend {
     std::fill(out, out + args.head_dim, 0.0f);
     for (std::int64_t t = begin; t <= position; ++t) {
       const float weight = scores[static_cast<std::size_t>(t - begin)] / sum;
-      const KvHead value = kv_head_at(args.kv, table, t, kv_head, args.head_dim, false);
+      const KvSlot value = kv_slot(args, table, t, kv_head, false);
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
-        out[i] += weight * load_element(value, args.kv.format, i);
+        out[i] += weight * decode_kv(args.kv.format, value, i);
       }
     }
   }

@@ -12,15 +12,18 @@
 struct AttendState {
   std::int64_t group;  // queries of a row
   std::int64_t head_dim, width;
-  float* query;                    // [queries][width]
-  float* result;                   // [queries][width]: sum of weighted values so far
-  float* part;                     // [queries][width]: of the chunk
-  float* score;                    // [queries][kAttentionChunk]
-  float* key;                      // [chunk / 16][width][16], where the pages do not serve as they are
-  float* value;                    // [chunk][width], likewise
-  float *key_scale, *value_scale;  // [chunk], where elements are codes
-  float *largest, *sum;            // [queries], so far
+  float* query;                      // [queries][width]
+  float* result;                     // [queries][width]: sum of weighted values so far
+  float* part;                       // [queries][width]: of the chunk
+  float* score;                      // [queries][kAttentionChunk]
+  float* key;                        // [chunk / 16][width][16], where the pages do not serve as they are
+  float* value;                      // [chunk][width], likewise
+  float *key_scale, *value_scale;    // [chunk], where codes have scales
+  float *key_middle, *value_middle;  // [chunk], where they have middles
+  float *largest, *sum;              // [queries], so far
   float *part_largest, *part_sum, *keep, *take;
+  float* query_sum;    // [queries]: of a query's numbers, where keys have middles
+  float* part_middle;  // [queries]: sum of weighted middles of values
 };
 
 /// Positions [low, high] of a chunk that starts at `base`, relative to it.
@@ -59,7 +62,10 @@ inline AttendState make_attend_state(const AttendTask& task) {
   s.value = take(kAttentionChunk * s.width);
   s.key_scale = take(kAttentionChunk);
   s.value_scale = take(kAttentionChunk);
-  float** const arrays[] = {&s.largest, &s.sum, &s.part_largest, &s.part_sum, &s.keep, &s.take};
+  s.key_middle = take(kAttentionChunk);
+  s.value_middle = take(kAttentionChunk);
+  float** const arrays[] = {&s.largest, &s.sum,  &s.part_largest, &s.part_sum,
+                            &s.keep,    &s.take, &s.query_sum,    &s.part_middle};
   for (float** array : arrays) *array = take(padded);  // an initializer_list would leave its functions behind
   return s;
 }
@@ -70,7 +76,8 @@ template <typename Element>
 inline const Element* kv_slab(const AttendTask& task, std::size_t offset, std::int64_t position) {
   const KvLayer& kv = task.args->kv;
   const std::int64_t page = task.page_table[position / kv.page_tokens];
-  const std::int64_t elements = static_cast<std::int64_t>(task.kv_head) * kv.page_tokens * task.args->head_dim;
+  const std::int64_t elements =
+      static_cast<std::int64_t>(task.kv_head) * kv.page_tokens * elements_of<Element>(task.args->head_dim);
   const std::byte* numbers = kv.pages + static_cast<std::size_t>(page) * kv.page_bytes + offset;
   return reinterpret_cast<const Element*>(numbers) + elements;
 }
@@ -78,7 +85,8 @@ inline const Element* kv_slab(const AttendTask& task, std::size_t offset, std::i
 template <typename Element>
 inline const Element* value_row(const AttendTask& task, std::int64_t position) {
   const KvLayer& kv = task.args->kv;
-  return kv_slab<Element>(task, kv.value_offset, position) + position % kv.page_tokens * task.args->head_dim;
+  return kv_slab<Element>(task, kv.value_offset, position) +
+         position % kv.page_tokens * elements_of<Element>(task.args->head_dim);
 }
 
 /// Element 0 of the key at `position`; the next is page_tokens elements further.
@@ -93,7 +101,7 @@ inline const Element* key_column(const AttendTask& task, std::int64_t position) 
 template <typename Element>
 inline void prefetch_values(const AttendTask& task, std::int64_t begin, std::int64_t end) {
   const KvLayer& kv = task.args->kv;
-  const std::int64_t row_bytes = std::int64_t{task.args->head_dim} * static_cast<std::int64_t>(sizeof(Element));
+  const std::int64_t row_bytes = elements_of<Element>(task.args->head_dim) * static_cast<std::int64_t>(sizeof(Element));
   for (std::int64_t t = begin; t < end;) {
     const std::int64_t in_page = kv.page_tokens - t % kv.page_tokens;
     const std::int64_t count = end - t < in_page ? end - t : in_page;
@@ -110,18 +118,12 @@ inline void prefetch_keys(const AttendTask& task, std::int64_t begin) {
   const std::int64_t step_bytes = std::int64_t{kv.page_tokens} * static_cast<std::int64_t>(sizeof(Element));
   const std::int64_t per_line = step_bytes < 64 ? 64 / step_bytes : 1;  // elements of a key in a line of the cache
   const auto* start = reinterpret_cast<const std::byte*>(key_column<Element>(task, begin));
-  for (std::int64_t d = 0; d < task.args->head_dim; d += per_line) __builtin_prefetch(start + d * step_bytes);
+  const std::int64_t elements = elements_of<Element>(task.args->head_dim);
+  for (std::int64_t d = 0; d < elements; d += per_line) __builtin_prefetch(start + d * step_bytes);
 }
 
-/// What load() gives times this is the number, before scales.
-template <typename Element>
-constexpr float kUnit = 1.0f;
-template <>
-constexpr float kUnit<E4m3> = kE4m3Unit;
-
 /// Scales of positions `range` of a chunk, by `offset` those of keys or values; zeros for the others.
-template <typename Element>
-inline void gather_scales(const AttendTask& task, std::size_t offset, std::int64_t base, ChunkRange range,
+inline void gather_scales(const AttendTask& task, std::size_t offset, std::int64_t base, ChunkRange range, float unit,
                           float* target) {
   const KvLayer& kv = task.args->kv;
   for (std::int64_t j = 0; j < kAttentionChunk; j += 16) store(target + j, broadcast(0.0f));
@@ -135,21 +137,36 @@ inline void gather_scales(const AttendTask& task, std::size_t offset, std::int64
                      static_cast<std::size_t>(count) * sizeof(float));
     j += count;
   }
-  if constexpr (kUnit<Element> != 1.0f) {
-    for (std::int64_t j = 0; j < kAttentionChunk; j += 16) {
-      store(target + j, mul(load(target + j), broadcast(kUnit<Element>)));
-    }
+  if (unit != 1.0f) {
+    for (std::int64_t j = 0; j < kAttentionChunk; j += 16) store(target + j, mul(load(target + j), broadcast(unit)));
   }
 }
 
-/// A row of values as floats, padded with zeros to whole Lanes.
+/// Scales, and middles where there are any, of keys and values.
+template <typename Element>
+inline void gather_all_scales(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range) {
+  const AttendArgs& args = *task.args;
+  const std::size_t key = args.kv.key_scale_offset, value = args.kv.value_scale_offset;
+  if constexpr (kScaled<Element>) {
+    gather_scales(task, key, base, range, kUnit<Element>, s.key_scale);
+    gather_scales(task, value, base, range, kUnit<Element>, s.value_scale);
+  }
+  if constexpr (kHasMiddle<Element>) {
+    const std::size_t scales = static_cast<std::size_t>(std::int64_t{args.kv_heads} * args.kv.page_tokens);
+    gather_scales(task, key + scales * sizeof(float), base, range, 1.0f, s.key_middle);
+    gather_scales(task, value + scales * sizeof(float), base, range, 1.0f, s.value_middle);
+  }
+}
+
+/// A row of values as floats, padded to whole Lanes.
 template <typename Element>
 inline void widen_row(const Element* source, std::int64_t count, float* target) {
   std::int64_t i = 0;
-  for (; i + 16 <= count; i += 16) store(target + i, load(source + i));
+  for (; i + 16 <= count; i += 16) store(target + i, load(source + i / kNumbers<Element>));
   if (i == count) return;
   Element tail[16] = {};
-  __builtin_memcpy(tail, source + i, static_cast<std::size_t>(count - i) * sizeof(Element));
+  __builtin_memcpy(tail, source + i / kNumbers<Element>,
+                   static_cast<std::size_t>(elements_of<Element>(count - i)) * sizeof(Element));
   store(target + i, load(tail));
 }
 
@@ -178,6 +195,62 @@ inline void score_block(const AttendState& s, std::int64_t block, const Element*
   multiply(product);
 }
 
+/// Elements in an order that in_order() puts right, for sums that are not looked at before.
+template <typename Element>
+inline Lanes load_any(const Element* p) {
+  return load(p);
+}
+inline Lanes load_any(const Bf16* p) {
+  return load_paired(p);
+}
+template <typename Element>
+inline Lanes as_loaded(Lanes sums) {
+  return sums;
+}
+template <>
+inline Lanes as_loaded<Bf16>(Lanes sums) {
+  return in_order(sums);
+}
+
+/// score_block() of few queries, at the pace at which keys come from memory: `packed` has the queries' numbers by
+/// dimension, [head_dim][kQueries].
+template <int kQueries, typename Element>
+inline void score_few(const Element* keys, std::int64_t step, std::int64_t head_dim, const float* packed,
+                      float* score) {
+  Lanes sum[kQueries];
+  MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = broadcast(0.0f);
+  for (const float* const end = packed + head_dim * kQueries; packed < end; keys += step) {
+    if constexpr (kNumbers<Element> == 2) {  // and so has head_dim, as a multiple of 16, whole elements
+      Lanes key, next;
+      load_pairs(keys, key, next);
+      MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = fma(broadcast(packed[i]), key, sum[i]);
+      packed += kQueries;
+      MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = fma(broadcast(packed[i]), next, sum[i]);
+      packed += kQueries;
+    } else {
+      const Lanes key = load_any(keys);
+      MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = fma(broadcast(packed[i]), key, sum[i]);
+      packed += kQueries;
+    }
+  }
+  MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) store(score + i * kAttentionChunk, as_loaded<Element>(sum[i]));
+}
+
+/// Keys of 16 positions, `elements` of each and `step` apart, as floats [elements * kNumbers][16].
+template <typename Element>
+inline void widen_keys(const Element* keys, std::int64_t step, std::int64_t elements, float* target) {
+  for (std::int64_t e = 0; e < elements; ++e) {
+    if constexpr (kNumbers<Element> == 1) {
+      store(target + e * 16, load(keys + e * step));
+    } else {
+      Lanes first, second;
+      load_pairs(keys + e * step, first, second);
+      store(target + 2 * e * 16, first);
+      store(target + (2 * e + 1) * 16, second);
+    }
+  }
+}
+
 /// Keys of one block as floats [head_dim][16], in pages whose size is no multiple of 16. Positions outside `range` may
 /// have no page: they count as zeros.
 template <typename Element>
@@ -189,18 +262,18 @@ inline void gather_keys(const AttendTask& task, const AttendState& s, std::int64
     const std::int64_t j = block * 16 + i;
     columns[i] = j >= range.low && j <= range.high ? key_column<Element>(task, base + j) : nullptr;
   }
-  for (std::int64_t d = 0; d < s.head_dim; ++d) {
+  for (std::int64_t e = 0; e < elements_of<Element>(s.head_dim); ++e) {
     Element row[16] = {};
     for (std::int64_t i = 0; i < 16; ++i) {
-      if (columns[i] != nullptr) row[i] = columns[i][d * page_tokens];
+      if (columns[i] != nullptr) row[i] = columns[i][e * page_tokens];
     }
-    store(target + d * 16, load(row));
+    widen_keys(row, 16, 1, target + e * kNumbers<Element> * 16);
   }
 }
 
 /// Scores of the queries [first, first + count) with the chunk's positions in `range`; what other positions of its
 /// blocks get is of no meaning.
-template <typename Element>
+template <typename Element, int kFew>
 inline void score_chunk(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range,
                         std::int64_t first, std::int64_t count) {
   const KvLayer& kv = task.args->kv;
@@ -214,25 +287,34 @@ inline void score_chunk(const AttendTask& task, const AttendState& s, std::int64
     }
     if (ahead(task, base, block).low < task.end) prefetch_keys<Element>(task, ahead(task, base, block).low);
     const Element* keys = key_column<Element>(task, base + block * 16);
-    if (sizeof(Element) == sizeof(float) || count <= kTileRows) {
-      score_block(s, block, keys, kv.page_tokens, first, count);
-    } else {  // widened once for all tiles of queries
-      for (std::int64_t d = 0; d < s.head_dim; ++d) store(copy + d * 16, load(keys + d * kv.page_tokens));
-      score_block(s, block, copy, 16, first, count);
+    if constexpr (kFew > 0) {
+      score_few<kFew>(keys, kv.page_tokens, s.head_dim, s.key, s.score + block * 16);
+      continue;
+    } else if constexpr (kNumbers<Element> == 1) {
+      if (sizeof(Element) == sizeof(float) || count <= kTileRows) {
+        score_block(s, block, keys, kv.page_tokens, first, count);
+        continue;
+      }
     }
+    // Widened once for all tiles of queries.
+    widen_keys(keys, kv.page_tokens, elements_of<Element>(s.head_dim), copy);
+    score_block(s, block, copy, 16, first, count);
   }
 }
 
-/// Scores of one query to weights exp(score - largest), in place; those outside `visible` become 0. `computed` is the
+/// Scores of query i to weights exp(score - largest), in place; those outside `visible` become 0. `computed` is the
 /// range that the block of queries had scores for. Where keys and values are codes, scores are multiplied with the
-/// scales of keys, and weights, after they are summed, with those of values.
-template <bool kScaled>
+/// scales of keys, and weights, after they are summed, with those of values. A middle is the same for all numbers of a
+/// key or value: it adds to a score the sum of the query's numbers times itself, and to all of the result alike.
+template <typename Element>
 inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRange computed, ChunkRange visible,
-                          float* score, float* chunk_largest, float* chunk_sum) {
+                          std::int64_t i) {
+  float* score = s.score + i * kAttentionChunk;
   const std::int64_t begin = computed.low / 16 * 16, end = (computed.high / 16 + 1) * 16;
   for (std::int64_t j = begin; j < end; j += 16) {
     Lanes v = load(score + j);
-    if constexpr (kScaled) v = mul(v, load(s.key_scale + j));
+    if constexpr (kScaled<Element>) v = mul(v, load(s.key_scale + j));
+    if constexpr (kHasMiddle<Element>) v = fma(broadcast(s.query_sum[i]), load(s.key_middle + j), v);
     v = mul(v, broadcast(args.scale));
     if (args.softcap != 0.0f) {
       v = mul(broadcast(args.softcap), tanh(div(v, broadcast(args.softcap))));
@@ -244,19 +326,24 @@ inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
 
   Lanes largest = load(score + begin);
   for (std::int64_t j = begin + 16; j < end; j += 16) largest = max(largest, load(score + j));
-  *chunk_largest = reduce_max(largest);
-  const Lanes origin = broadcast(*chunk_largest == -__builtin_inff() ? 0.0f : *chunk_largest);
-  Lanes sum = broadcast(0.0f);  // hidden positions add an exact zero, so how many were computed does not show
+  s.part_largest[i] = reduce_max(largest);
+  const Lanes origin = broadcast(s.part_largest[i] == -__builtin_inff() ? 0.0f : s.part_largest[i]);
+  const Lanes nothing = broadcast(0.0f);
+  Lanes sum = nothing, middle = nothing;  // hidden positions add an exact zero, so how many were computed does not show
   for (std::int64_t j = begin; j < end; j += 16) {
     const Lanes weight = exp(sub(load(score + j), origin));
-    if constexpr (kScaled) {
+    if constexpr (kHasMiddle<Element>) {  // what is hidden may have a middle that is not finite
+      middle = add(middle, select_less(nothing, weight, mul(weight, load(s.value_middle + j)), nothing));
+    }
+    if constexpr (kScaled<Element>) {
       store(score + j, mul(weight, load(s.value_scale + j)));
     } else {
       store(score + j, weight);
     }
     sum = add(sum, weight);
   }
-  *chunk_sum = reduce_add(sum);
+  s.part_sum[i] = reduce_add(sum);
+  if constexpr (kHasMiddle<Element>) s.part_middle[i] = reduce_add(middle);
 }
 
 /// part = weights * values over `range` for the queries [first, first + count), positions ascending. `copy`: the
@@ -286,6 +373,42 @@ inline void weigh_values(const AttendTask& task, const AttendState& s, std::int6
   }
 }
 
+/// The same for few queries: 16 dimensions of all positions at a time, from the pages.
+template <int kQueries, typename Element>
+inline void weigh_few(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range) {
+  const std::int64_t page_tokens = task.args->kv.page_tokens, head_dim = task.args->head_dim,
+                     elements = elements_of<Element>(head_dim);
+  for (std::int64_t d = 0; d < head_dim; d += 16) {
+    Lanes sum[kQueries];
+    MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = broadcast(0.0f);
+    for (std::int64_t j = range.low; j <= range.high;) {
+      const std::int64_t in_page = page_tokens - (base + j) % page_tokens, rest = range.high + 1 - j;
+      const std::int64_t count = rest < in_page ? rest : in_page;
+      const Element* value = value_row<Element>(task, base + j) + d / kNumbers<Element>;
+      const float* weight = s.score + j;
+      for (const float* const end = weight + count; weight < end; ++weight, value += elements) {
+        const Lanes row = load_any(value);
+        MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) {
+          sum[i] = fma(broadcast(weight[i * kAttentionChunk]), row, sum[i]);
+        }
+      }
+      j += count;
+    }
+    MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) store(s.part + i * s.width + d, as_loaded<Element>(sum[i]));
+  }
+}
+
+/// To the parts of the queries [first, first + count) what the middles of values are of them.
+inline void add_middles(const AttendState& s, std::int64_t first, std::int64_t count) {
+  for (std::int64_t i = first; i < first + count; ++i) {
+    const Lanes middle = broadcast(s.part_middle[i]);
+    for (std::int64_t d = 0; d < s.width; d += 16) {
+      float* part = s.part + i * s.width + d;
+      store(part, add(load(part), middle));
+    }
+  }
+}
+
 /// Adds the chunk's part to what the queries [first, end) have.
 inline void fold_chunk(const AttendState& s, std::int64_t first, std::int64_t end) {
   for (std::int64_t i = first; i < end; i += 16) {
@@ -310,23 +433,21 @@ inline void fold_chunk(const AttendState& s, std::int64_t first, std::int64_t en
   }
 }
 
-/// One chunk for the rows [first_row, end_row) of the task, each of which sees some of it.
-template <typename Element>
+/// One chunk for the rows [first_row, end_row) of the task, each of which sees some of it. kFew: the queries of a task
+/// of one row whose pages serve as they are, where there is code of its own for so many; else 0.
+template <typename Element, int kFew>
 inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int64_t base, std::int64_t first_row,
                          std::int64_t end_row) {
   const AttendArgs& args = *task.args;
-  constexpr bool kFloats = sizeof(Element) == sizeof(float), kScaled = sizeof(Element) == 1;
+  constexpr bool kFloats = sizeof(Element) == sizeof(float), kPairs = kNumbers<Element> != 1;
   const ChunkRange range{visible_range(args, base, task.position + first_row).low,
                          visible_range(args, base, task.position + end_row - 1).high};
   const std::int64_t first = first_row * s.group, end = end_row * s.group;
-  score_chunk<Element>(task, s, base, range, first, end - first);
-  if constexpr (kScaled) {
-    gather_scales<Element>(task, args.kv.key_scale_offset, base, range, s.key_scale);
-    gather_scales<Element>(task, args.kv.value_scale_offset, base, range, s.value_scale);
-  }
+  score_chunk<Element, kFew>(task, s, base, range, first, end - first);
+  gather_all_scales<Element>(task, s, base, range);
 
   prefetch_values<Element>(task, ahead(task, base, 0).low, ahead(task, base, 3).high);
-  const bool copied = s.head_dim != s.width || (!kFloats && end - first > kTileRows);
+  const bool copied = s.head_dim != s.width || (!kFloats && end - first > kTileRows) || (kPairs && kFew == 0);
   if (copied) {
     for (std::int64_t j = range.low; j <= range.high; ++j) {
       widen_row(value_row<Element>(task, base + j), s.head_dim, s.value + j * s.width);
@@ -343,15 +464,17 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
       if (other.low != visible.low || other.high != visible.high) break;
     }
     for (std::int64_t i = row * s.group; i < next * s.group; ++i) {
-      chunk_softmax<kScaled>(args, s, range, visible, s.score + i * kAttentionChunk, s.part_largest + i,
-                             s.part_sum + i);
+      chunk_softmax<Element>(args, s, range, visible, i);
     }
     const std::int64_t begin = row * s.group, count = (next - row) * s.group;
-    if (copied) {
+    if constexpr (kFew > 0) {
+      weigh_few<kFew, Element>(task, s, base, visible);
+    } else if (kPairs || copied) {
       weigh_values<float>(task, s, base, visible, s.value, begin, count);
-    } else {
+    } else if constexpr (!kPairs) {
       weigh_values<Element>(task, s, base, visible, nullptr, begin, count);
     }
+    if constexpr (kHasMiddle<Element>) add_middles(s, begin, count);
     row = next;
   }
   fold_chunk(s, first, end);
@@ -384,6 +507,15 @@ inline void begin_queries(const AttendTask& task, const AttendState& s) {
   }
 }
 
+/// Sums of the queries' numbers.
+inline void sum_queries(const AttendTask& task, const AttendState& s) {
+  for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
+    Lanes sum = broadcast(0.0f);
+    for (std::int64_t d = 0; d < s.width; d += 16) sum = add(sum, load(s.query + i * s.width + d));
+    s.query_sum[i] = reduce_add(sum);
+  }
+}
+
 /// Leaves the results, or the state for another task.
 inline void end_queries(const AttendTask& task, const AttendState& s) {
   for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
@@ -401,18 +533,41 @@ inline void end_queries(const AttendTask& task, const AttendState& s) {
   }
 }
 
-template <typename Element>
-inline void attend_to(const AttendTask& task) {
+template <typename Element, int kFew>
+inline void attend_chunks(const AttendTask& task, const AttendState& s) {
   const AttendArgs& args = *task.args;
-  const AttendState s = make_attend_state(task);
-  begin_queries(task, s);
   const std::int64_t seen = first_visible(args, task.position);
   std::int64_t base = (seen > task.begin ? seen : task.begin) / kAttentionChunk * kAttentionChunk;
   for (; base < task.end; base += kAttentionChunk) {
     std::int64_t first_row = 0, end_row = task.rows;
     while (task.position + first_row < base) ++first_row;
     while (first_visible(args, task.position + end_row - 1) >= base + kAttentionChunk) --end_row;
-    attend_chunk<Element>(task, s, base, first_row, end_row);
+    attend_chunk<Element, kFew>(task, s, base, first_row, end_row);
+  }
+}
+
+template <typename Element, int kFew>
+inline void attend_few(const AttendTask& task, const AttendState& s) {
+  if constexpr (kFew > 0) {
+    if (s.group == kFew) {
+      for (std::int64_t i = 0; i < kFew; ++i) {
+        for (std::int64_t d = 0; d < s.head_dim; ++d) s.key[d * kFew + i] = s.query[i * s.width + d];
+      }
+      return attend_chunks<Element, kFew>(task, s);
+    }
+    attend_few<Element, kFew - 1>(task, s);
+  }
+}
+
+template <typename Element>
+inline void attend_to(const AttendTask& task) {
+  const AttendState s = make_attend_state(task);
+  begin_queries(task, s);
+  if constexpr (kHasMiddle<Element>) sum_queries(task, s);
+  if (task.rows == 1 && s.group <= kTileRows && task.args->kv.page_tokens % 16 == 0 && s.head_dim == s.width) {
+    attend_few<Element, kTileRows>(task, s);
+  } else {
+    attend_chunks<Element, 0>(task, s);
   }
   end_queries(task, s);
 }
@@ -427,5 +582,11 @@ void attend(const AttendTask& task) {
       return attend_to<Int8>(task);
     case KvFormat::fp8_e4m3:
       return attend_to<E4m3>(task);
+    case KvFormat::fp8_e4m3_unscaled:
+      return attend_to<E4m3Unscaled>(task);
+    case KvFormat::fp8_e5m2:
+      return attend_to<E5m2>(task);
+    case KvFormat::int4:
+      return attend_to<Int4>(task);
   }
 }

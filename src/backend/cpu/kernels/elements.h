@@ -9,6 +9,13 @@ struct Half {
 struct E4m3 {
   std::uint8_t bits;
 };
+/// Of keys and values alone: load() and store() take its values as they are.
+struct E4m3Unscaled {
+  E4m3 code;
+};
+struct E5m2 {
+  std::uint8_t bits;
+};
 
 /// The steps of the codes of E2M1 with kE2m1Zero added. A table of the kernels' own, which leaves no symbol.
 constexpr std::uint8_t kE2m1Raised[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
@@ -24,6 +31,11 @@ static_assert([] {
 struct Int8 {
   std::int8_t code;
 };
+/// Two codes 0 to 15, the first in the low half. load() gives 16 of them less kInt4Middle.
+struct Int4 {
+  std::uint8_t codes;
+};
+constexpr int kInt4Middle = 8;
 
 /// load() of E4m3 gives its values divided by this, which are halves with the same bits of exponent and mantissa.
 constexpr float kE4m3Unit = 256.0f;
@@ -37,3 +49,6 @@ constexpr float kE4m3Unit = 256.0f;
 #define MILLRACE_UNROLL _Pragma("GCC unroll 16")
 #define MILLRACE_ROLLED _Pragma("GCC unroll 1")
 #endif
+
+// Pieces of a kernel, whose registers are the kernel's.
+#define MILLRACE_INLINE __attribute__((always_inline)) inline

@@ -13,58 +13,76 @@ inline Lanes scaled_halves(const std::uint16_t* halves, const std::int8_t* facto
 
 /// Of the codes of a row's inputs in `blocks` blocks of kInputBlock.
 inline std::int32_t sum_of_blocks(const std::int32_t* sums, std::int64_t blocks) {
+  if (blocks == 2) return sum_of_pairs(sums[0]) + sum_of_pairs(sums[1]);
   std::int32_t sum = 0;
-  for (std::int64_t block = 0; block < blocks; ++block) sum += sums[block];
+  for (std::int64_t block = 0; block < blocks; ++block) sum += sum_of_pairs(sums[block]);
   return sum;
 }
 
-template <int kRows, CodeKind kKind, bool kGrouped>
+/// What is taken off codes, or added: nothing, one zero, a zero of each output and group, or a minimum of each.
+enum class Offset { none, one, each, minimum };
+
+/// What a tile is made of, known to the compiler.
+template <CodeKind kKindOf, Offset kOffsetOf, bool kGroupedOf = true>
+struct TileKind {
+  static constexpr CodeKind kKind = kKindOf;
+  static constexpr Offset kOffset = kOffsetOf;
+  static constexpr bool kGrouped = kGroupedOf;
+  static constexpr std::int64_t kInputBytes = kKind == CodeKind::int8 ? 16 : 8;  // of a panel
+};
+
+/// Sums of a group's products, less the zeros.
+template <typename Tile, int kRows>
+MILLRACE_INLINE void multiply_group_of(const PackedIntegers& weight, std::int64_t place, const std::byte* codes,
+                                       const InputBlocks<kRows>& inputs, IntLanes (&sums)[kRows]) {
+  if constexpr (Tile::kOffset == Offset::each) {
+    multiply_group<kRows, Tile::kKind>(codes, inputs, zeros_of(weight.zeros + place * 16), sums);
+  } else if constexpr (Tile::kOffset == Offset::one) {
+    multiply_group<kRows, Tile::kKind>(codes, inputs, zeros_of(weight.zero), sums);
+  } else {
+    multiply_group<kRows, Tile::kKind>(codes, inputs, sums);
+  }
+}
+
+template <typename Tile, int kRows>
 inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t panel) {
-  const PackedIntegers& weight = a.weight;
-  constexpr std::int64_t kInputBytes = kKind == CodeKind::int8 ? 16 : 8;
-  const std::byte* codes = weight.codes + panel * weight.padded_cols * kInputBytes;
-  const std::int8_t* x = a.x.codes + row * a.x.stride;
-  const bool offset = weight.zeros != nullptr || weight.zero != 0 || weight.minimums != nullptr;
+  const PackedIntegers weight = a.weight;  // a copy, which no store can change
+  const std::int64_t stride = a.x.stride, sums_stride = stride / kInputBlock, x_groups = a.x.groups;
+  const std::byte* const codes = weight.codes + panel * weight.padded_cols * Tile::kInputBytes;
+  const std::int8_t* const x = a.x.codes + row * stride;
+  const std::int32_t* const input_sums = a.x.sums + row * sums_stride;
+  const float* const x_scales = a.x.scales + row * x_groups;
   Lanes total[kRows];
   MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = broadcast(0.0f);
   for (std::int64_t group = 0, first = 0; group < weight.groups; ++group, first += weight.group) {
     const std::int64_t left = weight.padded_cols - first, count = left < weight.group ? left : weight.group;
+    const std::int64_t place = panel * weight.groups + group;
+    const InputBlocks<kRows> inputs{x + first, stride, input_sums + first / kInputBlock, sums_stride, count};
     IntLanes sums[kRows];
-    MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) sums[r] = no_sums();
-    add_products<kRows, kKind>(codes + first * kInputBytes, x + first, a.x.stride, count, sums);
-    if constexpr (!kGrouped) {
+    multiply_group_of<Tile, kRows>(weight, place, codes + first * Tile::kInputBytes, inputs, sums);
+    if constexpr (!Tile::kGrouped) {
       const Lanes scales = load(weight.row_scales + panel * 16);
       MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = mul(to_lanes(sums[r]), scales);
       continue;
     }
     const std::int64_t super = panel * weight.supers + (group >> weight.super_shift);
-    const std::int64_t place = panel * weight.groups + group;
     const Lanes scales = scaled_halves(weight.scales, weight.factors, super, place);
-    Lanes minimums = broadcast(0.0f);
-    if (weight.minimums != nullptr) {
-      minimums = scaled_halves(weight.minimums, weight.minimum_factors, super, place);
+    const float* const now = x_scales + (first >> weight.input_shift);
+    MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
+      total[r] = fma(to_lanes(sums[r]), mul(scales, broadcast(now[r * x_groups])), total[r]);
     }
-    for (int r = 0; r < kRows; ++r) {
-      const float x_scale = a.x.scales[(row + r) * a.x.groups + (first >> weight.input_shift)];
-      std::int32_t inputs = 0;
-      if (offset) {
-        inputs = sum_of_blocks(a.x.sums + ((row + r) * a.x.stride + first) / kInputBlock, count / kInputBlock);
-        if (weight.zeros != nullptr) {
-          sums[r] = subtract_zeros(sums[r], weight.zeros + place * 16, inputs);
-        } else if (weight.zero != 0) {
-          sums[r] = subtract(sums[r], weight.zero * inputs);
-        }
-      }
-      total[r] = fma(to_lanes(sums[r]), mul(scales, broadcast(x_scale)), total[r]);
-      if (weight.minimums != nullptr) {
-        total[r] = fma(minimums, broadcast(x_scale * static_cast<float>(inputs)), total[r]);
+    if constexpr (Tile::kOffset == Offset::minimum) {
+      const Lanes minimums = scaled_halves(weight.minimums, weight.minimum_factors, super, place);
+      MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
+        const std::int32_t sum = sum_of_blocks(inputs.sums + r * sums_stride, count / kInputBlock);
+        total[r] = fma(minimums, broadcast(now[r * x_groups] * static_cast<float>(sum)), total[r]);
       }
     }
   }
   const std::int64_t left = weight.rows - panel * 16, lanes = left < 16 ? left : 16;
-  for (int r = 0; r < kRows; ++r) {
+  MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
     Lanes result = total[r];
-    if constexpr (!kGrouped) {
+    if constexpr (!Tile::kGrouped) {
       result = mul(result, broadcast(a.x.scales[row + r]));
     } else if (weight.row_scales != nullptr) {
       result = mul(result, load(weight.row_scales + panel * 16));
@@ -74,26 +92,40 @@ inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t pa
   }
 }
 
-template <int kRows, CodeKind kKind, bool kGrouped>
+template <typename Tile, int kRows>
 inline void integer_rows(const IntegerTask& a, std::int64_t row, std::int64_t rows, std::int64_t panel) {
   if constexpr (kRows > 0) {
-    for (; rows >= kRows; row += kRows, rows -= kRows) integer_tile<kRows, kKind, kGrouped>(a, row, panel);
-    integer_rows<kRows - 1, kKind, kGrouped>(a, row, rows, panel);
+    for (; rows >= kRows; row += kRows, rows -= kRows) integer_tile<Tile, kRows>(a, row, panel);
+    integer_rows<Tile, kRows - 1>(a, row, rows, panel);
   }
 }
 
 /// A panel, which the second-level cache holds, meets all rows in turn.
-void multiply_integers(const IntegerTask& a) {
+template <typename Tile>
+void multiply_panels(const IntegerTask& a) {
   for (std::int64_t panel = a.first_panel; panel < a.end_panel; ++panel) {
-    if (a.weight.kind == CodeKind::e2m1) {
-      integer_rows<kIntegerTileRows, CodeKind::e2m1, true>(a, 0, a.rows, panel);
-    } else if (a.weight.kind == CodeKind::int4) {
-      integer_rows<kIntegerTileRows, CodeKind::int4, true>(a, 0, a.rows, panel);
-    } else if (a.weight.scales != nullptr) {
-      integer_rows<kIntegerTileRows, CodeKind::int8, true>(a, 0, a.rows, panel);
-    } else {
-      integer_rows<kIntegerTileRows, CodeKind::int8, false>(a, 0, a.rows, panel);
-    }
+    integer_rows<Tile, kIntegerTileRows>(a, 0, a.rows, panel);
+  }
+}
+
+/// Products with codes of inputs are of these kinds only: 8-bit weights with zeros take floats (packed_matrix.cc).
+void multiply_integers(const IntegerTask& a) {
+  const PackedIntegers& weight = a.weight;
+  const bool minimums = weight.minimums != nullptr;
+  if (weight.kind == CodeKind::e2m1) {
+    multiply_panels<TileKind<CodeKind::e2m1, Offset::one>>(a);
+  } else if (weight.kind == CodeKind::int4 && minimums) {
+    multiply_panels<TileKind<CodeKind::int4, Offset::minimum>>(a);
+  } else if (weight.kind == CodeKind::int4 && weight.zeros != nullptr) {
+    multiply_panels<TileKind<CodeKind::int4, Offset::each>>(a);
+  } else if (weight.kind == CodeKind::int4) {
+    multiply_panels<TileKind<CodeKind::int4, Offset::one>>(a);
+  } else if (weight.scales == nullptr) {
+    multiply_panels<TileKind<CodeKind::int8, Offset::none, false>>(a);
+  } else if (minimums) {
+    multiply_panels<TileKind<CodeKind::int8, Offset::minimum>>(a);
+  } else {
+    multiply_panels<TileKind<CodeKind::int8, Offset::none>>(a);
   }
 }
 
@@ -122,7 +154,7 @@ inline float quantize_group(const float* x, std::int64_t cols, std::int64_t coun
       code = max(min(code, broadcast(127.0f)), broadcast(-127.0f));
     }
     store(codes + k, code);
-    sums[k / kInputBlock] = static_cast<std::int32_t>(reduce_add(code));  // exact: far below 2^24
+    sums[k / kInputBlock] = pair_sums_of(codes + k);
   }
   return scale;
 }

@@ -6,20 +6,20 @@ struct IntLanes {
 
 constexpr int kIntegerTileRows = 2;
 
-inline IntLanes no_sums() {
-  return {};
-}
+/// What codes are less than they are stored.
+struct Zeros {
+  std::int32_t value[16];
+};
 
-/// sums[o] - zeros[o] * inputs
-inline IntLanes subtract_zeros(IntLanes sums, const std::uint8_t* zeros, std::int32_t inputs) {
-  for (int o = 0; o < 16; ++o) sums.value[o] -= zeros[o] * inputs;
-  return sums;
+inline Zeros zeros_of(std::int32_t zero) {
+  Zeros zeros;
+  for (std::int32_t& value : zeros.value) value = zero;
+  return zeros;
 }
-
-/// sums[o] - amount
-inline IntLanes subtract(IntLanes sums, std::int32_t amount) {
-  for (int o = 0; o < 16; ++o) sums.value[o] -= amount;
-  return sums;
+inline Zeros zeros_of(const std::uint8_t* stored) {
+  Zeros zeros;
+  for (int o = 0; o < 16; ++o) zeros.value[o] = stored[o];
+  return zeros;
 }
 
 inline Lanes to_lanes(const IntLanes& sums) {
@@ -54,15 +54,32 @@ inline void store(Int8* p, Lanes v) {
   store(&p->code, v);
 }
 
-/// Adds the products of `count` inputs (a multiple of kInputBlock; for int4, of kIntegerBlock) with a panel's codes
-/// (PackedIntegers), to one sum a row and output. To the steps of E2M1, kE2m1Zero is added before.
+/// pair_sums() of a block of kInputBlock codes.
+inline std::int32_t pair_sums_of(const std::int8_t* codes) {
+  std::int32_t sums[2] = {};
+  for (int i = 0; i < kInputBlock; ++i) sums[i / 2 % 2] += codes[i];
+  return pair_sums(sums[0], sums[1]);
+}
+
+/// Inputs of a group, of kRows rows.
+template <int kRows>
+struct InputBlocks {
+  const std::int8_t* codes;
+  std::int64_t stride;
+  const std::int32_t* sums;  // pair_sums()
+  std::int64_t sums_stride;
+  std::int64_t count;  // a multiple of kInputBlock; of int4, of kIntegerBlock
+};
+
+/// The sums of the products of a group's inputs with a panel's codes (PackedIntegers), one a row and output. To the
+/// steps of E2M1, kE2m1Zero is added before.
 template <int kRows, CodeKind kKind>
-inline void add_products(const std::byte* codes, const std::int8_t* x, std::int64_t x_stride, std::int64_t count,
-                         IntLanes (&sums)[kRows]) {
+inline void multiply_group(const std::byte* codes, const InputBlocks<kRows>& inputs, IntLanes (&sums)[kRows]) {
   const auto* w = reinterpret_cast<const std::uint8_t*>(codes);
-  for (std::int64_t quad = 0; quad < count / 4; ++quad) {
+  for (IntLanes& sum : sums) sum = {};
+  for (std::int64_t quad = 0; quad < inputs.count / 4; ++quad) {
     for (int r = 0; r < kRows; ++r) {
-      const std::int8_t* input = x + r * x_stride + quad * 4;
+      const std::int8_t* input = inputs.codes + r * inputs.stride + quad * 4;
       for (int o = 0; o < (kKind == CodeKind::int8 ? 16 : 8); ++o) {
         for (int k = 0; k < 4; ++k) {
           if constexpr (kKind == CodeKind::int8) {
@@ -79,6 +96,20 @@ inline void add_products(const std::byte* codes, const std::int8_t* x, std::int6
         }
       }
     }
+  }
+}
+
+/// The same with codes of 4 bits less their zeros.
+template <int kRows, CodeKind kKind>
+inline void multiply_group(const std::byte* codes, const InputBlocks<kRows>& inputs, const Zeros& zeros,
+                           IntLanes (&sums)[kRows]) {
+  multiply_group<kRows, kKind>(codes, inputs, sums);
+  for (int r = 0; r < kRows; ++r) {
+    std::int32_t sum = 0;
+    for (std::int64_t block = 0; block < inputs.count / kInputBlock; ++block) {
+      sum += sum_of_pairs(inputs.sums[r * inputs.sums_stride + block]);
+    }
+    for (int o = 0; o < 16; ++o) sums[r].value[o] -= zeros.value[o] * sum;
   }
 }
 

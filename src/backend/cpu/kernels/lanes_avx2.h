@@ -113,6 +113,27 @@ inline void store(E4m3* p, Lanes v) {
                 high = _mm256_cvtps_ph(v.high, _MM_FROUND_TO_NEAREST_INT);
   store_halves(p, _mm256_set_m128i(high, low));
 }
+inline Lanes load(const E5m2* p) {
+  const __m256i halves = halves_of_e5m2(p);
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
+}
+inline void store(E5m2* p, Lanes v) {
+  const __m128i low = _mm256_cvtps_ph(v.low, _MM_FROUND_TO_NEAREST_INT),
+                high = _mm256_cvtps_ph(v.high, _MM_FROUND_TO_NEAREST_INT);
+  store_halves(p, _mm256_set_m128i(high, low));
+}
+inline Lanes widen_codes(__m128i codes) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(codes, 8)))};
+}
+inline void load_pairs(const Int4* p, Lanes& first, Lanes& second) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  first = widen_codes(low_codes(bytes));
+  second = widen_codes(high_codes(bytes));
+}
+inline Lanes load(const Int4* p) {
+  return widen_codes(codes_in_order(p));
+}
 inline void store(Bf16* p, Lanes v) {
   // Packing works within the 128-bit halves; the permutation puts the four quarters back in order.
   const __m256i words = _mm256_packus_epi32(bf16_bits(v.low), bf16_bits(v.high));
@@ -121,4 +142,16 @@ inline void store(Bf16* p, Lanes v) {
 inline Lanes round_to_bf16(Lanes v) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(bf16_bits(v.low), 16)),
           _mm256_castsi256_ps(_mm256_slli_epi32(bf16_bits(v.high), 16))};
+}
+
+// Elements with even indexes in the lower half and odd ones in the upper, which is cheaper than their order.
+inline Lanes load_paired(const Bf16* p) {
+  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)),
+          _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline Lanes in_order(Lanes paired) {
+  const __m256 first = _mm256_unpacklo_ps(paired.low, paired.high),
+               second = _mm256_unpackhi_ps(paired.low, paired.high);
+  return {_mm256_permute2f128_ps(first, second, 0x20), _mm256_permute2f128_ps(first, second, 0x31)};
 }

@@ -93,6 +93,23 @@ inline Lanes load(const E4m3* p) {
 inline void store(E4m3* p, Lanes v) {
   store_halves(p, _mm512_cvtps_ph(v.all, _MM_FROUND_TO_NEAREST_INT));
 }
+inline Lanes load(const E5m2* p) {
+  return {_mm512_cvtph_ps(halves_of_e5m2(p))};
+}
+inline void store(E5m2* p, Lanes v) {
+  store_halves(p, _mm512_cvtps_ph(v.all, _MM_FROUND_TO_NEAREST_INT));
+}
+inline Lanes widen_codes(__m128i codes) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))};
+}
+inline void load_pairs(const Int4* p, Lanes& first, Lanes& second) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  first = widen_codes(low_codes(bytes));
+  second = widen_codes(high_codes(bytes));
+}
+inline Lanes load(const Int4* p) {
+  return widen_codes(codes_in_order(p));
+}
 /// As bf16_bits of lanes_x86.h; not the processor's own conversion, which flushes subnormals.
 inline __m512i bf16_bits(Lanes v) {
   const __m512i bits = _mm512_castps_si512(v.all);
@@ -108,4 +125,12 @@ inline void store(Bf16* p, Lanes v) {
 }
 inline Lanes round_to_bf16(Lanes v) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(bf16_bits(v), 16))};
+}
+
+// In whatever order is cheapest: here in their own.
+inline Lanes load_paired(const Bf16* p) {
+  return load(p);
+}
+inline Lanes in_order(Lanes paired) {
+  return paired;
 }

@@ -166,6 +166,43 @@ inline void store(E4m3* p, Lanes v) {
     p[i].bits = static_cast<std::uint8_t>(sign | (code & 0x7fu));
   }
 }
+inline Lanes load(const E5m2* p) {
+  Half halves[16];
+  for (int i = 0; i < 16; ++i) halves[i].bits = static_cast<std::uint16_t>(p[i].bits << 8);
+  return load(halves);
+}
+/// Of values of E5M2 and NaN.
+inline void store(E5m2* p, Lanes v) {
+  for (int i = 0; i < 16; ++i) {
+    float value = 0.0f;
+    __builtin_memcpy(&value, reinterpret_cast<const char*>(&v) + 4 * i, 4);
+    std::uint32_t bits = 0;
+    __builtin_memcpy(&bits, &value, 4);
+    const std::uint32_t sign = bits >> 24 & 0x80u;
+    const float size = value < 0.0f ? -value : value;
+    std::uint32_t code = ((bits & 0x7fffffffu) >> 21) - (112u << 2);  // the float's own bits, with its bias of 127
+    if (size < 0x1p-14f) code = static_cast<std::uint32_t>(size * 65536.0f);
+    p[i].bits = static_cast<std::uint8_t>(value != value ? 0x7eu : sign | code);
+  }
+}
+/// Sixteen elements, each of which has two numbers: the first of each and the second of each.
+inline void load_pairs(const Int4* p, Lanes& first, Lanes& second) {
+  float numbers[2][16];
+  for (int i = 0; i < 16; ++i) {
+    numbers[0][i] = static_cast<float>((p[i].codes & 15) - kInt4Middle);
+    numbers[1][i] = static_cast<float>((p[i].codes >> 4) - kInt4Middle);
+  }
+  first = load(numbers[0]);
+  second = load(numbers[1]);
+}
+/// Sixteen numbers in order, which are eight elements.
+inline Lanes load(const Int4* p) {
+  float numbers[16];
+  for (int i = 0; i < 16; ++i) {
+    numbers[i] = static_cast<float>((p[i / 2].codes >> i % 2 * 4 & 15) - kInt4Middle);
+  }
+  return load(numbers);
+}
 /// To bfloat16, nearest even; a NaN stays one.
 inline void store(Bf16* p, Lanes v) {
   for (int i = 0; i < 16; ++i) {
@@ -189,3 +226,11 @@ inline void transpose(const float* const rows[16], std::int64_t column, float* t
 }
 
 #undef LANES_EACH
+
+// In whatever order is cheapest: here in their own.
+inline Lanes load_paired(const Bf16* p) {
+  return load(p);
+}
+inline Lanes in_order(Lanes paired) {
+  return paired;
+}

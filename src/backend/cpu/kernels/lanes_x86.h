@@ -30,6 +30,28 @@ inline void store_halves(E4m3* p, __m256i halves) {
   const __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
 }
+/// Sixteen codes as the halves whose upper bytes they are.
+inline __m256i halves_of_e5m2(const E5m2* p) {
+  return _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 8);
+}
+/// The upper bytes of halves that halves_of_e5m2() may give.
+inline void store_halves(E5m2* p, __m256i halves) {
+  const __m256i codes = _mm256_srli_epi16(halves, 8);
+  const __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+}
+/// The low or the high halves of bytes as signed codes.
+inline __m128i low_codes(__m128i bytes) {
+  return _mm_sub_epi8(_mm_and_si128(bytes, _mm_set1_epi8(15)), _mm_set1_epi8(kInt4Middle));
+}
+inline __m128i high_codes(__m128i bytes) {
+  return low_codes(_mm_srli_epi16(bytes, 4));
+}
+/// Sixteen numbers in order, which are eight elements.
+inline __m128i codes_in_order(const Int4* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm_unpacklo_epi8(low_codes(bytes), high_codes(bytes));
+}
 /// The bfloat16 nearest to each float in the low half of its lane; a NaN stays one.
 inline __m256i bf16_bits(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);

@@ -34,6 +34,6 @@ std::int64_t multiply_add_floats(std::int64_t rounds, float* sink) {
 }
 
 std::int64_t multiply_add(Arithmetic arithmetic, std::int64_t rounds, float* sink) {
-  // Products of bfloat16 are products of floats at every level so far.
+  // Products of bfloat16 and of E4M3 are products of floats at every level so far.
   return arithmetic == Arithmetic::int8 ? multiply_add_bytes(rounds, sink) : multiply_add_floats(rounds, sink);
 }

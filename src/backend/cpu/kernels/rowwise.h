@@ -104,16 +104,19 @@ inline float largest_code(const E4m3*) {
   return 448.0f;
 }
 
-/// Numbers of a head to elements `step` apart, and their scale where the elements are codes.
+/// Numbers of a head to elements `step` apart, and their scale where the elements are codes that have one.
 template <typename Element>
-inline void store_head(const float* x, std::int64_t count, Element* slot, std::int64_t step, float* scale) {
+inline void store_head(const float* x, std::int64_t count, Element* slot, std::int64_t step, float* scale,
+                       float* /*middle*/) {
   float unit = 1.0f;
-  if constexpr (sizeof(Element) == 1) *scale = unit = input_scale(x, count, largest_code(slot));
+  if constexpr (kScaled<Element>) *scale = unit = input_scale(x, count, largest_code(slot));
   for (std::int64_t i = 0; i < count; i += 16) {
     const std::int64_t lanes = lanes_left(i, count);
     Lanes v = load_part(x + i, lanes);
-    if constexpr (sizeof(Element) == 1) {
+    if constexpr (kScaled<Element>) {
       v = unit > 0.0f ? in_codes(slot, div(v, broadcast(unit))) : broadcast(0.0f);
+    } else if constexpr (sizeof(Element) == 1) {
+      v = round_to_unscaled(slot, v);
     }
     Element values[16];
     store(values, v);
@@ -125,15 +128,45 @@ inline void store_head(const float* x, std::int64_t count, Element* slot, std::i
   }
 }
 
+/// The same of codes in pairs, as encode_kv() defines them. Both numbers of an element are of one position, so no other
+/// task writes to it.
+inline void store_head(const float* x, std::int64_t count, Int4* slot, std::int64_t step, float* scale, float* middle) {
+  float low = x[0], high = x[0];
+  for (std::int64_t i = 1; i < count; ++i) {
+    low = x[i] < low ? x[i] : low;
+    high = x[i] > high ? x[i] : high;
+  }
+  const float reach = input_scale(x, count, 1.0f);  // not finite if a number is not
+  const float unit = reach - reach == 0.0f ? (high - low) / 15.0f : __builtin_nanf("");
+  *scale = unit;
+  *middle = low + static_cast<float>(kInt4Middle) * unit;
+  for (std::int64_t i = 0; i < count; i += 16) {
+    Lanes code = broadcast(static_cast<float>(kInt4Middle));
+    if (unit > 0.0f) {
+      code = round_nearest(div(sub(load_part(x + i, lanes_left(i, count)), broadcast(low)), broadcast(unit)));
+      code = max(min(code, broadcast(15.0f)), broadcast(0.0f));
+    }
+    Int8 codes[16];
+    store(codes, code);
+    for (std::int64_t lane = 0; lane < lanes_left(i, count); lane += 2) {
+      const int second = i + lane + 1 < count ? codes[lane + 1].code : 0;
+      slot[(i + lane) / 2 * step].codes = static_cast<std::uint8_t>(codes[lane].code | second << 4);
+    }
+  }
+}
+
 /// The key and the value of kv head `head`.
 template <typename Element>
 inline void store_key_value(const RopeStoreTask& task, std::int64_t head, const float* key, const float* value) {
   const RopeStoreArgs& args = *task.args;
   const std::size_t offset = static_cast<std::size_t>(head) * task.head_stride;
   const std::int64_t scales = head * args.kv.page_tokens;
-  store_head(key, args.head_dim, reinterpret_cast<Element*>(task.key + offset), args.kv.page_tokens,
-             task.key_scale + scales);
-  store_head(value, args.head_dim, reinterpret_cast<Element*>(task.value + offset), 1, task.value_scale + scales);
+  const std::int64_t to_middles = std::int64_t{args.kv_heads} * args.kv.page_tokens;
+  float *key_scale = task.key_scale + scales, *value_scale = task.value_scale + scales;
+  store_head(key, args.head_dim, reinterpret_cast<Element*>(task.key + offset), args.kv.page_tokens, key_scale,
+             key_scale + to_middles);
+  store_head(value, args.head_dim, reinterpret_cast<Element*>(task.value + offset), 1, value_scale,
+             value_scale + to_middles);
 }
 
 void rope_store(const RopeStoreTask& task) {
@@ -179,6 +212,15 @@ void rope_store(const RopeStoreTask& task) {
         break;
       case KvFormat::fp8_e4m3:
         store_key_value<E4m3>(task, h, key, value);
+        break;
+      case KvFormat::fp8_e4m3_unscaled:
+        store_key_value<E4m3Unscaled>(task, h, key, value);
+        break;
+      case KvFormat::fp8_e5m2:
+        store_key_value<E5m2>(task, h, key, value);
+        break;
+      case KvFormat::int4:
+        store_key_value<Int4>(task, h, key, value);
         break;
     }
   }

@@ -98,20 +98,30 @@ struct RoundLaunch {
   float clamp_limit = 0.0f;
   float* values = nullptr;     // [rows, cols]: the rounded numbers, or
   void* tiles = nullptr;       // input_tile_bytes(): codes or numbers in the order of a matrix instruction
-  bool core_matrices = false;  // ... of ProductKernel::wgmma
+  bool core_matrices = false;  // ... of the kernels by wgmma
   float* scales = nullptr;     // [rows, groups], with `tiles`
 };
 
-/// Bytes of inputs in tiles: 8 rows by kBlockCols inputs, one after the other, rows and inputs filled up with zeros;
-/// numbers of 16 bits, or of 8 for codes of int8. Blocks read up to 256 rows at a time, beyond the last whatever is
-/// there.
-constexpr std::int64_t input_tile_bytes(Rounding rounding, std::int64_t rows, std::int64_t cols) {
-  return round_up_to(rows, 256) * round_up_to(cols, kSpanCols) * (rounding == Rounding::int8 ? 1 : 2);
+/// Whether tiles have codes of 8 bits rather than numbers of 16. Those of E4M3 are half precision where no instruction
+/// takes the codes.
+MILLRACE_HOST_DEVICE constexpr bool rounds_to_bytes(Rounding rounding, bool core_matrices) {
+  return rounding == Rounding::int8 || (rounding == Rounding::e4m3 && core_matrices);
 }
 
-/// dot: any weight, inputs and sums in f32. The others: matrix instructions, the same bits from all; weights are
-/// streamed once for up to 64 rows (few), or multiplied from shared memory (many; wgmma on compute capability 9.0).
-enum class ProductKernel : std::uint8_t { dot, few, many, wgmma };
+/// Bytes of inputs in tiles: 8 rows by kBlockCols inputs, one after the other, rows and inputs filled up with zeros.
+/// Blocks read up to 256 rows at a time, beyond the last whatever is there.
+constexpr std::int64_t input_tile_bytes(Rounding rounding, bool core_matrices, std::int64_t rows, std::int64_t cols) {
+  return round_up_to(rows, 256) * round_up_to(cols, kSpanCols) * (rounds_to_bytes(rounding, core_matrices) ? 1 : 2);
+}
+
+/// dot: any weight, inputs and sums in f32. The others: matrix instructions, the same bits from all that a device uses
+/// for a weight; weights are streamed once for up to 64 rows (few, few_wgmma), or multiplied from shared memory (many,
+/// wgmma). Those by wgmma are for compute capability 9.0.
+enum class ProductKernel : std::uint8_t { dot, few, few_wgmma, many, wgmma };
+
+constexpr bool uses_wgmma(ProductKernel kernel) {
+  return kernel == ProductKernel::few_wgmma || kernel == ProductKernel::wgmma;
+}
 
 /// out[r, o] = x[r] . weight[o] + bias[o].
 struct MatmulLaunch {
@@ -252,6 +262,7 @@ cudaError_t multiply(const MatmulLaunch& launch, cudaStream_t stream);
 cudaError_t dot(const MatmulLaunch& launch, cudaStream_t stream);
 cudaError_t dot_experts(const ExpertsLaunch& launch, cudaStream_t stream);
 cudaError_t matmul_few(const MatmulLaunch& launch, cudaStream_t stream);
+cudaError_t matmul_few_wgmma(const MatmulLaunch& launch, cudaStream_t stream);
 cudaError_t matmul_many(const MatmulLaunch& launch, cudaStream_t stream);
 cudaError_t matmul_wgmma(const MatmulLaunch& launch, cudaStream_t stream);
 
@@ -259,7 +270,7 @@ cudaError_t route(const RouteLaunch& launch, cudaStream_t stream);
 cudaError_t sum_experts(const SumExpertsLaunch& launch, cudaStream_t stream);
 
 /// Loops that reach a limit of the device (cuda_limits.h). `sink` is never written but the compiler cannot know.
-enum class MultiplyKind : std::uint8_t { f32, bf16, int8, bf16_wgmma };
+enum class MultiplyKind : std::uint8_t { f32, bf16, int8, bf16_wgmma, e4m3_wgmma, int8_wgmma };
 /// Whether this build has kernels for the matrix instructions that only compute capability 9.0 has, and this is one.
 bool have_wgmma(std::int32_t capability);
 cudaError_t read_memory(const void* memory, std::int64_t bytes, std::uint32_t* sink, std::int32_t multiprocessors,

@@ -8,6 +8,7 @@ namespace millrace::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kRowTiles = 16;  // of 8 rows, of a warp group's instruction
 
 __global__ void read_kernel(const uint4* memory, std::int64_t count, std::uint32_t* sink) {
   std::uint32_t sum = 0;
@@ -49,30 +50,31 @@ __global__ void multiply_kernel(std::int64_t rounds, std::uint32_t* sink) {
 }
 
 /// The same by the instructions of compute capability 9.0, with the second factor in shared memory.
+template <Product kProduct>
 __global__ void __launch_bounds__(kThreads) multiply_wgmma_kernel(std::int64_t rounds, std::uint32_t* sink) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(128) uint4 inputs[];
-  for (int i = threadIdx.x; i < kWgmmaRowTiles * 64; i += kThreads)
+  for (int i = threadIdx.x; i < kRowTiles * 64; i += kThreads)
     inputs[i] = make_uint4(0x3f803f80u + i, 0x3e803e80u, 0x3f003f00u, 0x3ec03ec0u);
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   __syncthreads();
-  float sums[kWgmmaRowTiles][4] = {};
+  Sum<kProduct> sums[kRowTiles][4] = {};
   const std::uint32_t a[4] = {0x3f803f80u + threadIdx.x, 0x3e803e80u, 0x3f003f00u, 0x3ec03ec0u};
-  const std::uint64_t b = inputs_at<Product::bf16>(reinterpret_cast<const std::byte*>(inputs));
+  const std::uint64_t b = inputs_at<kInputSpan<kProduct>>(reinterpret_cast<const std::byte*>(inputs));
   for (std::int64_t round = 0; round < rounds; ++round) {
     fence_products();
 #pragma unroll
-    for (int i = 0; i < 8; ++i) begin_product<Product::bf16>(sums, a, b);
+    for (int i = 0; i < 8; ++i) begin_product<kProduct>(sums, a, b);
     commit_products();
     wait_products<0>();
   }
-  float all = 0.0f;
-  for (int n = 0; n < kWgmmaRowTiles; ++n) all += sums[n][0] + sums[n][1] + sums[n][2] + sums[n][3];
-  if (all == 12345.0f) *sink = 1;
+  Sum<kProduct> all = 0;
+  for (int n = 0; n < kRowTiles; ++n) all += sums[n][0] + sums[n][1] + sums[n][2] + sums[n][3];
+  if (all == Sum<kProduct>{12345}) *sink = 1;
 #endif
 }
 
-constexpr int kWgmmaShared = kWgmmaRowTiles * 1024;
+constexpr int kWgmmaShared = kRowTiles * 1024;
 
 }  // namespace
 
@@ -84,8 +86,9 @@ cudaError_t read_memory(const void* memory, std::int64_t bytes, std::uint32_t* s
 }
 
 double multiply_operations(MultiplyKind kind, std::int64_t rounds, std::int32_t multiprocessors) {
-  if (kind == MultiplyKind::bf16_wgmma) {  // a block has two warp groups
-    return 2.0 * multiprocessors * 8 * static_cast<double>(rounds) * 64 * kWgmmaRowTiles * 8 * 16 * 2;
+  if (kind >= MultiplyKind::bf16_wgmma) {  // a block has two warp groups
+    const double inputs = kind == MultiplyKind::bf16_wgmma ? 16 : 32;
+    return 2.0 * multiprocessors * 8 * static_cast<double>(rounds) * 64 * kRowTiles * 8 * inputs * 2;
   }
   const double warps = 4.0 * multiprocessors * kThreads / 32;
   const double each = kind == MultiplyKind::f32    ? 32 * 4 * 2
@@ -97,8 +100,16 @@ double multiply_operations(MultiplyKind kind, std::int64_t rounds, std::int32_t 
 cudaError_t reach_operations(MultiplyKind kind, std::int64_t rounds, std::uint32_t* sink, std::int32_t multiprocessors,
                              cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(4 * multiprocessors);
+  const auto start_wgmma = [&]<Product kProduct>() {
+    multiply_wgmma_kernel<kProduct>
+        <<<static_cast<unsigned>(multiprocessors), kThreads, kWgmmaShared, stream>>>(rounds, sink);
+  };
   if (kind == MultiplyKind::bf16_wgmma) {
-    multiply_wgmma_kernel<<<static_cast<unsigned>(multiprocessors), kThreads, kWgmmaShared, stream>>>(rounds, sink);
+    start_wgmma.operator()<Product::bf16>();
+  } else if (kind == MultiplyKind::e4m3_wgmma) {
+    start_wgmma.operator()<Product::e4m3>();
+  } else if (kind == MultiplyKind::int8_wgmma) {
+    start_wgmma.operator()<Product::bytes>();
   } else if (kind == MultiplyKind::f32) {
     multiply_kernel<float, false><<<blocks, kThreads, 0, stream>>>(rounds, sink);
   } else if (kind == MultiplyKind::bf16) {

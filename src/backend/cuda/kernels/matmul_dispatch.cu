@@ -43,10 +43,17 @@ ProductKernel choose_product(std::int32_t capability, std::int32_t multiprocesso
   if (capability < 80 || !in_tiles_for(weight, rounding)) return ProductKernel::dot;
   constexpr std::int64_t kFewRows = 64, kTile = 128;
   const std::int64_t blocks = (rows + kTile - 1) / kTile * ((weight.rows + kTile - 1) / kTile);
-  if (rows <= kFewRows || 2 * blocks < multiprocessors) return ProductKernel::few;
+  const bool few = rows <= kFewRows || 2 * blocks < multiprocessors;
   const bool plain =
       weight.storage == Storage::bf16 || weight.storage == Storage::int8 || weight.storage == Storage::e4m3;
-  return have_wgmma(capability) && plain ? ProductKernel::wgmma : ProductKernel::many;
+  if (!have_wgmma(capability) || !plain) return few ? ProductKernel::few : ProductKernel::many;
+  if (!few) return ProductKernel::wgmma;
+  // Of E4M3 with E4M3 the sums are those of one instruction only. Others are faster by it from some rows on, those
+  // whose weights have to be widened for it never (measured on an H200).
+  if (weight.storage == Storage::e4m3 && rounding == Rounding::e4m3) return ProductKernel::few_wgmma;
+  const bool widened = weight.storage != Storage::bf16 && rounding == Rounding::bf16;
+  const std::int64_t most = weight.storage == Storage::bf16 ? 8 : 16;
+  return rows > most && !widened ? ProductKernel::few_wgmma : ProductKernel::few;
 }
 
 cudaError_t multiply(const MatmulLaunch& launch, cudaStream_t stream) {
@@ -55,6 +62,8 @@ cudaError_t multiply(const MatmulLaunch& launch, cudaStream_t stream) {
       return dot(launch, stream);
     case ProductKernel::few:
       return matmul_few(launch, stream);
+    case ProductKernel::few_wgmma:
+      return matmul_few_wgmma(launch, stream);
     case ProductKernel::many:
       return matmul_many(launch, stream);
     case ProductKernel::wgmma:

@@ -14,47 +14,23 @@ namespace millrace::cuda {
 namespace {
 
 constexpr int kGroups = 2, kGroupTiles = 4;  // warp groups; tiles of 16 outputs of each, one a warp
-constexpr int kRowTiles = kWgmmaRowTiles;    // tiles of 8 rows
+constexpr int kRowTiles = 16;                // tiles of 8 rows
 constexpr int kCluster = 2;                  // blocks along rows, and along outputs
 constexpr int kCopiedTiles = kGroups * kGroupTiles / kCluster, kCopiedRowTiles = kRowTiles / kCluster;
 constexpr int kThreads = (kGroups + 1) * 128;                 // one group more for the copies
 constexpr int kCopyRegisters = 40, kMultiplyRegisters = 232;  // of a thread: 384 threads share 65,536
 constexpr int kStages = 6;
 
-/// What a stage of shared memory holds: a span of the block's weights, then of its inputs.
+/// What a stage of shared memory holds: spans of the block's weights, one tile after the other, then of its inputs.
 template <Storage kStorage, Product kProduct>
 struct Stage {
-  static constexpr int kWeights = kGroups * kGroupTiles * kWeightSpan<kStorage>;
-  static constexpr int kBytes = kWeights + kRowTiles * kInputSpan<kProduct>;  // of what arrives
+  static constexpr int kSpans = kEightBits<kProduct> ? 2 : 1;  // as many bytes of inputs for all products
+  static constexpr int kTile = kSpans * kWeightSpan<kStorage>, kRowTile = kSpans * kInputSpan<kProduct>;
+  static constexpr int kWeights = kGroups * kGroupTiles * kTile, kBytes = kWeights + kRowTiles * kRowTile;
+  static constexpr int kSpanBytes = kBytes / kSpans;  // that arrive with a span
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-/// A span's operands of a warp: four steps of 16 inputs, or two of 32 bytes.
-template <Storage kStorage, Product kProduct>
-struct SpanOperands {
-  static constexpr int kSteps = kProduct == Product::bytes ? 2 : 4;
-  std::uint32_t a[kSteps][4];
-
-  __device__ void load(const std::byte* span) {
-    RawSpan<kStorage> raw;
-    raw.load(span);
-    std::uint32_t block[2][4];
-    operands<kStorage, kProduct, 0>(raw, 0, 0, block);
-    place(0, block);
-    operands<kStorage, kProduct, 1>(raw, 0, 0, block);
-    place(1, block);
-  }
-
- private:
-  __device__ void place(int block_index, const std::uint32_t (&block)[2][4]) {
-#pragma unroll
-    for (int step = 0; step < kSteps / 2; ++step) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) a[block_index * (kSteps / 2) + step][i] = block[step][i];
-    }
-  }
-};
 
 /// Four warps bring span after span, each some pieces of it: half of the block's weights, for its neighbour along rows
 /// too, and half of its inputs, for its neighbour along outputs too. A warp begins copies one after the other, some
@@ -80,19 +56,19 @@ __device__ inline void copy_spans(const MatmulLaunch& args, std::byte* space, st
   // Blocks of a cluster are numbered along rows first.
   const auto along_rows = static_cast<std::uint16_t>(3u << kCluster * y),
              along_outputs = static_cast<std::uint16_t>(5u << x);
-  for (int span = 0; span < spans; ++span) {
-    const int stage = span % kStages, round = span / kStages;
+  for (int first = 0, count = 0; first < spans; first += Block::kSpans, ++count) {
+    const int stage = count % kStages, round = count / kStages;
+    const int here = spans - first < Block::kSpans ? spans - first : Block::kSpans;
     if (round > 0) wait(&left[stage], (round - 1) & 1);  // by all that this block copies to
-    if (warp == 0) arrive_expecting(&arrived[stage], Block::kBytes);
+    if (warp == 0) arrive_expecting(&arrived[stage], here * Block::kSpanBytes);
     std::byte* target = space + stage * Block::kBytes;
-    copy_bulk_to(target + tile_part * kWeightSpan<kStorage>, weights, kWeightSpan<kStorage>, &arrived[stage],
-                 along_rows);
-    std::byte* row_target = target + Block::kWeights + row_part * kInputSpan<kProduct>;
-    copy_bulk_to(row_target, inputs, kInputSpan<kProduct>, &arrived[stage], along_outputs);
-    copy_bulk_to(row_target + kInputSpan<kProduct>, inputs + row_stride, kInputSpan<kProduct>, &arrived[stage],
+    copy_bulk_to(target + tile_part * Block::kTile, weights, here * kWeightSpan<kStorage>, &arrived[stage], along_rows);
+    std::byte* row_target = target + Block::kWeights + row_part * Block::kRowTile;
+    copy_bulk_to(row_target, inputs, here * kInputSpan<kProduct>, &arrived[stage], along_outputs);
+    copy_bulk_to(row_target + Block::kRowTile, inputs + row_stride, here * kInputSpan<kProduct>, &arrived[stage],
                  along_outputs);
-    weights += kWeightSpan<kStorage>;
-    inputs += kInputSpan<kProduct>;
+    weights += Block::kTile;
+    inputs += Block::kRowTile;
   }
 }
 
@@ -102,59 +78,61 @@ __device__ inline void multiply_spans(const MatmulLaunch& args, const std::byte*
                                       std::uint64_t* left) {
   using Block = Stage<kStorage, kProduct>;
   const WeightView& w = args.weight;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int warp = threadIdx.x / 32;
   const int spans = static_cast<int>(round_up_to(w.cols, kSpanCols) / kSpanCols);
   const int each = kProduct == Product::bytes ? spans : static_cast<int>(part_spans(w.cols, 0));
   Sum<kProduct> sums[kRowTiles][4] = {}, totals[kRowTiles][4] = {};
-  SpanOperands<kStorage, kProduct> operand[2];
-  const auto load = [&](int span, SpanOperands<kStorage, kProduct>& a) {
-    wait(&arrived[span % kStages], span / kStages & 1);
-    a.load(space + span % kStages * Block::kBytes + warp * kWeightSpan<kStorage>);
+  SpanOperands<kStorage, kProduct> operand[3];
+  constexpr int kRound = kStages * Block::kSpans;  // spans after which stages and operands are the same again
+  static_assert(kRound % 3 == 0);
+  const auto load = [&](int span, int place, SpanOperands<kStorage, kProduct>& a) {
+    const int stage = place / Block::kSpans % kStages;
+    if (place % Block::kSpans == 0) wait(&arrived[stage], span / kRound & 1);
+    a.load(space + stage * Block::kBytes + warp * Block::kTile + place % Block::kSpans * kWeightSpan<kStorage>);
   };
   // This block, and its neighbours along rows and along outputs, copy here.
   const std::uint32_t here = cluster_rank(), copier = here ^ threadIdx.x % 128;
+  const auto leave = [&](int stage) {
+    if (threadIdx.x % 128 < 3) arrive(&left[stage], copier);
+  };
   int left_in_part = each;
-  // The next span's weights come to registers while this one's are multiplied. Nothing else may write registers that
-  // products read while any is under way, so those are waited for each time; the other warp group fills the gap.
-  const auto take = [&](int span, const SpanOperands<kStorage, kProduct>& now, SpanOperands<kStorage, kProduct>& next) {
-    const std::byte* inputs = space + span % kStages * Block::kBytes + Block::kWeights;
+  bool all_left = true;  // stages before this one
+  // The next span's weights come to registers while this one's are multiplied and those of the last may be, so that
+  // products always wait to be begun. Registers of the span before the last are free.
+  const auto take = [&](int span, int place, const SpanOperands<kStorage, kProduct>& now,
+                        SpanOperands<kStorage, kProduct>& next) {
+    const int stage = place / Block::kSpans;
+    const std::byte* inputs =
+        space + stage * Block::kBytes + Block::kWeights + place % Block::kSpans * kInputSpan<kProduct>;
     fence_products();
 #pragma unroll
     for (int step = 0; step < SpanOperands<kStorage, kProduct>::kSteps; ++step) {
-      begin_product<kProduct>(sums, now.a[step], inputs_at<kProduct>(inputs + step * 256));
+      begin_product<kProduct>(sums, now.a[step], inputs_at<Block::kRowTile>(inputs + step * 256));
     }
     commit_products();
-    if (span + 1 < spans) load(span + 1, next);
-    wait_products<0>();
-    if (threadIdx.x % 128 < 3) arrive(&left[span % kStages], copier);
+    if (span + 1 < spans) load(span + 1, place + 1, next);
+    wait_products<1>();
+    if (place % Block::kSpans == 0 && !all_left) leave(stage == 0 ? kStages - 1 : stage - 1);
+    all_left = false;
     if (--left_in_part > 0 && span + 1 < spans) return;
+    wait_products<0>();
+    if (place % Block::kSpans + 1 == Block::kSpans) {
+      leave(stage);
+      all_left = true;
+    }
     left_in_part = each;
-#pragma unroll
-    for (int n = 0; n < kRowTiles; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        totals[n][i] += sums[n][i];
-        sums[n][i] = 0;
-      }
-    }
+    close_part<kProduct>(sums, totals);
   };
-  load(0, operand[0]);
-  for (int span = 0; span < spans; span += 2) {
-    take(span, operand[0], operand[1]);
-    if (span + 1 < spans) take(span + 1, operand[1], operand[0]);
-  }
-
-  const int quad = lane % 4, line = lane / 4;
+  load(0, 0, operand[0]);
+  for (int first = 0; first < spans; first += kRound) {
 #pragma unroll
-  for (int n = 0; n < kRowTiles; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const std::int64_t output =
-                             (std::int64_t{blockIdx.y} * kGroups * kGroupTiles + warp) * kTileRows + i / 2 * 8 + line,
-                         row = (std::int64_t{blockIdx.x} * kRowTiles + n) * 8 + quad * 2 + i % 2;
-      if (output < w.rows && row < args.rows) store_total<kStorage, kProduct, false>(args, output, row, totals[n][i]);
+    for (int place = 0; place < kRound; ++place) {
+      if (first + place >= spans) break;
+      take(first + place, place, operand[place % 3], operand[(place + 1) % 3]);
     }
   }
+  store_totals<kStorage, kProduct>(args, (std::int64_t{blockIdx.y} * kGroups * kGroupTiles + warp),
+                                   std::int64_t{blockIdx.x} * kRowTiles, totals);
 }
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
@@ -206,19 +184,8 @@ cudaError_t launch_wgmma(const MatmulLaunch& launch, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t matmul_wgmma(const MatmulLaunch& launch, cudaStream_t stream) {
-  switch (launch.weight.storage) {
-    case Storage::bf16:
-      return launch_wgmma<Storage::bf16, Product::bf16>(launch, stream);
-    case Storage::int8:
-      return launch.rounding == Rounding::int8 ? launch_wgmma<Storage::int8, Product::bytes>(launch, stream)
-                                               : launch_wgmma<Storage::int8, Product::bf16>(launch, stream);
-    case Storage::e4m3:
-      return launch.rounding == Rounding::e4m3 ? launch_wgmma<Storage::e4m3, Product::half>(launch, stream)
-                                               : launch_wgmma<Storage::e4m3, Product::bf16>(launch, stream);
-    default:
-      break;
-  }
-  return cudaErrorInvalidValue;
+  return with_wgmma_product(
+      launch, [&]<Storage kStorage, Product kProduct>() { return launch_wgmma<kStorage, kProduct>(launch, stream); });
 }
 
 }  // namespace millrace::cuda

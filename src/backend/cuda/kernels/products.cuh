@@ -14,8 +14,13 @@
 
 namespace millrace::cuda {
 
-/// What is multiplied: numbers of 16 bits with sums in f32, or bytes with sums in 32 bits.
-enum class Product { bf16, half, bytes };
+/// What is multiplied: numbers of 16 bits, or codes of E4M3 (wgmma alone), with sums in f32; bytes with sums in 32
+/// bits.
+enum class Product { bf16, half, e4m3, bytes };
+
+/// Inputs of 8 bits, 32 of them to an instruction.
+template <Product kProduct>
+inline constexpr bool kEightBits = kProduct == Product::bytes || kProduct == Product::e4m3;
 
 __device__ inline std::uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -153,7 +158,7 @@ __device__ inline void operands(const RawSpan<kStorage>& raw, std::uint32_t zero
     a[0][1] = unpack_bytes<kStorage, 0, kRaised>(high, zero_high);
     a[0][2] = unpack_bytes<kStorage, 1, kRaised>(low, zero_low);
     a[0][3] = unpack_bytes<kStorage, 1, kRaised>(high, zero_high);
-  } else if constexpr (kProduct == Product::bytes) {
+  } else if constexpr (kEightBits<kProduct>) {
     const uint4& block = raw.words[kBlock];
     a[0][0] = block.x, a[0][1] = block.z, a[0][2] = block.y, a[0][3] = block.w;
   } else {
@@ -475,6 +480,6 @@ cudaError_t with_product(const MatmulLaunch& launch, Function&& fn) {
 template <Storage kStorage>
 inline constexpr int kWeightSpan = RawSpan<kStorage>::kWords * 512;
 template <Product kProduct>
-inline constexpr int kInputSpan = kProduct == Product::bytes ? 512 : 1024;
+inline constexpr int kInputSpan = kEightBits<kProduct> ? 512 : 1024;
 
 }  // namespace millrace::cuda

@@ -101,11 +101,13 @@ __device__ inline void round_eight(const RoundLaunch& args, std::int64_t row, st
   }
   const std::int64_t blocks = round_up_to(args.cols, kSpanCols) / kBlockCols;
   const std::int64_t block = row / 8 * blocks + eight / 4, line = row % 8, quad = eight % 4;
-  if (args.rounding == Rounding::int8) {
+  if (rounds_to_bytes(args.rounding, args.core_matrices)) {
     std::uint32_t words[2] = {};
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const auto code = static_cast<std::uint32_t>(static_cast<std::int32_t>(int8_code(values[i], scale)) & 0xff);
+      const auto code = args.rounding == Rounding::e4m3
+                            ? std::uint32_t{e4m3_code(values[i], scale)}
+                            : static_cast<std::uint32_t>(static_cast<std::int32_t>(int8_code(values[i], scale)) & 0xff);
       words[i / 4] |= code << i % 4 * 8;
     }
     std::byte* tile = static_cast<std::byte*>(args.tiles) + block * 256;

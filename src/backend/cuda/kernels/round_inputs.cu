@@ -1,4 +1,5 @@
 // Inputs of products, rounded: as numbers in rows, or as tiles for matrix instructions.
+#include "backend/cuda/kernels/cluster.cuh"
 #include "backend/cuda/kernels/grid.cuh"
 #include "backend/cuda/kernels/launch.h"
 #include "backend/cuda/kernels/round.cuh"
@@ -42,6 +43,28 @@ __global__ void __launch_bounds__(kRowThreads) round_rows_kernel(RoundLaunch arg
   round_row(args, blockIdx.x, values);
 }
 
+/// A row that kShare blocks, a cluster, have an eight a thread of, where rows are too few to keep the device busy: to
+/// activate and round thousands of inputs takes a multiprocessor alone several microseconds.
+template <int kShare>
+__global__ void __launch_bounds__(kRowThreads) round_shared_rows_kernel(RoundLaunch args) {
+  let_next_start();
+  sync_cluster();  // all blocks are there to be written to
+  wait_for_inputs();
+  __shared__ float maxima[kShare];
+  const std::int64_t row = blockIdx.x, eight = std::int64_t{blockIdx.y} * kRowThreads + threadIdx.x;
+  float values[8];
+  load_inputs_of(args, row, eight, values);
+  const float largest = block_max<kRowThreads>(largest_of(values));
+  if (threadIdx.x < kShare) write_shared_of(&maxima[blockIdx.y], threadIdx.x, largest);
+  sync_cluster();
+  float of_row = maxima[0];
+#pragma unroll
+  for (int i = 1; i < kShare; ++i) of_row = fmaxf(of_row, maxima[i]);
+  const float scale = scale_of(of_row, args.rounding == Rounding::int8 ? 127.0f : 448.0f);
+  if (blockIdx.y == 0 && threadIdx.x == 0 && args.scales != nullptr && row < args.rows) args.scales[row] = scale;
+  if (eight < rounded_eights(args)) round_eight(args, row, eight, values, scale);
+}
+
 /// Where no scale belongs to a whole row, several blocks share it.
 __global__ void __launch_bounds__(kRowThreads) round_parts_kernel(RoundLaunch args) {
   let_next_start();
@@ -82,6 +105,14 @@ cudaError_t start_rows(const RoundLaunch& launch, std::int64_t rows, cudaStream_
   return start(round_rows_kernel<kEach>, dim3(static_cast<unsigned>(rows)), kRowThreads, 0, stream, launch);
 }
 
+template <int kShare>
+cudaError_t start_shared(const RoundLaunch& launch, std::int64_t rows, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(rows), kShare);
+  return start(round_shared_rows_kernel<kShare>, grid, kRowThreads, 0, stream, launch, dim3(1, kShare));
+}
+
+constexpr std::int64_t kFewRows = 32;  // that share the device
+
 }  // namespace
 
 bool rounds_in_registers(const RoundLaunch& launch) {
@@ -97,6 +128,10 @@ cudaError_t round_inputs(const RoundLaunch& launch, cudaStream_t stream) {
   }
   if (!rounds_in_registers(launch)) {
     return start(round_groups_kernel, dim3(static_cast<unsigned>(rows)), kRowThreads, 0, stream, launch);
+  }
+  const bool one_scale = launch.rounding == Rounding::e4m3 || launch.group == 0;
+  if (one_scale && starts_early() && each > 1 && each <= 8 && rows <= kFewRows) {
+    return each <= 4 ? start_shared<4>(launch, rows, stream) : start_shared<8>(launch, rows, stream);
   }
   if (each <= 1) return start_rows<1>(launch, rows, stream);
   if (each <= 2) return start_rows<2>(launch, rows, stream);
