@@ -213,19 +213,21 @@ inline Lanes as_loaded<Bf16>(Lanes sums) {
 }
 
 /// score_block() of few queries, at the pace at which keys come from memory: `packed` has the queries' numbers by
-/// dimension, [head_dim][kQueries].
+/// dimension, [head_dim][kQueries]. `next` is where keys lie that will be wanted: they are asked for one by one in the
+/// shadow of the products, since a burst of them waits for itself.
 template <int kQueries, typename Element>
-inline void score_few(const Element* keys, std::int64_t step, std::int64_t head_dim, const float* packed,
-                      float* score) {
+inline void score_few(const Element* keys, const Element* next, std::int64_t step, std::int64_t head_dim,
+                      const float* packed, float* score) {
   Lanes sum[kQueries];
   MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = broadcast(0.0f);
-  for (const float* const end = packed + head_dim * kQueries; packed < end; keys += step) {
+  for (const float* const end = packed + head_dim * kQueries; packed < end; keys += step, next += step) {
+    __builtin_prefetch(next);
     if constexpr (kNumbers<Element> == 2) {  // and so has head_dim, as a multiple of 16, whole elements
-      Lanes key, next;
-      load_pairs(keys, key, next);
+      Lanes key, second;
+      load_pairs(keys, key, second);
       MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = fma(broadcast(packed[i]), key, sum[i]);
       packed += kQueries;
-      MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = fma(broadcast(packed[i]), next, sum[i]);
+      MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) sum[i] = fma(broadcast(packed[i]), second, sum[i]);
       packed += kQueries;
     } else {
       const Lanes key = load_any(keys);
@@ -285,12 +287,15 @@ inline void score_chunk(const AttendTask& task, const AttendState& s, std::int64
       score_block(s, block, copy, 16, first, count);
       continue;
     }
-    if (ahead(task, base, block).low < task.end) prefetch_keys<Element>(task, ahead(task, base, block).low);
     const Element* keys = key_column<Element>(task, base + block * 16);
+    const std::int64_t later = ahead(task, base, block).low;
     if constexpr (kFew > 0) {
-      score_few<kFew>(keys, kv.page_tokens, s.head_dim, s.key, s.score + block * 16);
+      const Element* next = later < task.end ? key_column<Element>(task, later) : keys;
+      score_few<kFew>(keys, next, kv.page_tokens, s.head_dim, s.key, s.score + block * 16);
       continue;
-    } else if constexpr (kNumbers<Element> == 1) {
+    }
+    if (later < task.end) prefetch_keys<Element>(task, later);
+    if constexpr (kNumbers<Element> == 1) {
       if (sizeof(Element) == sizeof(float) || count <= kTileRows) {
         score_block(s, block, keys, kv.page_tokens, first, count);
         continue;
@@ -384,9 +389,12 @@ inline void weigh_few(const AttendTask& task, const AttendState& s, std::int64_t
     for (std::int64_t j = range.low; j <= range.high;) {
       const std::int64_t in_page = page_tokens - (base + j) % page_tokens, rest = range.high + 1 - j;
       const std::int64_t count = rest < in_page ? rest : in_page;
+      const std::int64_t later = base + kAttentionChunk + j;
       const Element* value = value_row<Element>(task, base + j) + d / kNumbers<Element>;
+      const Element* next = later < task.end ? value_row<Element>(task, later) + d / kNumbers<Element> : value;
       const float* weight = s.score + j;
-      for (const float* const end = weight + count; weight < end; ++weight, value += elements) {
+      for (const float* const end = weight + count; weight < end; ++weight, value += elements, next += elements) {
+        __builtin_prefetch(next);
         const Lanes row = load_any(value);
         MILLRACE_UNROLL for (int i = 0; i < kQueries; ++i) {
           sum[i] = fma(broadcast(weight[i * kAttentionChunk]), row, sum[i]);
@@ -446,7 +454,7 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
   score_chunk<Element, kFew>(task, s, base, range, first, end - first);
   gather_all_scales<Element>(task, s, base, range);
 
-  prefetch_values<Element>(task, ahead(task, base, 0).low, ahead(task, base, 3).high);
+  if constexpr (kFew == 0) prefetch_values<Element>(task, ahead(task, base, 0).low, ahead(task, base, 3).high);
   const bool copied = s.head_dim != s.width || (!kFloats && end - first > kTileRows) || (kPairs && kFew == 0);
   if (copied) {
     for (std::int64_t j = range.low; j <= range.high; ++j) {
