@@ -63,7 +63,7 @@ Result<std::string> stored_key(const LoadOptions& options, const ModelPlan& plan
     lines.push_back(std::move(line));
   }
   std::ranges::sort(lines);
-  lines.erase(std::ranges::unique(lines).begin(), lines.end());  // a single file is named twice
+  lines.erase(std::unique(lines.begin(), lines.end()), lines.end());  // a single file is named twice
   std::string key = fmt::format("{} {}\n", plan.backend->numeric_class(), options.dummy ? "dummy" : "stored");
   for (const std::string& line : lines) key += line;
   return key;
