@@ -2,11 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "backend/cpu/isa_level.h"
 #include "core/mapped_file.h"
 #include "core/memory.h"
 
@@ -69,8 +71,9 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--threads", flags.threads, "Threads; 0: one a core")->check(CLI::Range(0, 1024));
   command.add_option("--device", flags.device, "auto, cpu, cuda, or reference (scalar and slow: the oracle)")
       ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}));
-  command.add_option("--isa", flags.isa, "Force an instruction set of the cpu backend")
-      ->check(CLI::IsMember({"scalar", "avx2", "avx512"}));
+  std::vector<std::string> levels(kIsaLevels.size());
+  std::ranges::transform(kIsaLevels, levels.begin(), [](IsaLevel level) { return std::string(isa_level_name(level)); });
+  command.add_option("--isa", flags.isa, "Force an instruction set of the cpu backend")->check(CLI::IsMember(levels));
   command.add_option("--kv-memory", flags.kv_memory, "KV memory, such as 512M or 2G");
   command.add_option("--weight-memory", flags.weight_memory, "The most that weights may take");
   command.add_option("--max-model-len", flags.max_model_len, "The most tokens of a sequence, answer included")

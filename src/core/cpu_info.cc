@@ -10,6 +10,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace millrace {
 
@@ -39,6 +43,18 @@ std::uint64_t saved_state() {
   return (std::uint64_t{high} << 32) | low;
 }
 
+constexpr std::uint64_t kTiles = 0x60000;  // of XCR0, and of what Linux has
+
+/// What Linux would keep for a process that asks.
+bool tiles_supported() {
+  std::uint64_t features = 0;
+#if defined(__linux__)
+  constexpr long kSupported = 0x1021;  // ARCH_GET_XCOMP_SUPP
+  if (syscall(SYS_arch_prctl, kSupported, &features) != 0) return false;
+#endif
+  return (features & kTiles) == kTiles;
+}
+
 std::string brand() {
   std::array<char, 49> text{};
   for (std::uint32_t i = 0; i < 3; ++i) {
@@ -64,11 +80,14 @@ CpuInfo read_cpu_info() {
   info.avx2 = bit(basic.c, 28) && bit(extended.b, 5);
   info.fma = bit(basic.c, 12);
   info.f16c = bit(basic.c, 29);
+  info.avx_vnni = info.avx2 && bit(cpuid(7, 1).a, 4);
   if ((saved & kZmm) != kZmm) return info;
   const auto& b = extended.b;
   info.avx512 = bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31);
   info.avx512_vnni = info.avx512 && bit(extended.c, 11);
-  info.avx512_bf16 = info.avx512 && bit(cpuid(7, 1).a, 5);
+  info.avx512_bf16 = info.avx512 && bit(extended.c, 1) && bit(cpuid(7, 1).a, 5);
+  const bool tiles = bit(extended.d, 22) && bit(extended.d, 24) && bit(extended.d, 25);
+  info.amx = tiles && (saved & kTiles) == kTiles && tiles_supported();
   return info;
 }
 
@@ -79,6 +98,15 @@ CpuInfo read_cpu_info() {
 }
 
 #endif
+
+bool request_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 int usable_cores() {
   // The C library counts the affinity mask here, not the machine.

@@ -1,6 +1,7 @@
 #include "core/thread_pool.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <system_error>
 
@@ -20,7 +21,24 @@ void pause_briefly() {
 }
 
 constexpr std::uint64_t kCountMask = 0xffffffffu;
-constexpr int kSpins = 1000;  // some 20 to 60 microseconds
+/// To be woken takes up to 100 microseconds on a virtual machine, longer than most operations of a small step.
+constexpr std::chrono::microseconds kSpinTime{200};
+
+/// Whether `done` came to be true within that time; asked once at least where `spin` is false.
+template <typename Done>
+bool spin_until(bool spin, Done&& done) {
+  constexpr int kPauses = 32;  // for one look at the clock
+  if (done()) return true;
+  if (!spin) return false;
+  const auto end = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < kPauses; ++i) {
+      if (done()) return true;
+      pause_briefly();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return done();
+}
 
 }  // namespace
 
@@ -31,7 +49,7 @@ Result<std::unique_ptr<ThreadPool>> ThreadPool::create(int threads) {
   const int cores = usable_cores();
   if (threads == 0) threads = cores;
   std::unique_ptr<ThreadPool> pool(new ThreadPool);
-  pool->spins_ = threads <= cores ? kSpins : 0;  // with too few cores a spinning thread keeps out the one it waits for
+  pool->spins_ = threads <= cores;  // with too few cores a spinning thread keeps out the one it waits for
   pool->workers_.reserve(static_cast<std::size_t>(threads - 1));
   for (int i = 1; i < threads; ++i) {
     try {
@@ -71,10 +89,7 @@ void ThreadPool::run_erased(std::int64_t tasks, Call call, void* context) {
     work_ready_.notify_all();
   }
   take_tasks(0);
-  for (int i = 0; i < spins_; ++i) {
-    if (unfinished_.load(std::memory_order_acquire) == 0) return;
-    pause_briefly();
-  }
+  if (spin_until(spins_, [this] { return unfinished_.load(std::memory_order_acquire) == 0; })) return;
   std::unique_lock lock(mutex_);
   caller_sleeps_ = true;
   all_done_.wait(lock, [this] { return unfinished_.load() == 0; });
@@ -102,21 +117,15 @@ bool ThreadPool::take_tasks(int thread) {
 }
 
 void ThreadPool::work(int thread) {
-  int idle = 0;
+  const auto called = [this] {
+    return stop_.load(std::memory_order_relaxed) || (ticket_.load(std::memory_order_relaxed) & kCountMask) != 0;
+  };
   while (!stop_.load(std::memory_order_relaxed)) {
-    if (take_tasks(thread)) {
-      idle = 0;
-      continue;
-    }
-    if (idle++ < spins_) {
-      pause_briefly();
-      continue;
-    }
+    if (take_tasks(thread) || spin_until(spins_, called)) continue;
     std::unique_lock lock(mutex_);
     ++sleepers_;
     work_ready_.wait(lock, [this] { return stop_.load() || (ticket_.load() & kCountMask) != 0; });
     --sleepers_;
-    idle = 0;
   }
 }
 

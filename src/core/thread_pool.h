@@ -15,8 +15,8 @@
 
 namespace millrace {
 
-/// Waiting threads spin for some tens of microseconds, which bridges the gaps between the operations of a step, and
-/// then sleep, so that an idle process costs nothing and others on the machine get their share.
+/// Waiting threads spin for some 200 microseconds, which bridges the gaps between the operations of a step, and then
+/// sleep, so that an idle process costs nothing and others on the machine get their share.
 class ThreadPool {
  public:
   /// `threads` take part in each loop, the caller among them, so threads - 1 are started; 0: usable_cores().
@@ -68,7 +68,7 @@ class ThreadPool {
   std::atomic<int> sleepers_{0};  // workers that wait for work_ready_
   std::atomic<bool> caller_sleeps_{false};
   std::atomic<bool> stop_{false};
-  int spins_ = 0;
+  bool spins_ = false;
   std::vector<std::thread> workers_;
 };
 

@@ -24,9 +24,9 @@ Result<std::unique_ptr<Backend>> make_backend(const LoadOptions& options) {
   if (options.backend == "reference") return make_reference_backend();
   if (options.backend == "cuda") return make_cuda_backend({.threads = options.threads});
   CpuBackendOptions cpu{.threads = options.threads};
-  if (options.backend == "cpu:scalar") cpu.isa = IsaLevel::scalar;
-  if (options.backend == "cpu:avx2") cpu.isa = IsaLevel::avx2;
-  if (options.backend == "cpu:avx512") cpu.isa = IsaLevel::avx512;
+  for (const IsaLevel level : kIsaLevels) {
+    if (options.backend == fmt::format("cpu:{}", isa_level_name(level))) cpu.isa = level;
+  }
   return make_cpu_backend(cpu);
 }
 

@@ -26,7 +26,7 @@ namespace millrace {
 struct LoadOptions {
   std::filesystem::path path;   // a Hugging Face directory, a .gguf file; with `dummy` a config.json will do
   bool dummy = false;           // random weights from the config alone (model/tensor_source.h)
-  std::string backend = "cpu";  // "cpu", "cpu:scalar", "cpu:avx2", "cpu:avx512", "cuda" or "reference"
+  std::string backend = "cpu";  // "cpu", "cpu:" and an ISA level, "cuda" or "reference"
   int threads = 0;              // 0: one a core
   DType compute = DType::f32;   // what matrix products read and the KV memory holds (backend/matrix_source.h)
   bool integer_blocks = false;  // products with GGUF's blocks of integer codes round their inputs (same header)

@@ -141,6 +141,24 @@ TEST_P(CpuIntegers, BatchAndThreadsDoNotShow) {
   }
 }
 
+// Sums of integers are exact and what is rounded has one order, so this holds beyond the levels of one numeric class.
+TEST_P(CpuIntegers, GiveTheBitsOfAvx2) {
+  if (GetParam() == IsaLevel::scalar) GTEST_SKIP() << "rounds products before it adds them";
+  const auto narrow = cpu_backend(IsaLevel::avx2), wide = cpu_backend(GetParam());
+  Random random(11);
+  for (const CodeFormat& format :
+       {CodeFormat{}, CodeFormat{CodeKind::int4, 32, false}, CodeFormat{CodeKind::int4, 128, false},
+        CodeFormat{CodeKind::int4, 128, true}, kNvfp4, kMxfp4}) {
+    const Case c{format, 72, 2080};  // an odd number of panels, more inputs than a kernel takes at a time
+    const std::vector<float> weights = random.normals(c.rows * c.cols, 0.1f);
+    const auto a = pack(*narrow, c, weights), b = pack(*wide, c, weights);
+    for (const std::int64_t rows : {1, 3, 6, 20, 49, 100}) {
+      const std::vector<float> x = random.normals(rows * c.cols);
+      EXPECT_TRUE(identical(multiply(*narrow, *a, x), multiply(*wide, *b, x))) << code_format_name(format) << rows;
+    }
+  }
+}
+
 TEST_P(CpuIntegers, RowsAreDecodedForEmbeddings) {
   const auto backend = cpu_backend(GetParam());
   const auto reference = make_reference_backend();

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -35,9 +36,35 @@ inline std::string level_name(const testing::TestParamInfo<IsaLevel>& info) {
   return std::string(isa_level_name(info.param));
 }
 
-#define MILLRACE_ON_EACH_LEVEL(suite)                                                                          \
-  INSTANTIATE_TEST_SUITE_P(Levels, suite, testing::Values(IsaLevel::scalar, IsaLevel::avx2, IsaLevel::avx512), \
-                           level_name)
+#define MILLRACE_ON_EACH_LEVEL(suite) INSTANTIATE_TEST_SUITE_P(Levels, suite, testing::ValuesIn(kIsaLevels), level_name)
+
+/// Products with tiles add what bf16 holds in an order of their own: of 32 inputs those with even and those with odd
+/// indexes apart (products_amx.h).
+inline float sum_of_pairs(const float* x, const float* w, std::int64_t cols) {
+  float total = 0.0f;
+  for (std::int64_t first = 0; first < cols; first += 32) {
+    float parts[2] = {};
+    for (std::int64_t k = first; k < std::min(first + 32, cols); ++k) {
+      parts[k % 2] = std::fma(x[k], w[k], parts[k % 2]);
+    }
+    total += parts[0] + parts[1];
+  }
+  return total;
+}
+
+/// Of a product of bf16 or E4M3 that is paired: the order within a pair of avx512_bf16 is the processor's.
+inline bool agree_for(IsaLevel level, const std::vector<float>& values, const std::vector<float>& expected,
+                      std::int64_t cols) {
+  if (level != IsaLevel::avx512_bf16) return false;
+  if (values.size() != expected.size()) return false;
+  float largest = 0.0f;
+  for (const float value : expected) largest = std::max(largest, std::fabs(value));
+  const float bound = 0x1p-24f * static_cast<float>(cols) * largest;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    if (!(std::fabs(values[i] - expected[i]) <= bound)) return false;
+  }
+  return true;
+}
 
 class Random {
  public:

@@ -14,9 +14,10 @@ namespace millrace {
 namespace {
 
 std::vector<std::string> backends() {
-  std::vector<std::string> names{"reference", "cpu:scalar"};
-  if (isa_available(IsaLevel::avx2)) names.emplace_back("cpu:avx2");
-  if (isa_available(IsaLevel::avx512)) names.emplace_back("cpu:avx512");
+  std::vector<std::string> names{"reference"};
+  for (const IsaLevel level : kIsaLevels) {
+    if (isa_available(level)) names.push_back("cpu:" + std::string(isa_level_name(level)));
+  }
   if (cuda_available()) names.emplace_back("cuda");
   return names;
 }

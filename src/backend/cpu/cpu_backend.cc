@@ -7,8 +7,10 @@
 #include "backend/cpu/attend_plan.h"
 #include "backend/cpu/cpu_limits.h"
 #include "backend/cpu/device_memory.h"
+#include "backend/cpu/input_rows.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
+#include "backend/cpu/parallel.h"
 #include "core/check.h"
 #include "core/cpu_info.h"
 #include "core/memory.h"
@@ -18,35 +20,22 @@ namespace millrace {
 
 namespace {
 
-// Work below which waking other threads costs more than it saves, in multiply-adds or elements. Where the border lies
-// has no influence on results.
-constexpr std::int64_t kParallelProducts = 1 << 17;
-constexpr std::int64_t kParallelElements = 1 << 15;
+constexpr std::int64_t kTaskWeights = 1 << 15;  // of an output of each panel of a task, where rows are many
+constexpr std::int64_t kMostPanels = 16;
 constexpr std::int64_t kMoeRows = 4 * kMatmulRows;  // rows of one expert at a time: bounds the workspace
 
 const CpuMatrix& as_cpu(const PackedMatrix& matrix) {
   return static_cast<const CpuMatrix&>(matrix);
 }
 
-/// One of its tasks takes rows [first, first + rows) of x and writes to `out`.
-struct MatmulRun {
-  const CpuMatrix* weight = nullptr;
-  const float* bias = nullptr;
-  const float* x = nullptr;
-  std::int64_t x_stride = 0;
-  std::int64_t rows = 0;
-  float* out = nullptr;
-  std::int64_t out_stride = 0;
-  IntegerInputs integers = {};      // x in codes, for integer weights
-  const float* x_scales = nullptr;  // x in values of E4M3 with these scales, for such weights
-};
-
 class CpuBackend final : public Backend {
  public:
   CpuBackend(std::unique_ptr<ThreadPool> pool, IsaLevel level)
-      : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)) {}
+      : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)), inputs_(kernels_, *pool_) {}
 
-  [[nodiscard]] std::string numeric_class() const override { return fmt::format("cpu/{}/3", isa_level_name(level_)); }
+  [[nodiscard]] std::string numeric_class() const override {
+    return fmt::format("cpu/{}/4", numeric_level_name(level_));
+  }
   Result<DeviceLimits> measure_limits() override { return measure_cpu_limits(kernels_, *pool_); }
   [[nodiscard]] bool host_memory() const override { return true; }
   [[nodiscard]] std::uint64_t free_memory() const override { return available_memory(); }
@@ -75,12 +64,12 @@ class CpuBackend final : public Backend {
   }
 
   Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
-    MILLRACE_TRY(std::unique_ptr<CpuMatrix> matrix, CpuMatrix::pack(source, format, *pool_));
+    MILLRACE_TRY(std::unique_ptr<CpuMatrix> matrix, CpuMatrix::pack(source, format, pairs(), *pool_, weights_));
     return std::unique_ptr<PackedMatrix>(std::move(matrix));
   }
 
   [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
-    return CpuMatrix::packed_bytes(source, format);
+    return CpuMatrix::packed_bytes(source, format, pairs());
   }
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
@@ -105,7 +94,7 @@ class CpuBackend final : public Backend {
 
   void linear(const Linear& linear, const float* x, std::int64_t rows, float* out, std::int64_t out_stride) override {
     const CpuMatrix& weight = as_cpu(*linear.weight);
-    matmul(quantized({&weight, linear.bias, x, weight.cols(), rows, out, out_stride}));
+    matmul(inputs_.prepare({&weight, linear.bias, x, weight.cols(), rows, out, out_stride}));
   }
 
   void rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) override {
@@ -148,25 +137,35 @@ class CpuBackend final : public Backend {
   void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
     const CpuMatrix& gate_up = as_cpu(*ffn.gate_up.weight);
     const std::int64_t width = ffn.intermediate();
-    const MatmulRun up_run = quantized({&gate_up, ffn.gate_up.bias, x, gate_up.cols(), rows, scratch, 2 * width});
-    if (const std::int64_t up_panel = gate_up.twin_panel(); up_panel > 0) {
+    const MatmulRun up_run = inputs_.prepare({&gate_up, ffn.gate_up.bias, x, gate_up.cols(), rows, scratch, 2 * width});
+    const std::int64_t up_panel = gate_up.twin_panel();
+    // Rows a power of two apart would lie in few sets of the caches.
+    const std::int64_t stride = up_panel > 0 ? std::min(width + kPanelRows, 2 * width) : 2 * width;
+    if (up_panel > 0) {
       // Gate and up of the same columns are computed by one task, which activates them while they are in its cache.
       matmul_tasks(up_run, up_panel, 2,
                    [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
-                     multiply_panels(up_run, first, end, row, count, space);
-                     multiply_panels(up_run, up_panel + first, up_panel + end, row, count, space);
                      const std::int64_t column = first * kPanelRows,
                                         columns = std::min(end * kPanelRows, width) - column;
-                     for (std::int64_t r = row; r < row + count; ++r)
-                       activate(ffn, scratch + r * 2 * width, column, columns);
+                     float* const gate = space + kMatmulScratch;
+                     float* const up = gate + count * columns;
+                     multiply_panels(up_run.to(gate, columns, row, column), first, end, row, count, space);
+                     multiply_panels(up_run.to(up, columns, row, width + column), up_panel + first, up_panel + end, row,
+                                     count, space);
+                     for (std::int64_t r = 0; r < count; ++r) {
+                       kernels_.activate(ffn.activation, ffn.clamp_limit, gate + r * columns, up + r * columns,
+                                         scratch + (row + r) * stride + column, columns);
+                     }
                    });
     } else {
       matmul(up_run);
-      for_each(rows, 8 * width, kParallelElements,
-               [&](std::int64_t row, int) { activate(ffn, scratch + row * 2 * width, 0, width); });
+      for_each(rows, 8 * width, kParallelElements, [&](std::int64_t row, int) {
+        float* const gate = scratch + row * stride;
+        kernels_.activate(ffn.activation, ffn.clamp_limit, gate, gate + width, gate, width);
+      });
     }
     const CpuMatrix& down = as_cpu(*ffn.down.weight);
-    matmul(quantized({&down, ffn.down.bias, scratch, 2 * width, rows, out, down.rows()}));
+    matmul(inputs_.prepare({&down, ffn.down.bias, scratch, stride, rows, out, down.rows()}));
   }
 
   void moe(const MoeArgs& args) override;
@@ -199,14 +198,9 @@ class CpuBackend final : public Backend {
   }
 
  private:
-  /// Runs fn(task, thread) for each task, on the caller alone where the whole work is below `threshold`.
   template <typename Function>
   void for_each(std::int64_t tasks, std::int64_t work, std::int64_t threshold, Function&& fn) {
-    if (tasks * work >= threshold) {
-      pool_->run(tasks, fn);
-    } else {
-      for (std::int64_t task = 0; task < tasks; ++task) fn(task, 0);
-    }
+    millrace::for_each(*pool_, tasks, work, threshold, fn);
   }
 
   /// fn(first, size) over pieces of an array of `count` elements.
@@ -217,11 +211,12 @@ class CpuBackend final : public Backend {
              [&](std::int64_t piece, int) { fn(piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
   }
 
-  /// Scratch memory of at least `floats` for each thread. The amounts are small (a model's heads are bounded when its
-  /// config is read), so it runs out only where the machine does.
+  /// Scratch memory of at least `floats` for each thread. The amounts are small (tasks are, and a model's heads are
+  /// bounded when its config is read), so it runs out only where the machine does.
   void reserve_scratch(std::int64_t floats) {
     if (floats <= scratch_floats_) return;
-    scratch_floats_ = round_up(floats, 1024);
+    constexpr std::int64_t kHugePage = (2 << 20) / sizeof(float);
+    scratch_floats_ = round_up(floats, kHugePage);
     auto memory = allocate_device_memory(static_cast<std::size_t>(scratch_floats_ * pool_->threads()) * sizeof(float),
                                          "scratch memory");
     MILLRACE_CHECK(memory.ok(), "{}", memory.error().message);
@@ -232,61 +227,6 @@ class CpuBackend final : public Backend {
     return static_cast<float*>(scratch_.get()) + thread * scratch_floats_;
   }
 
-  /// The run with its inputs as codes, or as values of E4M3, where the weight has such. They are kept until the next
-  /// call.
-  MatmulRun quantized(MatmulRun run) {
-    if (!run.weight->input_order().empty()) run = ordered(run);
-    if (run.weight->e4m3()) return rounded_to_e4m3(run);
-    const std::optional<std::int64_t> group = run.weight->input_group();
-    if (!group) return run;
-    const std::int64_t cols = run.weight->cols(), stride = round_up(cols, kIntegerBlock), blocks = stride / kInputBlock;
-    const std::int64_t groups = *group == 0 ? 1 : (stride + *group - 1) / *group;
-    input_codes_.resize(static_cast<std::size_t>(run.rows * stride));
-    input_sums_.resize(static_cast<std::size_t>(run.rows * blocks));
-    input_scales_.resize(static_cast<std::size_t>(run.rows * groups));
-    for_each(run.rows, 4 * stride, kParallelElements, [&](std::int64_t row, int) {
-      kernels_.quantize({.x = run.x + row * run.x_stride,
-                         .cols = cols,
-                         .padded_cols = stride,
-                         .group = *group,
-                         .codes = input_codes_.data() + row * stride,
-                         .sums = input_sums_.data() + row * blocks,
-                         .scales = input_scales_.data() + row * groups});
-    });
-    run.integers = {input_codes_.data(), input_sums_.data(), input_scales_.data(), stride, groups};
-    return run;
-  }
-
-  MatmulRun ordered(MatmulRun run) {
-    const std::vector<std::int32_t>& order = run.weight->input_order();
-    const auto cols = static_cast<std::int64_t>(order.size());
-    ordered_inputs_.resize(static_cast<std::size_t>(run.rows * cols));
-    for_each(run.rows, cols, kParallelElements, [&](std::int64_t row, int) {
-      const float* x = run.x + row * run.x_stride;
-      float* target = ordered_inputs_.data() + row * cols;
-      for (const std::int32_t column : order) *target++ = x[column];
-    });
-    run.x = ordered_inputs_.data();
-    run.x_stride = cols;
-    return run;
-  }
-
-  MatmulRun rounded_to_e4m3(MatmulRun run) {
-    const std::int64_t cols = run.weight->cols();
-    input_values_.resize(static_cast<std::size_t>(run.rows * cols));
-    input_scales_.resize(static_cast<std::size_t>(run.rows));
-    for_each(run.rows, 4 * cols, kParallelElements, [&](std::int64_t row, int) {
-      kernels_.round_to_e4m3({.x = run.x + row * run.x_stride,
-                              .cols = cols,
-                              .values = input_values_.data() + row * cols,
-                              .scale = input_scales_.data() + row});
-    });
-    run.x = input_values_.data();
-    run.x_stride = cols;
-    run.x_scales = input_scales_.data();
-    return run;
-  }
-
   /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows.
   void multiply_panels(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count,
                        float* space) const {
@@ -294,22 +234,38 @@ class CpuBackend final : public Backend {
       const std::int64_t from = std::max(first, segment.first_panel) - segment.first_panel;
       const std::int64_t to = std::min(end, segment.first_panel + segment.panels()) - segment.first_panel;
       if (from >= to) continue;
-      float* out = run.out + row * run.out_stride + segment.first_row;
+      float* out = run.out + (row - run.out_row) * run.out_stride + segment.first_row - run.out_column;
       const float* bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr;
       if (segment.integer_inputs) {
         const IntegerInputs& x = run.integers;
-        kernels_.multiply_integers({.weight = *segment.integers,
-                                    .first_panel = from,
-                                    .end_panel = to,
-                                    .x = {.codes = x.codes + row * x.stride,
-                                          .sums = x.sums + row * (x.stride / kInputBlock),
-                                          .scales = x.scales + row * x.groups,
-                                          .stride = x.stride,
-                                          .groups = x.groups},
-                                    .rows = count,
-                                    .out = out,
-                                    .out_stride = run.out_stride,
-                                    .bias = bias});
+        const std::int64_t blocks = x.stride / kInputBlock;
+        kernels_.products.multiply_integers({.weight = *segment.integers,
+                                             .first_panel = from,
+                                             .end_panel = to,
+                                             .x = {.codes = x.codes + row * x.stride,
+                                                   .sums = x.sums + row * blocks,
+                                                   .totals = x.totals + row * (blocks + 1),
+                                                   .scales = x.scales + row * x.groups,
+                                                   .shifts = x.shifts + row * x.groups,
+                                                   .tile_scales = x.tile_scales + row * x.groups,
+                                                   .tile_shifts = x.tile_shifts + row * x.groups,
+                                                   .stride = x.stride,
+                                                   .groups = x.groups},
+                                             .rows = count,
+                                             .out = out,
+                                             .out_stride = run.out_stride,
+                                             .bias = bias});
+      } else if (segment.stored.paired) {
+        kernels_.products.multiply_pairs({.weight = segment.stored,
+                                          .first_panel = from,
+                                          .end_panel = to,
+                                          .x = run.pairs + row * run.pairs_stride,
+                                          .x_stride = run.pairs_stride,
+                                          .x_scales = run.x_scales != nullptr ? run.x_scales + row : nullptr,
+                                          .rows = count,
+                                          .out = out,
+                                          .out_stride = run.out_stride,
+                                          .bias = bias});
       } else {
         PackedSegment weight = segment.stored;
         if (segment.integers) {
@@ -333,37 +289,48 @@ class CpuBackend final : public Backend {
   }
 
   /// Cuts `panels` panels times the rows into tasks fn(first panel, end panel, first row, rows, scratch). `parts`: how
-  /// many matrices of that size a task multiplies.
+  /// many matrices of that size a task multiplies. `scratch`: kMatmulScratch, and room for what a task gives.
   template <typename Function>
   void matmul_tasks(const MatmulRun& run, std::int64_t panels, std::int64_t parts, Function&& fn) {
     if (run.rows == 0) return;
+    // Whole tiles of rows, which some kernels compute anyway.
     const std::int64_t row_blocks = (run.rows + kMatmulRows - 1) / kMatmulRows;
-    const std::int64_t block_rows = (run.rows + row_blocks - 1) / row_blocks;
-    // Several tasks a thread, so that a slow one does not keep all waiting; whole groups of panels, so that the tiles
-    // of a few rows are full.
-    constexpr std::int64_t kGroup = 8, kMost = 16;
-    std::int64_t step = round_up((panels + 4 * pool_->threads() - 1) / (4 * pool_->threads()), kGroup);
-    if (run.rows > 1) step = std::min(step, kMost);
+    const std::int64_t block_rows = row_blocks == 1 ? run.rows : round_up((run.rows + row_blocks - 1) / row_blocks, 16);
+    // Many tasks a thread, so that a slow one does not keep all waiting; whole groups of panels, so that the tiles of a
+    // few rows are full. Many rows come back to the weights, which the second-level cache has to hold.
+    const std::int64_t group = run.rows > 1 ? 4 : 8, wanted = 12 * pool_->threads();
+    std::int64_t step = round_up((panels + wanted - 1) / wanted, group);
+    if (run.rows > 1) {
+      const std::int64_t inputs = std::max<std::int64_t>(run.weight->cols() * parts, 1);
+      step = std::min(step, std::max(group, std::min(kMostPanels, kTaskWeights / inputs / group * group)));
+    }
     const std::int64_t steps = (panels + step - 1) / step;
-    reserve_scratch(kMatmulScratch);
-    const std::int64_t products = step * kPanelRows * run.weight->cols() * block_rows * parts;
-    for_each(steps * row_blocks, products, kParallelProducts, [&](std::int64_t task, int thread) {
-      const std::int64_t first = task / row_blocks * step, row = task % row_blocks * block_rows;
+    reserve_scratch(kMatmulScratch + parts * step * kPanelRows * block_rows);
+    const auto multiply = [&](std::int64_t index, std::int64_t row, int thread) {
+      const std::int64_t first = index * step;
       fn(first, std::min(first + step, panels), row, std::min(block_rows, run.rows - row), scratch(thread));
-    });
+    };
+    const std::int64_t products = step * kPanelRows * run.weight->cols() * parts;
+    if (row_blocks == 1 || steps >= 2 * pool_->threads()) {
+      // A thread keeps its weights for all rows.
+      for_each(steps, products * run.rows, kParallelProducts, [&](std::int64_t index, int thread) {
+        for (std::int64_t row = 0; row < run.rows; row += block_rows) multiply(index, row, thread);
+      });
+    } else {
+      const std::int64_t blocks = (run.rows + block_rows - 1) / block_rows;
+      for_each(steps * blocks, products * block_rows, kParallelProducts,
+               [&](std::int64_t task, int thread) { multiply(task / blocks, task % blocks * block_rows, thread); });
+    }
   }
+
+  /// Weights that are multiplied in bf16 or E4M3 are paired.
+  [[nodiscard]] bool pairs() const { return kernels_.products.multiply_pairs != nullptr; }
 
   void matmul(const MatmulRun& run) {
     matmul_tasks(run, run.weight->panels(), 1,
                  [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
                    multiply_panels(run, first, end, row, count, space);
                  });
-  }
-
-  /// A row [gate, up] of a gated FFN: gate becomes the input of the down projection.
-  void activate(const GatedFfn& ffn, float* row, std::int64_t column, std::int64_t count) const {
-    float* gate = row + column;
-    kernels_.activate(ffn.activation, ffn.clamp_limit, gate, gate + ffn.intermediate(), gate, count);
   }
 
   /// The blocks, each for every kv head.
@@ -386,7 +353,9 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<ThreadPool> pool_;
   IsaLevel level_;
-  const KernelTable& kernels_;
+  KernelTable kernels_;
+  InputRows inputs_;
+  DeviceArena weights_;
   std::shared_ptr<void> scratch_;
   std::int64_t scratch_floats_ = 0;
   // Kept between calls so that steps do not allocate.
@@ -394,11 +363,6 @@ class CpuBackend final : public Backend {
   std::vector<const SequenceRows*> sequence_of_row_;
   std::vector<float> moe_logits_, moe_weights_, moe_x_, moe_scratch_, moe_out_;
   std::vector<std::uint8_t> moe_chosen_;
-  std::vector<std::int8_t> input_codes_;  // what quantized() made, as the next three
-  std::vector<std::int32_t> input_sums_;
-  std::vector<float> input_values_;
-  std::vector<float> input_scales_;
-  std::vector<float> ordered_inputs_;
   std::vector<std::int64_t> moe_rows_;
 };
 
@@ -452,11 +416,15 @@ void CpuBackend::moe(const MoeArgs& args) {
 }  // namespace
 
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuBackendOptions& options) {
-  const IsaLevel level = options.isa.value_or(best_isa_level());
+  IsaLevel level = options.isa.value_or(best_isa_level());
   if (!isa_available(level)) {
     const std::string name = read_cpu_info().name;
     return fail("this processor ({}) does not have the ISA level {}; the best it has is {}",
                 name.empty() ? "unknown" : name, isa_level_name(level), isa_level_name(best_isa_level()));
+  }
+  if (level == IsaLevel::amx && !request_tiles()) {
+    if (options.isa) return fail("Linux does not let this process use the processor's tiles (ISA level amx)");
+    level = IsaLevel::avx512_bf16;
   }
   MILLRACE_TRY(std::unique_ptr<ThreadPool> pool, ThreadPool::create(options.threads));
   return std::unique_ptr<Backend>(std::make_unique<CpuBackend>(std::move(pool), level));

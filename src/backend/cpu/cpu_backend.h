@@ -1,8 +1,7 @@
 // The CPU backend: packed weights, a thread pool, and kernels for the instructions that the processor has.
 //
-// Numeric classes: "cpu/scalar/3", "cpu/avx2/3", "cpu/avx512/3". The two vector levels run the same operations in the
-// same order and give the same bits; they are kept apart until that has been seen on machines with both. The thread
-// count never enters a result.
+// Numeric classes: "cpu/scalar/4", "cpu/avx2/4" for most levels, and what numeric_level_name() says of the others. The
+// thread count never enters a result.
 #pragma once
 
 #include <memory>

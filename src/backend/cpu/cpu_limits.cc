@@ -54,7 +54,7 @@ Result<DeviceLimits> measure_cpu_limits(const KernelTable& kernels, ThreadPool& 
       const double elapsed = seconds([&] {
         pool.run(tasks, [&](std::int64_t, int) {
           float result = 0.0f;
-          operations += kernels.multiply_add(static_cast<Arithmetic>(a), rounds, &result);
+          operations += kernels.products.multiply_add[a](rounds, &result);
           sink.store(result, std::memory_order_relaxed);
         });
       });

@@ -13,4 +13,15 @@ namespace millrace {
 /// for the message: "cannot allocate 1.50 GiB for a weight".
 Result<std::shared_ptr<void>> allocate_device_memory(std::size_t bytes, const char* purpose);
 
+/// The same for much that stays together, such as weights: pieces follow each other in huge pages, of which each alone
+/// would fill its last one in part. A piece's memory is free when its neighbours are gone too. Used from one thread.
+class DeviceArena {
+ public:
+  Result<std::shared_ptr<void>> allocate(std::size_t bytes, const char* purpose);
+
+ private:
+  std::weak_ptr<void> chunk_;
+  std::size_t used_ = 0;
+};
+
 }  // namespace millrace

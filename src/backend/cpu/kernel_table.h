@@ -1,4 +1,5 @@
-// The boundary between the CPU backend and its kernels: one table of function pointers an ISA level.
+// The boundary between the CPU backend and its kernels: a table of function pointers for each ISA level, of which some
+// fill in what they do better than the level below.
 //
 // A kernel does one task on the calling thread: it splits nothing, allocates nothing, and gets its scratch memory from
 // the caller. kernels_<level>.cc is compiled with the flags of its level and includes the shared implementation
@@ -30,11 +31,14 @@ static_assert(kMatmulInputScratch >= kMatmulRows * kMatmulBlock);
 struct PackedIntegers;
 
 /// Consecutive outputs that are stored in one format. Plain formats: panels [panel][cols][16] of the format's elements,
-/// the last panel padded with zeros. Others: rows of blocks, one after the other; or `codes`.
+/// the last panel padded with zeros. Others: rows of blocks, one after the other; or `codes`. For products of pairs
+/// (PairTask) inputs are padded with zeros to a multiple of kPairBlock, and those of bf16 lie side by side:
+/// [panel][padded cols / 2][16][2].
 struct PackedSegment {
   QuantFormat format = QuantFormat::f32;
   const std::byte* data = nullptr;
   std::int64_t rows = 0, cols = 0;
+  bool paired = false;                    // bf16 and f8_e4m3 alone: for multiply_pairs
   const float* row_scales = nullptr;      // f8_e4m3 alone: [panels][16]
   const float* group_scales = nullptr;    // f8_e4m3 alone: [panels][groups of `group` inputs][16]
   std::int64_t group = 0;                 // a multiple of 16
@@ -56,6 +60,34 @@ struct MatmulTask {
   std::int64_t out_stride = 0;
   const float* bias = nullptr;  // may be null
   float* scratch = nullptr;     // kMatmulScratch floats, 64-byte aligned
+};
+
+/// Inputs that a product of pairs takes at a time.
+inline constexpr std::int64_t kPairBlock = 32;
+/// Kernels may read inputs of products of up to as many rows, less one, behind the last.
+inline constexpr std::int64_t kInputRowPadding = 16;
+
+/// A product of bf16, or of E4M3 whose weights become that, with inputs in bf16: out[r, o] = sum over k of x[r, k] *
+/// w[o, k], times row_scales[o] * x_scales[r] where there are such, plus bias[o]. Products are exact but for
+/// subnormal numbers, which may count as zero, and the sums of a row are taken in an order that depends on nothing but
+/// k.
+struct PairTask {
+  PackedSegment weight;  // paired
+  std::int64_t first_panel = 0, end_panel = 0;
+  const std::uint16_t* x = nullptr;  // [rows][x_stride] and kInputRowPadding, zeros behind the last column
+  std::int64_t x_stride = 0;         // at least cols rounded up to kPairBlock
+  const float* x_scales = nullptr;   // [rows]
+  std::int64_t rows = 0;             // at most kMatmulRows
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+  const float* bias = nullptr;  // may be null
+};
+
+/// A row of inputs to bf16, and zeros behind it.
+struct HalveTask {
+  const float* x = nullptr;  // [cols]
+  std::int64_t cols = 0, padded_cols = 0;
+  std::uint16_t* values = nullptr;  // [padded_cols]
 };
 
 /// Inputs whose codes are summed together, for what is taken from all codes of a group.
@@ -102,9 +134,13 @@ struct PackedIntegers {
 
 /// Rows of inputs as codes: value = scale of the row and group * codes[r][k].
 struct IntegerInputs {
-  const std::int8_t* codes = nullptr;  // [rows][stride], stride >= padded_cols, zeros behind the last column
-  const std::int32_t* sums = nullptr;  // [rows][stride / kInputBlock]: pair_sums() of the blocks
-  const float* scales = nullptr;       // [rows][groups]
+  const std::int8_t* codes = nullptr;    // [rows][stride], stride >= padded_cols, zeros from cols to padded_cols
+  const std::int32_t* sums = nullptr;    // [rows][stride / kInputBlock]: pair_sums() of the blocks
+  const std::int32_t* totals = nullptr;  // [rows][stride / kInputBlock + 1]: sums of all codes before a block
+  const float* scales = nullptr;         // [rows][groups]
+  const float* shifts = nullptr;         // [rows][groups]: a scale times the sum of its codes
+  const float* tile_scales = nullptr;    // [rows / 16][groups][16]: the same
+  const float* tile_shifts = nullptr;
   std::int64_t stride = 0, groups = 0;
 };
 
@@ -126,10 +162,14 @@ struct IntegerTask {
 struct QuantizeTask {
   const float* x = nullptr;  // [cols]
   std::int64_t cols = 0, padded_cols = 0;
-  std::int64_t group = 0;        // inputs that share a scale: a multiple of kIntegerBlock, or 0 for all
-  std::int8_t* codes = nullptr;  // [padded_cols]
-  std::int32_t* sums = nullptr;  // [padded_cols / kInputBlock]: pair_sums()
-  float* scales = nullptr;       // [groups]
+  std::int64_t group = 0;          // inputs that share a scale: a multiple of kIntegerBlock, or 0 for all
+  std::int8_t* codes = nullptr;    // [padded_cols]
+  std::int32_t* sums = nullptr;    // [padded_cols / kInputBlock]: pair_sums()
+  std::int32_t* totals = nullptr;  // [padded_cols / kInputBlock + 1]
+  float* scales = nullptr;         // [groups]
+  float* shifts = nullptr;         // [groups]
+  float* tile_scales = nullptr;    // [groups][16], of which the row writes the first
+  float* tile_shifts = nullptr;
 };
 
 /// A row of inputs to E4M3, as round_inputs_to_e4m3() defines it.
@@ -202,11 +242,23 @@ struct RouteTask {
 /// The elementary functions, one at a time, for tests.
 enum class MathFunction : std::uint8_t { exp, tanh, sigmoid, erf };
 
+/// Multiplies and adds in registers only, `rounds` times, as the level's products in one arithmetic do. Returns the
+/// number of multiplications and additions; `sink` gets what came of them.
+using MultiplyAdd = std::int64_t (*)(std::int64_t rounds, float* sink);
+
+/// Products, which most levels do better than the one below them; null: as that does.
+struct ProductKernels {
+  void (*multiply_integers)(const IntegerTask& task) = nullptr;
+  void (*multiply_pairs)(const PairTask& task) = nullptr;  // null at the end: weights are not paired
+  MultiplyAdd multiply_add[kArithmetics] = {};
+};
+
 struct KernelTable {
+  ProductKernels products;
   void (*matmul)(const MatmulTask& task);
   void (*quantize)(const QuantizeTask& task);
   void (*round_to_e4m3)(const RoundTask& task);
-  void (*multiply_integers)(const IntegerTask& task);
+  void (*round_to_bf16)(const HalveTask& task);
   void (*attend)(const AttendTask& task);
   void (*rope_store)(const RopeStoreTask& task);
   void (*residual_norm)(const ResidualNormArgs& args, std::int64_t first_row, std::int64_t end_row);
@@ -221,18 +273,19 @@ struct KernelTable {
   void (*evaluate)(MathFunction function, const float* x, float* out, std::int64_t count);
   /// Reads all of it (a multiple of 1,024 bytes) and says something of it, so that reading cannot be left out.
   float (*read_memory)(const std::byte* memory, std::int64_t bytes);
-  /// Multiplies and adds in registers only, `rounds` times, as the level's products in that arithmetic do. Returns the
-  /// number of multiplications and additions; `sink` gets what came of them.
-  std::int64_t (*multiply_add)(Arithmetic arithmetic, std::int64_t rounds, float* sink);
 };
 
 extern const KernelTable kScalarKernels;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
+extern const ProductKernels kAvxVnniProducts;
+extern const ProductKernels kAvx512VnniProducts;
+extern const ProductKernels kAvx512Bf16Products;
+extern const ProductKernels kAmxProducts;
 #endif
 
 /// The level must be available.
-const KernelTable& kernel_table(IsaLevel level);
+KernelTable kernel_table(IsaLevel level);
 
 }  // namespace millrace

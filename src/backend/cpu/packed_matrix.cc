@@ -99,6 +99,20 @@ void fill_lane(const SourceRow& row, QuantFormat packed, std::int64_t begin, std
   }
 }
 
+/// Inputs of 16 outputs, input after input, to pairs of inputs side by side for each output (PackedSegment::paired).
+void pair_up(std::byte* panel, std::int64_t cols) {
+  constexpr auto kOutputs = static_cast<std::size_t>(kPanelRows);
+  for (std::int64_t k = 0; k < cols; k += 2, panel += 4 * kOutputs) {
+    std::uint16_t apart[2 * kOutputs], together[2 * kOutputs];
+    std::memcpy(apart, panel, sizeof apart);
+    for (std::size_t o = 0; o < kOutputs; ++o) {
+      together[2 * o] = apart[o];
+      together[2 * o + 1] = apart[kOutputs + o];
+    }
+    std::memcpy(panel, together, sizeof together);
+  }
+}
+
 /// Reads and writes cache lines whole before going on: 64 inputs of 16 outputs.
 void pack_panel(const MatrixSource& source, const CpuMatrix::Segment& segment, std::int64_t panel, std::byte* target) {
   constexpr std::int64_t kColumns = 64;
@@ -109,11 +123,14 @@ void pack_panel(const MatrixSource& source, const CpuMatrix::Segment& segment, s
   for (std::int64_t k = 0; k < segment.stored.cols; k += kColumns) {
     const std::int64_t end = std::min(k + kColumns, segment.stored.cols);
     for (std::int64_t r = 0; r < count; ++r) fill_lane(rows[r], segment.stored.format, k, end, target, r);
+    if (segment.stored.paired)
+      pair_up(target + k * kPanelRows * static_cast<std::int64_t>(sizeof(std::uint16_t)), end - k);
   }
 }
 
 std::size_t panel_bytes(const PackedSegment& segment) {
-  return format_bytes(segment.format, static_cast<std::size_t>(segment.cols)) * kPanelRows;
+  const std::int64_t cols = segment.paired ? round_up(segment.cols, kPairBlock) : segment.cols;
+  return format_bytes(segment.format, static_cast<std::size_t>(cols)) * kPanelRows;
 }
 
 /// Of the weights themselves.
@@ -231,6 +248,7 @@ void CpuMatrix::lay_out_rounded(const CodeFormat& format) {
   Segment all{.stored = {QuantFormat::codes, nullptr, rows_, cols_}};
   if (format.kind == CodeKind::e4m3) {
     all.stored.format = QuantFormat::f8_e4m3;
+    all.stored.paired = pairs_ && e4m3();
     all.scale_groups = 1;
   } else {
     all.integers = integer_layout(format, rows_, cols_);
@@ -241,7 +259,8 @@ void CpuMatrix::lay_out_rounded(const CodeFormat& format) {
 
 void CpuMatrix::add_piece(const MatrixPiece& piece, const LinearFormat& format, bool round) {
   MILLRACE_CHECK(piece.cols == cols_, "pieces of {} and {} columns", piece.cols, cols_);
-  Segment segment{.stored = {round ? QuantFormat::bf16 : piece.format, nullptr, piece.rows, cols_}, .first_row = rows_};
+  Segment segment{.stored = {round ? QuantFormat::bf16 : piece.format, nullptr, piece.rows, cols_, round && pairs_},
+                  .first_row = rows_};
   if (!segments_.empty()) segment.first_panel = segments_.back().first_panel + segments_.back().panels();
   rows_ += piece.rows;
   if (piece.coded) {
@@ -292,16 +311,17 @@ void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
   }
 }
 
-std::size_t CpuMatrix::packed_bytes(const MatrixSource& source, LinearFormat format) {
-  CpuMatrix matrix;
+std::size_t CpuMatrix::packed_bytes(const MatrixSource& source, LinearFormat format, bool pairs) {
+  CpuMatrix matrix(pairs);
   matrix.lay_out(source, format);
   return matrix.bytes();
 }
 
-Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, LinearFormat format, ThreadPool& pool) {
-  std::unique_ptr<CpuMatrix> matrix(new CpuMatrix);
+Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, LinearFormat format, bool pairs,
+                                                   ThreadPool& pool, DeviceArena& arena) {
+  std::unique_ptr<CpuMatrix> matrix(new CpuMatrix(pairs));
   matrix->lay_out(source, format);
-  MILLRACE_TRY(matrix->memory_, allocate_device_memory(matrix->bytes_, "a weight"));
+  MILLRACE_TRY(matrix->memory_, arena.allocate(matrix->bytes_, "a weight"));
 
   auto* next = static_cast<std::byte*>(matrix->memory_.get());
   for (Segment& segment : matrix->segments_) {
@@ -396,7 +416,11 @@ void CpuMatrix::decode_row(std::int64_t row, float* target) const {
     const std::size_t size = format_info(stored.format).block_bytes;
     const std::byte* lane = panel + static_cast<std::size_t>(inside % kPanelRows) * size;
     for (std::size_t k = 0; k < columns; ++k) {
-      dequantize(stored.format, lane + k * kPanelRows * size, target + k, 1);
+      const std::byte* element = lane + k * kPanelRows * size;
+      if (stored.paired && stored.format == QuantFormat::bf16) {
+        element = panel + ((k / 2 * kPanelRows + static_cast<std::size_t>(inside % kPanelRows)) * 2 + k % 2) * size;
+      }
+      dequantize(stored.format, element, target + k, 1);
       if (stored.row_scales != nullptr) target[k] *= stored.row_scales[inside];
       if (stored.group_scales != nullptr) {
         const std::int64_t group = static_cast<std::int64_t>(k) / stored.group;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/device_memory.h"
 #include "backend/cpu/kernel_table.h"
 #include "core/result.h"
 #include "core/thread_pool.h"
@@ -35,10 +36,12 @@ class CpuMatrix final : public PackedMatrix {
   /// codes into panels, everything else row by row as stored. Neighbouring pieces of one format become one segment.
   /// With a format of input bf16, a source of plain pieces alone is rounded to bf16; with a format of codes all pieces
   /// are rounded to it and become one segment. Pieces of codes that the kernels have no layout for become floats. Takes
-  /// the packed size and no more. Errors: no memory; a weight that cannot be rounded, or is not finite.
-  static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, ThreadPool& pool);
+  /// the packed size and no more, from the arena. `pairs`: weights that are multiplied in bf16, or in E4M3, are paired
+  /// (PackedSegment). Errors: no memory; a weight that cannot be rounded, or is not finite.
+  static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, bool pairs,
+                                                 ThreadPool& pool, DeviceArena& arena);
   /// bytes() of what pack() would return; needs no data.
-  static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format);
+  static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format, bool pairs);
 
   [[nodiscard]] std::int64_t rows() const override { return rows_; }
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
@@ -46,11 +49,14 @@ class CpuMatrix final : public PackedMatrix {
 
   [[nodiscard]] Arithmetic arithmetic() const override {
     if (input_group_) return Arithmetic::int8;
+    if (e4m3() && paired()) return Arithmetic::fp8;
     return round_inputs() ? Arithmetic::bf16 : Arithmetic::f32;
   }
   [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16 && !e4m3(); }
   /// Weights and inputs are E4M3 with scales.
   [[nodiscard]] bool e4m3() const { return codes_ && codes_->kind == CodeKind::e4m3 && !codes_->float_inputs; }
+  /// Its products are those of pairs.
+  [[nodiscard]] bool paired() const { return segments_.size() == 1 && segments_.front().stored.paired; }
   /// The order in which inputs meet the weights; empty: their own.
   [[nodiscard]] const std::vector<std::int32_t>& input_order() const { return input_order_; }
   /// Where some segments take integers: the inputs that share a scale of their codes, 0 for all of a row.
@@ -67,7 +73,7 @@ class CpuMatrix final : public PackedMatrix {
   void decode_row(std::int64_t row, float* target) const;
 
  private:
-  CpuMatrix() = default;
+  explicit CpuMatrix(bool pairs) : pairs_(pairs) {}
 
   Status pack_segment(const MatrixSource& source, const Segment& segment, std::byte* memory, ThreadPool& pool) const;
   /// The segments, without data yet, and what follows from them.
@@ -77,6 +83,7 @@ class CpuMatrix final : public PackedMatrix {
   /// Its inputs become codes, if those of no other segment became different ones.
   void take_integer_inputs(Segment& segment);
 
+  bool pairs_;
   std::int64_t rows_ = 0, cols_ = 0;
   std::size_t bytes_ = 0;
   DType input_ = DType::f32;

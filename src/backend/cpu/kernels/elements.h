@@ -46,7 +46,7 @@ constexpr float kE4m3Unit = 256.0f;
 #define MILLRACE_UNROLL _Pragma("unroll")
 #define MILLRACE_ROLLED _Pragma("nounroll")
 #else
-#define MILLRACE_UNROLL _Pragma("GCC unroll 16")
+#define MILLRACE_UNROLL _Pragma("GCC unroll 32")
 #define MILLRACE_ROLLED _Pragma("GCC unroll 1")
 #endif
 

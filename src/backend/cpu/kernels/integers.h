@@ -1,22 +1,13 @@
 // Matrix products of integer weights and 8-bit inputs. Included inside an anonymous namespace (see kernel_table.h).
 //
 // Sums within a group are exact, so how they are cut does not matter; groups follow each other in one float accumulator
-// for each output, whatever the tile or the task. IntegerTask says in which order what is rounded. And the rounding of
-// inputs to 8 bits of either kind.
+// for each output, whatever the tile or the task. IntegerTask says in which order what is rounded.
 
 /// Sixteen halves, times small integers where there are some.
 inline Lanes scaled_halves(const std::uint16_t* halves, const std::int8_t* factors, std::int64_t super,
                            std::int64_t group) {
   const Lanes scales = load(reinterpret_cast<const Half*>(halves) + super * 16);
   return factors != nullptr ? mul(scales, load(factors + group * 16)) : scales;
-}
-
-/// Of the codes of a row's inputs in `blocks` blocks of kInputBlock.
-inline std::int32_t sum_of_blocks(const std::int32_t* sums, std::int64_t blocks) {
-  if (blocks == 2) return sum_of_pairs(sums[0]) + sum_of_pairs(sums[1]);
-  std::int32_t sum = 0;
-  for (std::int64_t block = 0; block < blocks; ++block) sum += sum_of_pairs(sums[block]);
-  return sum;
 }
 
 /// What is taken off codes, or added: nothing, one zero, a zero of each output and group, or a minimum of each.
@@ -44,6 +35,22 @@ MILLRACE_INLINE void multiply_group_of(const PackedIntegers& weight, std::int64_
   }
 }
 
+/// Sums of a row and a panel, scaled, to where they belong.
+MILLRACE_INLINE void store_sums(const IntegerTask& a, std::int64_t row, std::int64_t panel, Lanes sums) {
+  const std::int64_t left = a.weight.rows - panel * 16, lanes = left < 16 ? left : 16;
+  if (a.bias != nullptr) sums = add(sums, load_part(a.bias + panel * 16, lanes));
+  store_part(a.out + row * a.out_stride + panel * 16, sums, lanes);
+}
+/// Where weights have scales for groups: the groups' sum.
+MILLRACE_INLINE void store_grouped(const IntegerTask& a, std::int64_t row, std::int64_t panel, Lanes total) {
+  if (a.weight.row_scales != nullptr) total = mul(total, load(a.weight.row_scales + panel * 16));
+  store_sums(a, row, panel, total);
+}
+/// Where they have scales for outputs alone: the sum with those.
+MILLRACE_INLINE void store_whole(const IntegerTask& a, std::int64_t row, std::int64_t panel, Lanes total) {
+  store_sums(a, row, panel, mul(total, broadcast(a.x.scales[row])));
+}
+
 template <typename Tile, int kRows>
 inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t panel) {
   const PackedIntegers weight = a.weight;  // a copy, which no store can change
@@ -51,13 +58,16 @@ inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t pa
   const std::byte* const codes = weight.codes + panel * weight.padded_cols * Tile::kInputBytes;
   const std::int8_t* const x = a.x.codes + row * stride;
   const std::int32_t* const input_sums = a.x.sums + row * sums_stride;
+  const std::int32_t* const input_totals = a.x.totals + row * (sums_stride + 1);
   const float* const x_scales = a.x.scales + row * x_groups;
   Lanes total[kRows];
   MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) total[r] = broadcast(0.0f);
   for (std::int64_t group = 0, first = 0; group < weight.groups; ++group, first += weight.group) {
     const std::int64_t left = weight.padded_cols - first, count = left < weight.group ? left : weight.group;
     const std::int64_t place = panel * weight.groups + group;
-    const InputBlocks<kRows> inputs{x + first, stride, input_sums + first / kInputBlock, sums_stride, count};
+    const InputBlocks<kRows> inputs{
+        x + first,       stride, input_sums + first / kInputBlock, sums_stride, input_totals + first / kInputBlock,
+        sums_stride + 1, count};
     IntLanes sums[kRows];
     multiply_group_of<Tile, kRows>(weight, place, codes + first * Tile::kInputBytes, inputs, sums);
     if constexpr (!Tile::kGrouped) {
@@ -67,122 +77,72 @@ inline void integer_tile(const IntegerTask& a, std::int64_t row, std::int64_t pa
     }
     const std::int64_t super = panel * weight.supers + (group >> weight.super_shift);
     const Lanes scales = scaled_halves(weight.scales, weight.factors, super, place);
-    const float* const now = x_scales + (first >> weight.input_shift);
+    const std::int64_t input_group = first >> weight.input_shift;
+    const float* const now = x_scales + input_group;
     MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
       total[r] = fma(to_lanes(sums[r]), mul(scales, broadcast(now[r * x_groups])), total[r]);
     }
     if constexpr (Tile::kOffset == Offset::minimum) {
       const Lanes minimums = scaled_halves(weight.minimums, weight.minimum_factors, super, place);
+      const float* const shifts = a.x.shifts + row * x_groups + input_group;
       MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
-        const std::int32_t sum = sum_of_blocks(inputs.sums + r * sums_stride, count / kInputBlock);
-        total[r] = fma(minimums, broadcast(now[r * x_groups] * static_cast<float>(sum)), total[r]);
+        total[r] = fma(minimums, broadcast(shifts[r * x_groups]), total[r]);
       }
     }
   }
-  const std::int64_t left = weight.rows - panel * 16, lanes = left < 16 ? left : 16;
   MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
-    Lanes result = total[r];
-    if constexpr (!Tile::kGrouped) {
-      result = mul(result, broadcast(a.x.scales[row + r]));
-    } else if (weight.row_scales != nullptr) {
-      result = mul(result, load(weight.row_scales + panel * 16));
+    if constexpr (Tile::kGrouped) {
+      store_grouped(a, row + r, panel, total[r]);
+    } else {
+      store_whole(a, row + r, panel, total[r]);
     }
-    if (a.bias != nullptr) result = add(result, load_part(a.bias + panel * 16, lanes));
-    store_part(a.out + (row + r) * a.out_stride + panel * 16, result, lanes);
   }
 }
 
+/// `rows` of at most kRows rows.
 template <typename Tile, int kRows>
 inline void integer_rows(const IntegerTask& a, std::int64_t row, std::int64_t rows, std::int64_t panel) {
   if constexpr (kRows > 0) {
-    for (; rows >= kRows; row += kRows, rows -= kRows) integer_tile<Tile, kRows>(a, row, panel);
+    if (rows == kRows) return integer_tile<Tile, kRows>(a, row, panel);
     integer_rows<Tile, kRows - 1>(a, row, rows, panel);
   }
 }
 
-/// A panel, which the second-level cache holds, meets all rows in turn.
+/// A panel, which the second-level cache holds, meets all rows in turn, in tiles of about equal height.
 template <typename Tile>
 void multiply_panels(const IntegerTask& a) {
+  const std::int64_t tiles = (a.rows + kIntegerTileRows - 1) / kIntegerTileRows;
   for (std::int64_t panel = a.first_panel; panel < a.end_panel; ++panel) {
-    integer_rows<Tile, kIntegerTileRows>(a, 0, a.rows, panel);
+    for (std::int64_t tile = 0, row = 0; tile < tiles; ++tile) {
+      const std::int64_t rows = a.rows / tiles + (tile < a.rows % tiles ? 1 : 0);
+      integer_rows<Tile, kIntegerTileRows>(a, row, rows, panel);
+      row += rows;
+    }
   }
 }
 
-/// Products with codes of inputs are of these kinds only: 8-bit weights with zeros take floats (packed_matrix.cc).
-void multiply_integers(const IntegerTask& a) {
-  const PackedIntegers& weight = a.weight;
+/// Calls run(TileKind). Products with codes of inputs are of these kinds only: 8-bit weights with zeros take floats
+/// (packed_matrix.cc).
+template <typename Run>
+inline void with_tile_kind(const PackedIntegers& weight, Run&& run) {
   const bool minimums = weight.minimums != nullptr;
   if (weight.kind == CodeKind::e2m1) {
-    multiply_panels<TileKind<CodeKind::e2m1, Offset::one>>(a);
+    run(TileKind<CodeKind::e2m1, Offset::one>{});
   } else if (weight.kind == CodeKind::int4 && minimums) {
-    multiply_panels<TileKind<CodeKind::int4, Offset::minimum>>(a);
+    run(TileKind<CodeKind::int4, Offset::minimum>{});
   } else if (weight.kind == CodeKind::int4 && weight.zeros != nullptr) {
-    multiply_panels<TileKind<CodeKind::int4, Offset::each>>(a);
+    run(TileKind<CodeKind::int4, Offset::each>{});
   } else if (weight.kind == CodeKind::int4) {
-    multiply_panels<TileKind<CodeKind::int4, Offset::one>>(a);
+    run(TileKind<CodeKind::int4, Offset::one>{});
   } else if (weight.scales == nullptr) {
-    multiply_panels<TileKind<CodeKind::int8, Offset::none, false>>(a);
+    run(TileKind<CodeKind::int8, Offset::none, false>{});
   } else if (minimums) {
-    multiply_panels<TileKind<CodeKind::int8, Offset::minimum>>(a);
+    run(TileKind<CodeKind::int8, Offset::minimum>{});
   } else {
-    multiply_panels<TileKind<CodeKind::int8, Offset::none>>(a);
+    run(TileKind<CodeKind::int8, Offset::none>{});
   }
 }
 
-/// The scale of a row or group whose largest value is to become `largest_code`: not finite if a value is not.
-inline float input_scale(const float* x, std::int64_t cols, float largest_code) {
-  Lanes largest = broadcast(0.0f), poison = broadcast(0.0f);
-  for (std::int64_t k = 0; k < cols; k += 16) {
-    const Lanes values = load_part(x + k, cols - k < 16 ? cols - k : 16);
-    largest = max(largest, magnitude(values));
-    poison = fma(values, broadcast(0.0f), poison);  // infinities and NaN leave a NaN
-  }
-  const float reach = reduce_max(largest), doubt = reduce_add(poison);
-  return doubt == 0.0f ? reach / largest_code : doubt;
-}
-
-/// Codes of `count` inputs, zeros behind `cols`, and the sums of their blocks. Returns the scale.
-inline float quantize_group(const float* x, std::int64_t cols, std::int64_t count, std::int8_t* codes,
-                            std::int32_t* sums) {
-  const float scale = input_scale(x, cols, 127.0f);
-  const bool empty = !(scale > 0.0f);  // nothing but zeros, or not finite
-  for (std::int64_t k = 0; k < count; k += kInputBlock) {
-    Lanes code = broadcast(0.0f);
-    const std::int64_t left = cols - k;
-    if (!empty && left > 0) {
-      code = round_nearest(div(load_part(x + k, left < 16 ? left : 16), broadcast(scale)));
-      code = max(min(code, broadcast(127.0f)), broadcast(-127.0f));
-    }
-    store(codes + k, code);
-    sums[k / kInputBlock] = pair_sums_of(codes + k);
-  }
-  return scale;
-}
-
-void quantize(const QuantizeTask& task) {
-  const std::int64_t step = task.group == 0 ? task.padded_cols : task.group;
-  for (std::int64_t first = 0, group = 0; first < task.padded_cols; first += step, ++group) {
-    const std::int64_t left = task.padded_cols - first, count = left < step ? left : step;
-    const std::int64_t cols = task.cols - first < count ? task.cols - first : count;
-    task.scales[group] =
-        quantize_group(task.x + first, cols, count, task.codes + first, task.sums + first / kInputBlock);
-  }
-}
-
-/// Of a value within the largest code.
-inline Lanes round_to_e4m3(Lanes value) {
-  // Three bits behind the leading one are left, or steps of 2^-9: what is added and taken off has its last digit there.
-  const Lanes digits = mul(max(power_below(value), broadcast(0x1p-6f)), broadcast(0x1.8p20f));
-  return with_sign(min(sub(add(magnitude(value), digits), digits), broadcast(448.0f)), value);
-}
-
-void round_inputs_to_e4m3(const RoundTask& task) {
-  const float scale = input_scale(task.x, task.cols, 448.0f);
-  for (std::int64_t k = 0; k < task.cols; k += 16) {
-    const std::int64_t lanes = task.cols - k < 16 ? task.cols - k : 16;
-    Lanes rounded = broadcast(0.0f);
-    if (scale > 0.0f) rounded = round_to_e4m3(div(load_part(task.x + k, lanes), broadcast(scale)));
-    store_part(task.values + k, rounded, lanes);
-  }
-  *task.scale = scale;
+void multiply_integers(const IntegerTask& a) {
+  with_tile_kind(a.weight, [&](auto tile) { multiply_panels<decltype(tile)>(a); });
 }

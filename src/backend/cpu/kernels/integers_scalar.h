@@ -61,16 +61,6 @@ inline std::int32_t pair_sums_of(const std::int8_t* codes) {
   return pair_sums(sums[0], sums[1]);
 }
 
-/// Inputs of a group, of kRows rows.
-template <int kRows>
-struct InputBlocks {
-  const std::int8_t* codes;
-  std::int64_t stride;
-  const std::int32_t* sums;  // pair_sums()
-  std::int64_t sums_stride;
-  std::int64_t count;  // a multiple of kInputBlock; of int4, of kIntegerBlock
-};
-
 /// The sums of the products of a group's inputs with a panel's codes (PackedIntegers), one a row and output. To the
 /// steps of E2M1, kE2m1Zero is added before.
 template <int kRows, CodeKind kKind>
@@ -105,10 +95,7 @@ inline void multiply_group(const std::byte* codes, const InputBlocks<kRows>& inp
                            IntLanes (&sums)[kRows]) {
   multiply_group<kRows, kKind>(codes, inputs, sums);
   for (int r = 0; r < kRows; ++r) {
-    std::int32_t sum = 0;
-    for (std::int64_t block = 0; block < inputs.count / kInputBlock; ++block) {
-      sum += sum_of_pairs(inputs.sums[r * inputs.sums_stride + block]);
-    }
+    const std::int32_t sum = inputs.total(r);
     for (int o = 0; o < 16; ++o) sums[r].value[o] -= zeros.value[o] * sum;
   }
 }

@@ -32,8 +32,3 @@ std::int64_t multiply_add_floats(std::int64_t rounds, float* sink) {
   MILLRACE_UNROLL for (int i = 0; i < kChains; ++i)* sink += reduce_add(chains[i]);
   return rounds * kChains * 16 * 2;
 }
-
-std::int64_t multiply_add(Arithmetic arithmetic, std::int64_t rounds, float* sink) {
-  // Products of bfloat16 and of E4M3 are products of floats at every level so far.
-  return arithmetic == Arithmetic::int8 ? multiply_add_bytes(rounds, sink) : multiply_add_floats(rounds, sink);
-}
