@@ -84,12 +84,15 @@ def main():
     parser.add_argument("--gen", type=int, required=True)
     parser.add_argument("--batch", type=numbers, required=True)
     parser.add_argument("--depth", type=numbers, required=True)
+    parser.add_argument("--stored-layout", action="store_true",
+                        help="weights as they are in the file: without its kernels that lay them out anew, such as AMX's")
     args = parser.parse_args()
 
     quiet = llama.llama_log_callback(lambda level, text, data: None)
     llama.llama_log_set(quiet, ctypes.c_void_p(0))
     llama.llama_backend_init()
     params = llama.llama_model_default_params()
+    params.use_extra_bufts = not args.stored_layout
     params.n_gpu_layers = 0
     model = llama.llama_model_load_from_file(args.model.encode(), params)
     if not model:

@@ -116,6 +116,27 @@ void split_mxfp4_row(const std::byte* row, std::int64_t blocks, const SplitRow& 
   }
 }
 
+/// Blocks of a half and 32 codes as they are, which models are loaded from most: without the detour over floats.
+void split_plain_row(QuantFormat format, const std::byte* row, std::int64_t cols, const SplitRow& target) {
+  constexpr std::int64_t kBlock = 32;
+  std::int8_t* codes = target.codes;
+  for (std::int64_t block = 0; block < cols / kBlock; ++block, codes += kBlock) {
+    target.scales[block] = load_u16(row);
+    row += sizeof(std::uint16_t);
+    if (format == QuantFormat::q8_0) {
+      std::memcpy(codes, row, kBlock);
+      row += kBlock;
+      continue;
+    }
+    for (std::int64_t i = 0; i < kBlock / 2; ++i) {
+      const auto both = std::to_integer<unsigned>(row[i]);
+      codes[i] = static_cast<std::int8_t>(both & 15u);
+      codes[i + kBlock / 2] = static_cast<std::int8_t>(both >> 4);
+    }
+    row += kBlock / 2;
+  }
+}
+
 }  // namespace
 
 std::optional<IntegerBlocks> integer_blocks(QuantFormat format) {
@@ -152,6 +173,7 @@ void split_row(QuantFormat format, const std::byte* row, std::int64_t cols, cons
   const auto elements = static_cast<std::int64_t>(info.block_elements);
   MILLRACE_CHECK(parts && cols % elements == 0, "{} elements of format {} as integers", cols, info.name);
   if (parts->kind == CodeKind::e2m1) return split_mxfp4_row(row, cols / elements, target);
+  if (format == QuantFormat::q8_0 || format == QuantFormat::q4_0) return split_plain_row(format, row, cols, target);
   std::vector<std::byte> unit(info.block_bytes);
   std::array<float, 256> values{};
   for (std::int64_t block = 0; block < cols / elements; ++block, row += info.block_bytes) {

@@ -8,7 +8,7 @@ namespace millrace {
 
 namespace {
 
-constexpr std::int64_t kAttendQueries = 64;  // of a task, about; more share the work of arranging keys
+constexpr std::int64_t kAttendQueries = 128;  // of a task, about; more share the work of arranging keys
 
 std::span<const std::int32_t> page_table(const SequenceRows& sequence, const AttendArgs& args) {
   return sequence.page_tables[static_cast<std::size_t>(args.kv.group)];

@@ -104,7 +104,7 @@ class CpuBackend final : public Backend {
     for (const SequenceRows& sequence : batch.sequences) {
       std::fill_n(sequence_of_row_.begin() + sequence.first_row, sequence.rows, &sequence);
     }
-    for_each(batch.rows(), 4 * args.qkv_width, kParallelElements, [&](std::int64_t row, int thread) {
+    const auto one = [&](std::int64_t row, int thread) {
       const SequenceRows& sequence = *sequence_of_row_[static_cast<std::size_t>(row)];
       RopeStoreTask task{.args = &args, .row = row, .scratch = scratch(thread)};
       if (args.store) {
@@ -124,7 +124,14 @@ class CpuBackend final : public Backend {
         task.value_scale = reinterpret_cast<float*>(page + kv.value_scale_offset) + slot;
       }
       kernels_.rope_store(task);
-    });
+    };
+    // Keys of neighbouring positions lie in the same lines of the cache, which two threads should not write in turn.
+    const std::int64_t rows = batch.rows(), together = rows >= 32 * pool_->threads() ? 16 : 1;
+    for_each((rows + together - 1) / together, together * 4 * args.qkv_width, kParallelElements,
+             [&](std::int64_t task, int thread) {
+               const std::int64_t end = std::min(rows, (task + 1) * together);
+               for (std::int64_t row = task * together; row < end; ++row) one(row, thread);
+             });
   }
 
   void attend(const ForwardBatch& batch, const AttendArgs& args) override {

@@ -78,17 +78,27 @@ Element* writable(const Element* part) {
 void write_codes(const PackedIntegers& layout, std::int64_t row, const std::int8_t* codes) {
   const std::int64_t lane = row % kPanelRows;
   std::byte* panel = writable(layout.codes) + row / kPanelRows * panel_bytes(layout);
-  for (std::int64_t k = 0; k < layout.cols; k += kQuad) {
-    std::uint8_t quad[kQuad] = {};
-    std::memcpy(quad, codes + k, static_cast<std::size_t>(std::min(kQuad, layout.cols - k)));
-    if (layout.kind == CodeKind::int8) {
-      std::memcpy(panel + (k * kPanelRows + lane * kQuad), quad, kQuad);
-      continue;
+  const bool bytes = layout.kind == CodeKind::int8;
+  std::byte* target = panel + (bytes ? lane : lane % (kPanelRows / 2)) * kQuad;
+  const std::int64_t step = (bytes ? kPanelRows : kPanelRows / 2) * kQuad;
+  const int shift = !bytes && lane >= kPanelRows / 2 ? 4 : 0;
+  const auto write = [&](const std::int8_t* quad) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, quad, kQuad);
+    if (!bytes) {  // the other half is of another output; what is shifted stays within its byte
+      std::uint32_t other = 0;
+      std::memcpy(&other, target, kQuad);
+      word = other | (word << shift);
     }
-    std::byte* target = panel + (k / kQuad * (kPanelRows / 2) + lane % (kPanelRows / 2)) * kQuad;
-    for (std::int64_t i = 0; i < kQuad; ++i) {
-      target[i] |= static_cast<std::byte>(lane >= kPanelRows / 2 ? quad[i] << 4 : quad[i]);
-    }
+    std::memcpy(target, &word, kQuad);
+    target += step;
+  };
+  std::int64_t k = 0;
+  for (; k + kQuad <= layout.cols; k += kQuad) write(codes + k);
+  if (k < layout.cols) {
+    std::int8_t last[kQuad] = {};
+    std::copy(codes + k, codes + layout.cols, last);
+    write(last);
   }
 }
 

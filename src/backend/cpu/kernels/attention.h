@@ -176,14 +176,15 @@ inline ChunkRange ahead(const AttendTask& task, std::int64_t base, std::int64_t 
   return {begin, begin + 16 < task.end ? begin + 16 : task.end};
 }
 
-/// Products of the queries [first, first + count) with the keys of one block of 16 positions, w as in Product.
+/// Products of the queries [first, first + count) with the keys of `blocks` blocks of 16 positions; w as in Product.
 template <typename Element>
-inline void score_block(const AttendState& s, std::int64_t block, const Element* w, std::int64_t step,
-                        std::int64_t first, std::int64_t count) {
+inline void score_blocks(const AttendState& s, std::int64_t block, std::int64_t blocks, const Element* w,
+                         std::int64_t step, std::int64_t first, std::int64_t count) {
   Product<Element> product{};
   product.w = w;
+  product.panel_stride = s.width * 16;
   product.step = step;
-  product.panels = 1;
+  product.panels = blocks;
   product.last_lanes = 16;
   product.count = s.head_dim;
   product.x = s.query + first * s.width;
@@ -212,9 +213,9 @@ inline Lanes as_loaded<Bf16>(Lanes sums) {
   return in_order(sums);
 }
 
-/// score_block() of few queries, at the pace at which keys come from memory: `packed` has the queries' numbers by
-/// dimension, [head_dim][kQueries]. `next` is where keys lie that will be wanted: they are asked for one by one in the
-/// shadow of the products, since a burst of them waits for itself.
+/// score_blocks() of few queries and one block, at the pace at which keys come from memory: `packed` has the queries'
+/// numbers by dimension, [head_dim][kQueries]. `next` is where keys lie that will be wanted: they are asked for one by
+/// one in the shadow of the products, since a burst of them waits for itself.
 template <int kQueries, typename Element>
 inline void score_few(const Element* keys, const Element* next, std::int64_t step, std::int64_t head_dim,
                       const float* packed, float* score) {
@@ -280,11 +281,11 @@ inline void score_chunk(const AttendTask& task, const AttendState& s, std::int64
                         std::int64_t first, std::int64_t count) {
   const KvLayer& kv = task.args->kv;
   const bool whole_blocks = kv.page_tokens % 16 == 0;
-  for (std::int64_t block = range.low / 16; block <= range.high / 16; ++block) {
+  const std::int64_t begin = range.low / 16, end = range.high / 16 + 1;
+  for (std::int64_t block = begin; block < end; ++block) {
     float* copy = s.key + block * s.width * 16;
     if (!whole_blocks) {
       gather_keys<Element>(task, s, base, range, block, copy);
-      score_block(s, block, copy, 16, first, count);
       continue;
     }
     const Element* keys = key_column<Element>(task, base + block * 16);
@@ -296,15 +297,36 @@ inline void score_chunk(const AttendTask& task, const AttendState& s, std::int64
     }
     if (later < task.end) prefetch_keys<Element>(task, later);
     if constexpr (kNumbers<Element> == 1) {
-      if (sizeof(Element) == sizeof(float) || count <= kTileRows) {
-        score_block(s, block, keys, kv.page_tokens, first, count);
+      if (count <= kTileRows) {
+        score_blocks(s, block, 1, keys, kv.page_tokens, first, count);
         continue;
       }
     }
-    // Widened once for all tiles of queries.
+    // Widened once for all tiles of queries, which then meet all blocks side by side.
     widen_keys(keys, kv.page_tokens, elements_of<Element>(s.head_dim), copy);
-    score_block(s, block, copy, 16, first, count);
   }
+  if (kFew == 0 && (!whole_blocks || kNumbers<Element> != 1 || count > kTileRows)) {
+    score_blocks(s, begin, end - begin, s.key + begin * s.width * 16, 16, first, count);
+  }
+}
+
+/// chunk_softmax() of a chunk that is visible as a whole, where nothing but the scale of attention is to be done: the
+/// same operations, without memory between them.
+inline void whole_softmax(float scale, float* score, float& part_largest, float& part_sum) {
+  constexpr int kBlocks = kAttentionChunk / 16;
+  Lanes v[kBlocks];
+  MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) v[b] = mul(load(score + b * 16), broadcast(scale));
+  Lanes largest = v[0];
+  MILLRACE_UNROLL for (int b = 1; b < kBlocks; ++b) largest = max(largest, v[b]);
+  part_largest = reduce_max(largest);
+  const Lanes origin = broadcast(part_largest == -__builtin_inff() ? 0.0f : part_largest);
+  Lanes sum = broadcast(0.0f);
+  MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) {
+    const Lanes weight = exp(sub(v[b], origin));
+    store(score + b * 16, weight);
+    sum = add(sum, weight);
+  }
+  part_sum = reduce_add(sum);
 }
 
 /// Scores of query i to weights exp(score - largest), in place; those outside `visible` become 0. `computed` is the
@@ -315,6 +337,11 @@ template <typename Element>
 inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRange computed, ChunkRange visible,
                           std::int64_t i) {
   float* score = s.score + i * kAttentionChunk;
+  if constexpr (!kScaled<Element> && !kHasMiddle<Element>) {
+    if (visible.low == 0 && visible.high == kAttentionChunk - 1 && args.softcap == 0.0f) {
+      return whole_softmax(args.scale, score, s.part_largest[i], s.part_sum[i]);
+    }
+  }
   const std::int64_t begin = computed.low / 16 * 16, end = (computed.high / 16 + 1) * 16;
   for (std::int64_t j = begin; j < end; j += 16) {
     Lanes v = load(score + j);
@@ -447,7 +474,7 @@ template <typename Element, int kFew>
 inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int64_t base, std::int64_t first_row,
                          std::int64_t end_row) {
   const AttendArgs& args = *task.args;
-  constexpr bool kFloats = sizeof(Element) == sizeof(float), kPairs = kNumbers<Element> != 1;
+  constexpr bool kPairs = kNumbers<Element> != 1;
   const ChunkRange range{visible_range(args, base, task.position + first_row).low,
                          visible_range(args, base, task.position + end_row - 1).high};
   const std::int64_t first = first_row * s.group, end = end_row * s.group;
@@ -455,7 +482,7 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
   gather_all_scales<Element>(task, s, base, range);
 
   if constexpr (kFew == 0) prefetch_values<Element>(task, ahead(task, base, 0).low, ahead(task, base, 3).high);
-  const bool copied = s.head_dim != s.width || (!kFloats && end - first > kTileRows) || (kPairs && kFew == 0);
+  const bool copied = s.head_dim != s.width || end - first > kTileRows || (kPairs && kFew == 0);
   if (copied) {
     for (std::int64_t j = range.low; j <= range.high; ++j) {
       widen_row(value_row<Element>(task, base + j), s.head_dim, s.value + j * s.width);
