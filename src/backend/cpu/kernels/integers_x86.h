@@ -11,8 +11,7 @@ inline Lanes to_lanes(__m256i low, __m256i high) {
 }
 
 inline Lanes load(const std::int8_t* p) {
-  const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return to_lanes(_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_srli_si128(all, 8)));
+  return widen_codes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline void store(std::int8_t* p, Lanes v) {
 #if defined(__AVX512F__)
