@@ -37,26 +37,12 @@ void multiply_whole(const IntegerTask& a) {
   _tile_release();
 }
 
-/// Signed codes of four inputs of a panel, less their zeros.
-template <typename Tile>
-inline __m512i signed_codes(const std::byte* codes, __m512i zeros) {
-  if constexpr (Tile::kKind == CodeKind::e2m1) {
-    const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
-    const __m512i nibbles =
-        _mm512_and_si512(_mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)), _mm512_set1_epi8(15));
-    const __m512i steps = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kE2m1Signed)));
-    return _mm512_shuffle_epi8(steps, nibbles);
-  } else {
-    return _mm512_sub_epi8(raised_codes<Tile::kKind>(codes).all, zeros);
-  }
-}
-
 /// The zero of each output in all four bytes of its lane.
 inline __m512i zero_bytes(__m512i zeros) {
   return _mm512_mullo_epi32(zeros, _mm512_set1_epi32(0x01010101));
 }
 
-/// A group's part of a panel, as signed bytes: where it is, or in `space`.
+/// A group's part of a panel, as signed bytes less their zeros: where it is, or in `space`.
 template <typename Tile>
 inline const std::byte* signed_group(const PackedIntegers& weight, std::int64_t place, const std::byte* codes,
                                      std::int64_t count, std::byte* space) {
@@ -65,7 +51,7 @@ inline const std::byte* signed_group(const PackedIntegers& weight, std::int64_t 
   if constexpr (Tile::kOffset == Offset::one) zeros = zero_bytes(zeros_of(weight.zero).all);
   if constexpr (Tile::kOffset == Offset::each) zeros = zero_bytes(zeros_of(weight.zeros + place * 16).all);
   for (std::int64_t quad = 0; quad < count / 4; ++quad) {
-    _mm512_store_si512(space + quad * 64, signed_codes<Tile>(codes + quad * 32, zeros));
+    _mm512_store_si512(space + quad * 64, _mm512_sub_epi8(raised_codes<Tile::kKind>(codes + quad * 32).all, zeros));
   }
   return space;
 }
