@@ -2,10 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "backend/cpu_test_util.h"
 #include "backend/staged_backend.h"
+#include "core/float16.h"
 #include "kv/page_layout.h"
 #include "quant/kv_codec.h"
 
@@ -86,6 +88,26 @@ class AttendWorld {
     keys_[s] = other.keys_.front();
     values_[s] = other.values_.front();
     sinks_ = other.sinks_;
+  }
+
+  /// Rounds all queries to bfloat16.
+  void round_queries() {
+    for (std::vector<float>& all : queries_) {
+      for (float& number : all) number = round_to_bf16(number);
+    }
+  }
+
+  [[nodiscard]] float largest_value() const {
+    float largest = 0.0f;
+    for (const std::vector<float>& all : values_) {
+      for (const float number : all) largest = std::fmax(largest, std::fabs(number));
+    }
+    return largest;
+  }
+
+  /// Gives all values at a position a number, before they are stored.
+  void set_values(int sequence, std::int64_t position, float number) {
+    std::fill_n(values_[static_cast<std::size_t>(sequence)].begin() + position * kv_width(), kv_width(), number);
   }
 
   /// Gives the sequences after `first` its pages, keys and values for the positions below `tokens`, whole pages of
@@ -182,6 +204,7 @@ inline std::vector<AttendShape> attend_shapes() {
   all.push_back({});
   all.push_back({.heads = 3, .kv_heads = 3, .head_dim = 64, .length = 200});
   all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .format = KvFormat::bf16});
+  all.push_back({.heads = 16, .kv_heads = 8, .head_dim = 64, .length = 140, .format = KvFormat::bf16});
   all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131});
   all.push_back({.heads = 2, .kv_heads = 1, .head_dim = 8, .page_tokens = 1, .length = 70, .format = KvFormat::bf16});
   all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50});
@@ -206,6 +229,7 @@ inline std::vector<AttendShape> attend_shapes() {
     if (kv_element_bytes(format) > 1) continue;
     all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 64, .length = 220, .format = format});
     all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .sinks = true, .format = format});
+    all.push_back({.heads = 8, .kv_heads = 8, .head_dim = 32, .length = 100, .format = format});
     all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131, .format = format});
     all.push_back(
         {.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50, .format = format});

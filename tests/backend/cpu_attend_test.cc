@@ -1,6 +1,8 @@
 // Attention: against the reference backend, and identical however a step is cut.
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "backend/attend_world.h"
 #include "backend/reference/reference_backend.h"
@@ -21,7 +23,42 @@ TEST_P(CpuAttend, AgreesWithTheReference) {
     world.store(0, 0, shape.length);
     world.store(1, 0, shape.length);
     const std::vector<World::Step> steps = {{0, 0, shape.length}, {1, 0, shape.length}};
-    EXPECT_TRUE(close(world.attend(*backend, steps), world.attend(*reference, steps), 3e-6f)) << describe(shape);
+    const std::vector<float> out = world.attend(*backend, steps);
+    if (backend->attend_arithmetic(shape.format) == Arithmetic::f32) {
+      EXPECT_TRUE(close(out, world.attend(*reference, steps), 3e-6f)) << describe(shape);
+      continue;
+    }
+    // It says that it rounds. Then queries are what it multiplies, and each weight is off by up to 2^-8 of itself: a
+    // result by up to that of the largest value. (Of int4, codes times scales: values less their middle.)
+    world.round_queries();
+    const float bound = (shape.format == KvFormat::int4 ? 2 : 1) * 0x1.02p-8f * world.largest_value();
+    EXPECT_TRUE(within(out, world.attend(*reference, steps), bound)) << describe(shape);
+  }
+}
+
+TEST_P(CpuAttend, ValuesThatARowDoesNotSeeDoNotShow) {
+  const auto backend = cpu_backend(GetParam(), 2);
+  for (const KvFormat format : {KvFormat::f32, KvFormat::bf16, KvFormat::fp8_e4m3_unscaled, KvFormat::fp8_e5m2}) {
+    const Shape shape{.heads = 6, .kv_heads = 2, .head_dim = 48, .length = 100, .window = 20, .format = format};
+    constexpr std::int64_t kPoisoned = 75;
+    std::vector<float> results[2];
+    for (const bool poisoned : {false, true}) {
+      World world(shape, 1, 25);
+      if (poisoned) world.set_values(0, kPoisoned, std::numeric_limits<float>::quiet_NaN());
+      world.store(0, 0, shape.length);
+      results[poisoned ? 1 : 0] = world.attend(*backend, {{0, 0, shape.length}});
+    }
+    const auto at = [&](std::vector<float>& of, std::int64_t row) {
+      const auto start = of.begin() + row * 6 * 48;
+      return std::vector<float>(start, start + 6 * 48);
+    };
+    for (std::int64_t row = 0; row < shape.length; ++row) {
+      if (row < kPoisoned || row >= kPoisoned + shape.window) {
+        EXPECT_TRUE(identical(at(results[1], row), at(results[0], row))) << describe(shape) << ", row " << row;
+      } else {
+        EXPECT_TRUE(std::isnan(at(results[1], row).front())) << describe(shape) << ", row " << row;
+      }
+    }
   }
 }
 

@@ -105,18 +105,22 @@ inline testing::AssertionResult identical(const std::vector<float>& a, const std
                                      << b[static_cast<std::size_t>(i)];
 }
 
-/// |a - b| <= relative * the largest |b|, everywhere.
-inline testing::AssertionResult close(const std::vector<float>& a, const std::vector<float>& b, float relative) {
+/// |a - b| <= bound, everywhere.
+inline testing::AssertionResult within(const std::vector<float>& a, const std::vector<float>& b, float bound) {
   if (a.size() != b.size()) return testing::AssertionFailure() << a.size() << " and " << b.size() << " values";
-  float largest = 0.0f;
-  for (const float value : b) largest = std::fmax(largest, std::fabs(value));
   for (std::size_t i = 0; i < a.size(); ++i) {
-    if (!(std::fabs(a[i] - b[i]) <= relative * largest)) {
-      return testing::AssertionFailure() << "at " << i << ": " << a[i] << ", expected " << b[i] << " within "
-                                         << relative * largest;
+    if (!(std::fabs(a[i] - b[i]) <= bound)) {
+      return testing::AssertionFailure() << "at " << i << ": " << a[i] << ", expected " << b[i] << " within " << bound;
     }
   }
   return testing::AssertionSuccess();
+}
+
+/// |a - b| <= relative * the largest |b|, everywhere.
+inline testing::AssertionResult close(const std::vector<float>& a, const std::vector<float>& b, float relative) {
+  float largest = 0.0f;
+  for (const float value : b) largest = std::fmax(largest, std::fabs(value));
+  return within(a, b, relative * largest);
 }
 
 /// A weight of floats [rows, cols].

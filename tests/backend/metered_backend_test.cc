@@ -70,7 +70,7 @@ TEST(MeteredBackend, CountsAttentionByWhatRowsSee) {
     }
     const OpTotals& totals = backend.totals().at({OpKind::attend});
     EXPECT_EQ(totals.bytes, positions * 2 * 2 * 16 * 2);  // keys and values of two heads
-    EXPECT_EQ(operations(totals, Arithmetic::f32), pairs * 4 * 4 * 16);
+    EXPECT_EQ(operations(totals, backend.attend_arithmetic(KvFormat::bf16)), pairs * 4 * 4 * 16);
   }
 }
 

@@ -34,7 +34,7 @@ class CpuBackend final : public Backend {
       : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)), inputs_(kernels_, *pool_) {}
 
   [[nodiscard]] std::string numeric_class() const override {
-    return fmt::format("cpu/{}/4", numeric_level_name(level_));
+    return fmt::format("cpu/{}/5", numeric_level_name(level_));
   }
   Result<DeviceLimits> measure_limits() override { return measure_cpu_limits(kernels_, *pool_); }
   [[nodiscard]] bool host_memory() const override { return true; }
@@ -73,7 +73,9 @@ class CpuBackend final : public Backend {
   }
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
-  [[nodiscard]] Arithmetic attend_arithmetic(KvFormat /*format*/) const override { return Arithmetic::f32; }
+  [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
+    return rounds_attention(format) ? Arithmetic::bf16 : Arithmetic::f32;
+  }
   void wait() override {}
 
   void begin(const ForwardBatch& /*batch*/) override {}
@@ -136,7 +138,9 @@ class CpuBackend final : public Backend {
 
   void attend(const ForwardBatch& batch, const AttendArgs& args) override {
     attend_plan_.make(batch, args, pool_->threads());
-    reserve_scratch(attend_scratch(attend_block_rows(args) * (args.heads / args.kv_heads), args.head_dim));
+    const std::int64_t group = args.heads / args.kv_heads;
+    reserve_scratch(std::max(attend_scratch(attend_block_rows(args) * group, args.head_dim, 1),
+                             attend_scratch(group, args.head_dim, kAttendHeads)));
     attend_blocks(args, attend_plan_.first());
     attend_blocks(args, attend_plan_.resumed());
   }
@@ -333,6 +337,11 @@ class CpuBackend final : public Backend {
   /// Weights that are multiplied in bf16 or E4M3 are paired.
   [[nodiscard]] bool pairs() const { return kernels_.products.multiply_pairs != nullptr; }
 
+  /// Queries and weights of attention are rounded to bf16, where keys and values are rounded too.
+  [[nodiscard]] bool rounds_attention(KvFormat format) const {
+    return format != KvFormat::f32 && kernels_.products.attend_rounded != nullptr;
+  }
+
   void matmul(const MatmulRun& run) {
     matmul_tasks(run, run.weight->panels(), 1,
                  [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
@@ -340,21 +349,36 @@ class CpuBackend final : public Backend {
                  });
   }
 
+  /// Kv heads that a task of a row takes. What a page has of neighbouring heads lies side by side, and memory is read
+  /// faster in longer pieces; but no thread should be without work.
+  [[nodiscard]] std::int32_t heads_together(std::int64_t blocks, std::int32_t kv_heads) const {
+    for (std::int32_t together = kAttendHeads; together > 1; together /= 2) {
+      const std::int64_t tasks = blocks * (kv_heads / together), threads = pool_->threads();
+      if (kv_heads % together == 0 && (tasks == threads || tasks >= 4 * threads)) return together;
+    }
+    return 1;
+  }
+
   /// The blocks, each for every kv head.
   void attend_blocks(const AttendArgs& args, std::span<const AttendTask> blocks) {
-    const auto tasks = static_cast<std::int64_t>(blocks.size()) * args.kv_heads;
-    if (tasks == 0) return;
+    const auto count = static_cast<std::int64_t>(blocks.size());
+    if (count == 0) return;
+    const bool single = std::ranges::all_of(blocks, [](const AttendTask& block) { return block.rows == 1; });
+    const std::int32_t together = single ? heads_together(count, args.kv_heads) : 1;
+    const std::int64_t parts = args.kv_heads / together, tasks = count * parts;
     std::int64_t pairs = 0;  // of a query and a key, about
     for (const AttendTask& block : blocks) {
       const std::int64_t seen = block.end - block.begin;
       pairs += block.rows * (args.window > 0 ? std::min(args.window, seen) : seen);
     }
+    const auto attend = rounds_attention(args.kv.format) ? kernels_.products.attend_rounded : kernels_.attend;
     for_each(tasks, 2 * pairs * args.heads * args.head_dim / tasks, kParallelProducts,
              [&](std::int64_t index, int thread) {
-               AttendTask task = blocks[static_cast<std::size_t>(index / args.kv_heads)];
-               task.kv_head = static_cast<std::int32_t>(index % args.kv_heads);
+               AttendTask task = blocks[static_cast<std::size_t>(index / parts)];
+               task.kv_head = static_cast<std::int32_t>(index % parts) * together;
+               task.kv_heads = together;
                task.scratch = scratch(thread);
-               kernels_.attend(task);
+               attend(task);
              });
   }
 

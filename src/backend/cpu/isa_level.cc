@@ -14,6 +14,7 @@ KernelTable improved(KernelTable kernels, const ProductKernels& better) {
   ProductKernels& products = kernels.products;
   if (better.multiply_integers != nullptr) products.multiply_integers = better.multiply_integers;
   if (better.multiply_pairs != nullptr) products.multiply_pairs = better.multiply_pairs;
+  if (better.attend_rounded != nullptr) products.attend_rounded = better.attend_rounded;
   for (std::size_t a = 0; a < kArithmetics; ++a) {
     if (better.multiply_add[a] != nullptr) products.multiply_add[a] = better.multiply_add[a];
   }

@@ -180,7 +180,7 @@ struct RoundTask {
   float* scale = nullptr;
 };
 
-/// Consecutive rows of the batch, all heads of one kv head, take in the positions [begin, end) of one page table, as
+/// Consecutive rows of the batch, all heads of some kv heads, take in the positions [begin, end) of one page table, as
 /// far as each row sees them. Either the rows are of one sequence, or all of them see all of [begin, end).
 ///
 /// A row whose positions are divided between two tasks keeps its state from the first, which suspends, to the second,
@@ -197,21 +197,23 @@ struct AttendTask {
   bool resume = false;     // from the state after [0, begin)
   bool suspend = false;    // leave the state, not the result
   float* state = nullptr;  // [rows of the batch][heads][2]
-  std::int32_t kv_head = 0;
-  float* scratch = nullptr;  // attend_scratch(rows * group, head_dim) floats, 64-byte aligned
+  std::int32_t kv_head = 0, kv_heads = 1;  // the first, and how many: at most kAttendHeads
+  float* scratch = nullptr;                // attend_scratch(rows * group, head_dim, kv_heads) floats, 64-byte aligned
 };
+inline constexpr std::int32_t kAttendHeads = 8;
 
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-/// Floats of scratch for `queries` (rows times heads of a kv head).
-constexpr std::int64_t attend_scratch(std::int64_t queries, std::int64_t head_dim) {
+/// Floats of scratch for `queries` (rows times heads of a kv head) of each of `kv_heads`.
+constexpr std::int64_t attend_scratch(std::int64_t queries, std::int64_t head_dim, std::int64_t kv_heads) {
   const std::int64_t width = round_up(head_dim, kPanelRows);
-  const std::int64_t queries_padded = round_up(queries, kPanelRows);
-  // Queries, their results, the chunk's results; scores; the chunk's keys, values, their scales and middles; state.
-  return 3 * queries_padded * width + queries_padded * kAttentionChunk + 2 * kAttentionChunk * (width + 2) +
-         8 * queries_padded;
+  const std::int64_t padded = round_up(queries, kPanelRows);
+  // The chunk's results and scores, its keys, values, their scales and middles, and what is kept of queries meanwhile;
+  // of each head queries, results and what is kept of them for all chunks.
+  return padded * (width + kAttentionChunk + 5) + 2 * kAttentionChunk * (width + 2) +
+         kv_heads * padded * (2 * width + 3);
 }
 
 /// A row of qkv and where its keys and values go.
@@ -250,6 +252,9 @@ using MultiplyAdd = std::int64_t (*)(std::int64_t rounds, float* sink);
 struct ProductKernels {
   void (*multiply_integers)(const IntegerTask& task) = nullptr;
   void (*multiply_pairs)(const PairTask& task) = nullptr;  // null at the end: weights are not paired
+  /// Attention whose queries and weights are rounded to bfloat16, of keys and values that are not f32; null at the end:
+  /// `attend` takes them all.
+  void (*attend_rounded)(const AttendTask& task) = nullptr;
   MultiplyAdd multiply_add[kArithmetics] = {};
 };
 

@@ -1,4 +1,5 @@
-// Products compiled for AMX, AVX-512 and VNNI. See kernel_table.h for what may not be used here.
+// Products and attention compiled for AMX, AVX-512, its BF16, VBMI and VNNI. See kernel_table.h for what may not be
+// used here.
 #include <immintrin.h>
 
 #include "backend/cpu/kernel_table.h"
@@ -13,6 +14,7 @@ namespace {
 #include "backend/cpu/kernels/elements.h"
 #include "backend/cpu/kernels/lanes_x86.h"
 #include "backend/cpu/kernels/lanes_avx512.h"
+#include "backend/cpu/kernels/math.h"
 #include "backend/cpu/kernels/integers_x86.h"
 #include "backend/cpu/kernels/integer_inputs.h"
 #include "backend/cpu/kernels/integers_vnni.h"
@@ -22,6 +24,9 @@ namespace {
 #include "backend/cpu/kernels/tiles_amx.h"
 #include "backend/cpu/kernels/integers_amx.h"
 #include "backend/cpu/kernels/products_amx.h"
+#include "backend/cpu/kernels/kv_elements.h"
+#include "backend/cpu/kernels/attend_state.h"
+#include "backend/cpu/kernels/attention_amx.h"
 // clang-format on
 
 }  // namespace
@@ -29,6 +34,7 @@ namespace {
 const ProductKernels kAmxProducts = {
     .multiply_integers = multiply_integers_by_tiles,
     .multiply_pairs = multiply_pairs_by_tiles,
+    .attend_rounded = attend_by_tiles,
     .multiply_add = {nullptr, multiply_add_pairs, multiply_add_pairs, multiply_add_bytes_by_tiles}};
 
 }  // namespace millrace

@@ -18,6 +18,7 @@ namespace {
 #include "backend/cpu/kernels/integers.h"
 #include "backend/cpu/kernels/inputs.h"
 #include "backend/cpu/kernels/kv_elements.h"
+#include "backend/cpu/kernels/attend_state.h"
 #include "backend/cpu/kernels/attention.h"
 #include "backend/cpu/kernels/rowwise.h"
 #include "backend/cpu/kernels/limits.h"

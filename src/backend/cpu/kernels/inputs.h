@@ -48,13 +48,6 @@ void quantize(const QuantizeTask& task) {
   }
 }
 
-/// Of a value within the largest code.
-inline Lanes round_to_e4m3(Lanes value) {
-  // Three bits behind the leading one are left, or steps of 2^-9: what is added and taken off has its last digit there.
-  const Lanes digits = mul(max(power_below(value), broadcast(0x1p-6f)), broadcast(0x1.8p20f));
-  return with_sign(min(sub(add(magnitude(value), digits), digits), broadcast(448.0f)), value);
-}
-
 void round_inputs_to_e4m3(const RoundTask& task) {
   const float scale = input_scale(task.x, task.cols, 448.0f);
   for (std::int64_t k = 0; k < task.cols; k += 16) {

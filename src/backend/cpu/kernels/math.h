@@ -76,3 +76,10 @@ inline Lanes erf(Lanes x) {
   const Lanes far = sub(broadcast(1.0f), exp(sub(broadcast(0.0f), q)));
   return select_less(magnitude(x), broadcast(1.0f), near, with_sign(far, x));
 }
+
+/// To the nearest number of E4M3, of a value that is not beyond the largest.
+inline Lanes round_to_e4m3(Lanes value) {
+  // Three bits behind the leading one are left, or steps of 2^-9: what is added and taken off has its last digit there.
+  const Lanes digits = mul(max(power_below(value), broadcast(0x1p-6f)), broadcast(0x1.8p20f));
+  return with_sign(min(sub(add(magnitude(value), digits), digits), broadcast(448.0f)), value);
+}

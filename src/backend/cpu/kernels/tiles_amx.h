@@ -21,11 +21,12 @@ inline void finish_stores(const void* memory) {
 }
 
 /// Sums in tiles 0 to 3, inputs in 4 and 5, weights in 6 and 7. `depth`: bytes of a row of inputs that a product takes.
-inline void configure_tiles(std::int64_t depth) {
+/// `rows`: of inputs and sums; a product takes as long as it has rows.
+inline void configure_tiles(std::int64_t depth, std::int64_t rows = kTileSide) {
   alignas(64) TileConfig config;
   for (int tile = 0; tile < 8; ++tile) {
     config.row_bytes[tile] = static_cast<std::uint16_t>(tile == 4 || tile == 5 ? depth : 64);
-    config.rows[tile] = static_cast<std::uint8_t>(tile >= 6 ? depth / 4 : kTileSide);
+    config.rows[tile] = static_cast<std::uint8_t>(tile >= 6 ? depth / 4 : rows);
   }
   finish_stores(&config);
   _tile_loadconfig(&config);
@@ -77,10 +78,10 @@ inline void multiply_tiles(const TileProduct& a, std::int64_t tile) {
         if constexpr (kPanels == 2) __builtin_prefetch(a.next[1] + line);
       }
     }
-    _tile_loadd(4, x + k, a.x_stride);
+    _tile_stream_loadd(4, x + k, a.x_stride);
     _tile_loadd(6, w, 64);
     if constexpr (kPanels == 2) _tile_loadd(7, other, 64);
-    if constexpr (kTiles == 2) _tile_loadd(5, second + k, a.x_stride);
+    if constexpr (kTiles == 2) _tile_stream_loadd(5, second + k, a.x_stride);
     if constexpr (kCodes) {
       _tile_dpbssd(0, 4, 6);
       if constexpr (kPanels == 2) _tile_dpbssd(1, 4, 7);
