@@ -323,27 +323,48 @@ inline void score_by_tiles(const AttendState& s, std::int64_t first, std::int64_
   }
 }
 
-/// Weighted values of a tile of queries: rows of `part`, `stride` bytes apart.
+/// Weighted values of a tile of queries: rows of `part`, `stride` bytes apart. By four tiles of sums, none of which
+/// waits for its own last product.
 inline void weigh_tile(const AttendState& s, std::int64_t tile, std::byte* part, std::int64_t stride) {
   const auto* const weights = reinterpret_cast<const std::byte*>(s.score + tile * kAttentionChunk);
-  constexpr std::int64_t kBlock = kPairsOfChunk * 64;
+  constexpr std::int64_t kBlock = kPairsOfChunk * 64, kHalf = kBlock / 2;
   _tile_loadd(4, weights, kWeightStride);
   _tile_loadd(5, weights + 64, kWeightStride);
-  for (std::int64_t d = 0; d < s.width; d += 32) {
-    const auto* const values = reinterpret_cast<const std::byte*>(s.value) + d / 16 * kBlock;
+  const auto* values = reinterpret_cast<const std::byte*>(s.value);
+  std::int64_t blocks = s.width / 16;
+  for (; blocks >= 4; blocks -= 4, values += 4 * kBlock, part += 4 * 64) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(6, values, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, values + kBlock, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(6, values + 2 * kBlock, 64);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_loadd(7, values + 3 * kBlock, 64);
+    _tile_dpbf16ps(3, 4, 7);
+    _tile_loadd(6, values + kHalf, 64);
+    _tile_dpbf16ps(0, 5, 6);
+    _tile_loadd(7, values + kBlock + kHalf, 64);
+    _tile_dpbf16ps(1, 5, 7);
+    _tile_loadd(6, values + 2 * kBlock + kHalf, 64);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_loadd(7, values + 3 * kBlock + kHalf, 64);
+    _tile_dpbf16ps(3, 5, 7);
+    _tile_stored(0, part, stride);
+    _tile_stored(1, part + 64, stride);
+    _tile_stored(2, part + 128, stride);
+    _tile_stored(3, part + 192, stride);
+  }
+  for (; blocks > 0; --blocks, values += kBlock, part += 64) {
     _tile_zero(0);
     _tile_loadd(6, values, 64);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, values + 1024, 64);
+    _tile_loadd(7, values + kHalf, 64);
     _tile_dpbf16ps(0, 5, 7);
-    _tile_stored(0, part + d * 4, stride);
-    if (d + 16 == s.width) break;
-    _tile_zero(1);
-    _tile_loadd(6, values + kBlock, 64);
-    _tile_dpbf16ps(1, 4, 6);
-    _tile_loadd(7, values + kBlock + 1024, 64);
-    _tile_dpbf16ps(1, 5, 7);
-    _tile_stored(1, part + d * 4 + 64, stride);
+    _tile_stored(0, part, stride);
   }
 }
 
