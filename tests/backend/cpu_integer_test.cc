@@ -28,6 +28,9 @@ std::vector<Case> cases() {
         CodeFormat{CodeKind::int4, 128, false}, CodeFormat{CodeKind::int4, 128, true}, kNvfp4, kMxfp4}) {
     for (const auto& [rows, cols] : shapes) all.push_back({format, rows, cols});
   }
+  // Long groups, of which kernels may not hold one at a time.
+  all.push_back({CodeFormat{CodeKind::int4, 512, true}, 20, 1100});
+  all.push_back({CodeFormat{CodeKind::int4, 1024, false}, 20, 2048});
   return all;
 }
 
