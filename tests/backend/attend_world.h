@@ -105,10 +105,9 @@ class AttendWorld {
     return largest;
   }
 
-  /// Gives all values at a position a number, before they are stored.
-  void set_values(int sequence, std::int64_t position, float number) {
-    std::fill_n(values_[static_cast<std::size_t>(sequence)].begin() + position * kv_width(), kv_width(), number);
-  }
+  /// Gives all numbers of a position's keys, or values, before they are stored.
+  void set_key(int sequence, std::int64_t position, float number) { set(keys_, sequence, position, number); }
+  void set_value(int sequence, std::int64_t position, float number) { set(values_, sequence, position, number); }
 
   /// Gives the sequences after `first` its pages, keys and values for the positions below `tokens`, whole pages of
   /// them, before any is stored. Returns the hint about it.
@@ -170,6 +169,10 @@ class AttendWorld {
   }
 
  private:
+  void set(std::vector<std::vector<float>>& of, int sequence, std::int64_t position, float number) const {
+    std::fill_n(of[static_cast<std::size_t>(sequence)].begin() + position * kv_width(), kv_width(), number);
+  }
+
   /// A key or value [head_dim], rounded as its format has it.
   void put(int sequence, std::int64_t t, std::int32_t head, bool key, const float* numbers) {
     const std::int32_t page =
@@ -230,6 +233,7 @@ inline std::vector<AttendShape> attend_shapes() {
     all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 64, .length = 220, .format = format});
     all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .sinks = true, .format = format});
     all.push_back({.heads = 8, .kv_heads = 8, .head_dim = 32, .length = 100, .format = format});
+    all.push_back({.heads = 72, .kv_heads = 4, .head_dim = 32, .length = 100, .format = format});
     all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131, .format = format});
     all.push_back(
         {.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50, .format = format});

@@ -27,6 +27,7 @@ std::vector<AttendShape> shapes() {
                  .format = KvFormat::bf16});
   all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 16, .length = 300, .window = 100});
   all.push_back({.heads = 70, .kv_heads = 1, .head_dim = 16, .length = 200});  // a block is one row
+  all.push_back({.heads = 70, .kv_heads = 1, .head_dim = 16, .length = 200, .format = KvFormat::bf16});
   for (const KvFormat format : kKvFormats) {
     if (kv_element_bytes(format) > 1) continue;
     all.push_back({.heads = 12, .kv_heads = 4, .head_dim = 64, .length = 330, .format = format});

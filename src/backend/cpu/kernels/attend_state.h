@@ -63,6 +63,7 @@ inline void divide_into_heads(const AttendTask& task, AttendHead* heads) {
     for (float** array : own) *array = take(padded);
     heads[h] = {task, s};
     heads[h].task.kv_head += h;
+    heads[h].task.kv_heads = 1;
   }
 }
 

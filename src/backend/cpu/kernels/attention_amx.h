@@ -1,12 +1,12 @@
 // Attention by tiles (AMX), of keys and values that bfloat16 holds without loss: all but f32. Queries are rounded to
-// bfloat16, and so are weights, once they are multiplied with the scales of values. Included inside an anonymous
-// namespace (see kernel_table.h), after attend_state.h and tiles_amx.h.
+// bfloat16, and so are weights, once they are multiplied with the scales of values; subnormal numbers count as zero.
+// (What middles add comes of the queries as they were.) Included inside an anonymous namespace (see kernel_table.h),
+// after attend_state.h and tiles_amx.h.
 //
 // A chunk is always multiplied as a whole, all 64 positions of it, for queries 16 at a time; what a query does not see
 // has a weight of zero. A query's results do not depend on its neighbours in a tile, and what positions hold that it
 // does not see cannot show, unless it is no finite number: then the rows of a task are multiplied apart.
 
-constexpr std::int64_t kChunkBlocks = kAttentionChunk / 16;
 constexpr std::int64_t kPairsOfChunk = kAttentionChunk / 2;
 
 /// Bytes of a query, and of a query's weights, as they lie in place of their floats.
@@ -21,6 +21,7 @@ inline std::int64_t key_lines(const AttendState& s) {
 
 /// The memory of the next chunk's keys and values, which is asked for in sixteenths while this one is computed: a
 /// processor has few requests under way, so that a burst of them would wait, and nothing is read where none are made.
+/// Pages of more than a chunk, and what is beyond kMostPieces, are left to the processor.
 class NextChunk {
  public:
   template <typename Element>
@@ -180,7 +181,7 @@ inline void pair_up(const Bf16* first, const Bf16* second, std::byte* line, std:
 }
 
 /// Values of two positions, either of which may be missing, to their pair's lines: those of 16 numbers each are
-/// `kPairsOfChunk` lines apart. Zeros stand for what is missing.
+/// `kPairsOfChunk` lines apart. For what is missing stands what codes of zero mean.
 template <typename Element>
 inline void pair_up_some(const Element* first, const Element* second, std::int64_t head_dim, std::byte* lines) {
   for (std::int64_t d = 0; d < head_dim; d += 16, lines += kPairsOfChunk * 64) {
@@ -193,8 +194,8 @@ inline void pair_up_some(const Element* first, const Element* second, std::int64
   }
 }
 
-/// Values of the positions in `range` to s.value: [width / 16][pairs of positions][16 numbers][2 positions], zeros, or
-/// what is multiplied with a weight of zero, for the others.
+/// Values of the positions in `range` to s.value: [width / 16][pairs of positions][16 numbers][2 positions]; for the
+/// others, finite numbers, which meet a weight of zero.
 template <typename Element>
 inline void pair_up_values(const AttendTask& task, const AttendState& s, std::int64_t base, ChunkRange range,
                            NextChunk& next) {
@@ -417,8 +418,7 @@ inline void attend_chunk_by_tiles(const AttendTask& task, const AttendState& s, 
   pair_up_values<Element>(task, s, base, range, next);
   next.ask(1);
   // What all rows see shows in all of them anyway, and codes with scales are finite.
-  const ChunkRange seen_by_first = visible_to(first_row), seen_by_last = visible_to(end_row - 1);
-  const bool alike = seen_by_first.low == seen_by_last.low && seen_by_first.high == seen_by_last.high;
+  const bool alike = visible_to(end_row - 1).low == range.low && visible_to(first_row).high == range.high;
   if (kScaled<Element> || alike || finite_values(s)) {
     weigh_by_tiles(s, first, end);
   } else {

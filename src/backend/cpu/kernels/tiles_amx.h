@@ -1,7 +1,8 @@
 // Products in tiles of 16 rows and 16 outputs (AMX). Included inside an anonymous namespace (see kernel_table.h).
 //
 // A tile of weights is what a panel has anyway: 16 lines, each with four bytes of inputs for 16 outputs. Rows are taken
-// 16 at a time; those that do not exist are read from the padding of the inputs (kInputRowPadding) and never stored.
+// 16 at a time; in products those that do not exist are read from the padding of the inputs (kInputRowPadding) and
+// never stored.
 
 constexpr std::int64_t kTileSide = 16;  // rows, and outputs, of a tile of sums
 constexpr std::int64_t kTileBytes = 1024;
