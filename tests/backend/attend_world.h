@@ -208,6 +208,7 @@ inline std::vector<AttendShape> attend_shapes() {
   all.push_back({.heads = 3, .kv_heads = 3, .head_dim = 64, .length = 200});
   all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .format = KvFormat::bf16});
   all.push_back({.heads = 16, .kv_heads = 8, .head_dim = 64, .length = 140, .format = KvFormat::bf16});
+  all.push_back({.heads = 40, .kv_heads = 2, .head_dim = 32, .length = 100, .format = KvFormat::int8});
   all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131});
   all.push_back({.heads = 2, .kv_heads = 1, .head_dim = 8, .page_tokens = 1, .length = 70, .format = KvFormat::bf16});
   all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50});
@@ -233,7 +234,6 @@ inline std::vector<AttendShape> attend_shapes() {
     all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 64, .length = 220, .format = format});
     all.push_back({.heads = 8, .kv_heads = 1, .head_dim = 128, .length = 150, .sinks = true, .format = format});
     all.push_back({.heads = 8, .kv_heads = 8, .head_dim = 32, .length = 100, .format = format});
-    all.push_back({.heads = 72, .kv_heads = 4, .head_dim = 32, .length = 100, .format = format});
     all.push_back({.heads = 6, .kv_heads = 2, .head_dim = 20, .page_tokens = 5, .length = 131, .format = format});
     all.push_back(
         {.heads = 4, .kv_heads = 2, .head_dim = 80, .page_tokens = 32, .length = 260, .window = 50, .format = format});

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <string>
 
 #include "backend/attend_world.h"
 #include "backend/reference/reference_backend.h"
@@ -15,8 +17,15 @@ using World = AttendWorld;
 
 class CpuAttend : public CpuLevelTest {};
 
+/// What the reference backend makes of the steps; slowly, so once for all levels.
+const std::vector<float>& reference_of(World& world, const std::vector<World::Step>& steps, const std::string& name) {
+  static std::map<std::string, std::vector<float>> known;
+  const auto [place, fresh] = known.try_emplace(name);
+  if (fresh) place->second = world.attend(*make_reference_backend(), steps);
+  return place->second;
+}
+
 TEST_P(CpuAttend, AgreesWithTheReference) {
-  const auto reference = make_reference_backend();
   const auto backend = cpu_backend(GetParam(), 2);
   for (const Shape& shape : attend_shapes()) {
     World world(shape, 2, 21);
@@ -25,13 +34,13 @@ TEST_P(CpuAttend, AgreesWithTheReference) {
     const std::vector<World::Step> steps = {{0, 0, shape.length}, {1, 0, shape.length}};
     const std::vector<float> out = world.attend(*backend, steps);
     if (backend->attend_arithmetic(shape.format) == Arithmetic::f32) {
-      EXPECT_TRUE(close(out, world.attend(*reference, steps), 3e-6f)) << describe(shape);
+      EXPECT_TRUE(close(out, reference_of(world, steps, describe(shape)), 3e-6f)) << describe(shape);
       continue;
     }
     // It says that it rounds. Then queries are what it multiplies, and each weight is off by up to 2^-8 of itself: a
     // result by up to that of the largest value. (Of int4, codes times scales: values less their middle.)
     world.round_queries();
-    const std::vector<float> expected = world.attend(*reference, steps);
+    const std::vector<float>& expected = reference_of(world, steps, describe(shape) + ", rounded queries");
     const float rounding = shape.format == KvFormat::int4 ? 0x1.02p-7f : 0x1.02p-8f;
     EXPECT_TRUE(within(out, expected, rounding * world.largest_value())) << describe(shape);
     // Roundings are as often up as down: a position that is missing, or there twice, would show in this.
