@@ -143,6 +143,12 @@ inline void gather_all_scales(const AttendTask& task, const AttendState& s, std:
   }
 }
 
+/// exp() of what is not positive; 0 where that would be subnormal, which some processors compute slowly.
+inline Lanes weight_of(Lanes x) {
+  const Lanes least = broadcast(-87.0f);
+  return select_less(x, least, broadcast(0.0f), exp(max(least, x)));  // the bound comes first: NaN stays NaN
+}
+
 /// chunk_softmax() of a chunk that is visible as a whole, without softcap: the same operations, without memory between
 /// them.
 template <typename Element>
@@ -163,7 +169,7 @@ inline void whole_softmax(const AttendArgs& args, const AttendState& s, std::int
   const Lanes nothing = broadcast(0.0f);
   Lanes sum = nothing, middle = nothing;
   MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) {
-    const Lanes weight = exp(sub(v[b], origin));
+    const Lanes weight = weight_of(sub(v[b], origin));
     sum = add(sum, weight);
     if constexpr (kHasMiddle<Element>) {
       middle = add(middle, select_less(nothing, weight, mul(weight, load(s.value_middle + b * 16)), nothing));
@@ -210,7 +216,7 @@ inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
   const Lanes nothing = broadcast(0.0f);
   Lanes sum = nothing, middle = nothing;  // hidden positions add an exact zero, so how many were computed does not show
   for (std::int64_t j = begin; j < end; j += 16) {
-    const Lanes weight = exp(sub(load(score + j), origin));
+    const Lanes weight = weight_of(sub(load(score + j), origin));
     if constexpr (kHasMiddle<Element>) {  // what is hidden may have a middle that is not finite
       middle = add(middle, select_less(nothing, weight, mul(weight, load(s.value_middle + j)), nothing));
     }

@@ -240,8 +240,9 @@ inline void round_in_place(float* values, std::int64_t count) {
   }
 }
 
-/// 2 to the power of numbers that are not positive: infinities give 0. The polynomial is within 1.5e-7 of 2^f for f in
-/// [0, 1), and 1 at 0; its coefficients come from reweighted least squares of the relative error.
+/// 2 to the power of numbers that are not positive; 0 for what would be subnormal, which costs a hundred times as much
+/// and is rounded to zero anyway. The polynomial is within 1.5e-7 of 2^f for f in [0, 1), and 1 at 0; its coefficients
+/// come from reweighted least squares of the relative error.
 inline Lanes power_of_two_below(Lanes x) {
   constexpr int kLessItsFloor = 1;  // of _mm512_reduce_ps
   const Lanes f{_mm512_reduce_ps(x.all, kLessItsFloor)};
@@ -250,7 +251,8 @@ inline Lanes power_of_two_below(Lanes x) {
   p = fma(p, f, broadcast(0.240164444f));
   p = fma(p, f, broadcast(0.693151295f));
   p = fma(p, f, broadcast(1.0f));
-  return {_mm512_scalef_ps(p.all, x.all)};  // of its second operand it takes the floor
+  const __mmask16 normal = _mm512_cmp_ps_mask(x.all, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);  // NaN too
+  return {_mm512_maskz_scalef_ps(normal, p.all, x.all)};  // of its second operand it takes the floor
 }
 
 /// Scores of query i to weights exp(score - largest) in bfloat16, in place; zero is the weight of what it does not see,
