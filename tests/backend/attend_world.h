@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cpu/kernel_table.h"
 #include "backend/cpu_test_util.h"
 #include "backend/staged_backend.h"
 #include "core/float16.h"
@@ -200,6 +201,24 @@ class AttendWorld {
   std::vector<std::vector<std::int32_t>> tables_;
   std::vector<std::vector<float>> queries_, keys_, values_;
   std::vector<float> sinks_;
+};
+
+/// A test of attention, on levels that have one of their own.
+class CpuAttendLevelTest : public CpuLevelTest {
+ protected:
+  void SetUp() override {
+    CpuLevelTest::SetUp();
+    if (IsSkipped()) return;
+    const KernelTable own = kernel_table(GetParam());
+    for (const IsaLevel lower : kIsaLevels) {
+      if (lower == GetParam()) break;
+      if (!isa_available(lower)) continue;
+      const KernelTable other = kernel_table(lower);
+      if (own.attend == other.attend && own.products.attend_rounded == other.products.attend_rounded) {
+        GTEST_SKIP() << "attention of " << isa_level_name(GetParam()) << " is that of " << isa_level_name(lower);
+      }
+    }
+  }
 };
 
 inline std::vector<AttendShape> attend_shapes() {

@@ -15,7 +15,7 @@ namespace {
 using Shape = AttendShape;
 using World = AttendWorld;
 
-class CpuAttend : public CpuLevelTest {};
+class CpuAttend : public CpuAttendLevelTest {};
 
 /// What the reference backend makes of the steps; slowly, so once for all levels.
 const std::vector<float>& reference_of(World& world, const std::vector<World::Step>& steps, const std::string& name) {

@@ -64,7 +64,7 @@ Mix random_mix(const AttendShape& shape, Random& random) {
   return mix;
 }
 
-class CpuCascade : public CpuLevelTest {};
+class CpuCascade : public CpuAttendLevelTest {};
 
 TEST_P(CpuCascade, SameBitsAsThePlainPath) {
   const auto one = cpu_backend(GetParam(), 1), two = cpu_backend(GetParam(), 2), many = cpu_backend(GetParam(), 11);
