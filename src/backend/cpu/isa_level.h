@@ -24,7 +24,7 @@ inline constexpr std::array kIsaLevels = {
 
 std::string_view isa_level_name(IsaLevel level);
 /// The lowest level that gives the same bits. From avx2 on, all run the same operations in the same order; but
-/// avx512_bf16 and amx have ways of their own to add products of bfloat16.
+/// avx512_bf16 and amx have ways of their own to add products of bfloat16, and amx rounds in attention.
 IsaLevel numeric_level(IsaLevel level);
 /// Its name, and the processor's vendor where bits depend on that.
 std::string numeric_level_name(IsaLevel level);

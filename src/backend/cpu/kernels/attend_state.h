@@ -149,6 +149,20 @@ inline Lanes weight_of(Lanes x) {
   return select_less(x, least, broadcast(0.0f), exp(max(least, x)));  // the bound comes first: NaN stays NaN
 }
 
+/// Products of query i with the keys of positions [j, j + 16) of the chunk, with all that is multiplied or added.
+template <typename Element>
+inline Lanes scaled_score(const AttendArgs& args, const AttendState& s, std::int64_t i, std::int64_t j) {
+  Lanes v = load(s.score + i * kAttentionChunk + j);
+  if constexpr (kScaled<Element>) v = mul(v, load(s.key_scale + j));
+  if constexpr (kHasMiddle<Element>) v = fma(broadcast(s.query_sum[i]), load(s.key_middle + j), v);
+  return mul(v, broadcast(args.scale));
+}
+
+inline Lanes capped(const AttendArgs& args, Lanes v) {
+  if (args.softcap == 0.0f) return v;
+  return mul(broadcast(args.softcap), tanh(div(v, broadcast(args.softcap))));
+}
+
 /// chunk_softmax() of a chunk that is visible as a whole, without softcap: the same operations, without memory between
 /// them.
 template <typename Element>
@@ -157,10 +171,7 @@ inline void whole_softmax(const AttendArgs& args, const AttendState& s, std::int
   float* score = s.score + i * kAttentionChunk;
   Lanes v[kBlocks];
   MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) {
-    v[b] = load(score + b * 16);
-    if constexpr (kScaled<Element>) v[b] = mul(v[b], load(s.key_scale + b * 16));
-    if constexpr (kHasMiddle<Element>) v[b] = fma(broadcast(s.query_sum[i]), load(s.key_middle + b * 16), v[b]);
-    v[b] = mul(v[b], broadcast(args.scale));
+    v[b] = scaled_score<Element>(args, s, i, b * 16);
   }
   Lanes largest = v[0];
   MILLRACE_UNROLL for (int b = 1; b < kBlocks; ++b) largest = max(largest, v[b]);
@@ -197,14 +208,7 @@ inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
   }
   const std::int64_t begin = computed.low / 16 * 16, end = (computed.high / 16 + 1) * 16;
   for (std::int64_t j = begin; j < end; j += 16) {
-    Lanes v = load(score + j);
-    if constexpr (kScaled<Element>) v = mul(v, load(s.key_scale + j));
-    if constexpr (kHasMiddle<Element>) v = fma(broadcast(s.query_sum[i]), load(s.key_middle + j), v);
-    v = mul(v, broadcast(args.scale));
-    if (args.softcap != 0.0f) {
-      v = mul(broadcast(args.softcap), tanh(div(v, broadcast(args.softcap))));
-    }
-    store(score + j, v);
+    store(score + j, capped(args, scaled_score<Element>(args, s, i, j)));
   }
   for (std::int64_t j = begin; j < visible.low; ++j) score[j] = -__builtin_inff();
   for (std::int64_t j = visible.high + 1; j < end; ++j) score[j] = -__builtin_inff();

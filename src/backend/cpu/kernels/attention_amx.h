@@ -240,8 +240,8 @@ inline void round_in_place(float* values, std::int64_t count) {
   }
 }
 
-/// 2 to the power of numbers that are not positive; 0 for what would be subnormal, which costs a hundred times as much
-/// and is rounded to zero anyway. The polynomial is within 1.5e-7 of 2^f for f in [0, 1), and 1 at 0; its coefficients
+/// 2 to the power of numbers that are not positive; 0 for what would be subnormal, which is slow to compute and
+/// rounded to zero anyway. The polynomial is within 1.5e-7 of 2^f for f in [0, 1), and 1 at 0; its coefficients
 /// come from reweighted least squares of the relative error.
 inline Lanes power_of_two_below(Lanes x) {
   constexpr int kLessItsFloor = 1;  // of _mm512_reduce_ps
@@ -265,13 +265,7 @@ inline void round_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
   const __m512 nothing = _mm512_setzero_ps();
   Lanes v[kBlocks];
   MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) {
-    v[b] = load(score + b * 16);
-    if constexpr (kScaled<Element>) v[b] = mul(v[b], load(s.key_scale + b * 16));
-    if constexpr (kHasMiddle<Element>) v[b] = fma(broadcast(s.query_sum[i]), load(s.key_middle + b * 16), v[b]);
-    v[b] = mul(v[b], broadcast(args.scale));
-    if (args.softcap != 0.0f) {
-      v[b] = mul(broadcast(args.softcap), tanh(div(v[b], broadcast(args.softcap))));
-    }
+    v[b] = capped(args, scaled_score<Element>(args, s, i, b * 16));
     v[b].all =
         _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), static_cast<__mmask16>(seen >> (b * 16)), v[b].all);
   }
