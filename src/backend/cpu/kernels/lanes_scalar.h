@@ -116,39 +116,41 @@ inline float reduce_max(Lanes v) {
   return largest;
 }
 
-inline Lanes load(const Bf16* p) {
+/// The floats that have these bits.
+inline Lanes lanes_of(const std::uint32_t (&bits)[16]) {
   Lanes result;
-  for (int i = 0; i < 16; ++i) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(p[i].bits) << 16;
-    __builtin_memcpy(reinterpret_cast<char*>(&result) + 4 * i, &bits, 4);
-  }
+  __builtin_memcpy(&result, bits, sizeof result);
   return result;
 }
-inline Lanes load(const Half* p) {
-  Lanes result;
-  for (int i = 0; i < 16; ++i) {
-    const std::uint32_t half = p[i].bits;
-    const std::uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 0x1fu, mantissa = half & 0x3ffu;
-    std::uint32_t bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
-    if (exponent == 0x1f) {
-      bits = sign | 0x7f800000u | (mantissa << 13);
-      if (mantissa != 0) bits |= 0x400000u;  // quiet, as the instruction of the other levels makes it
-    } else if (exponent == 0) {
-      const float magnitude_bits = static_cast<float>(mantissa) * 0x1p-24f;  // a subnormal half
-      __builtin_memcpy(&bits, &magnitude_bits, 4);
-      bits |= sign;
-    }
-    __builtin_memcpy(reinterpret_cast<char*>(&result) + 4 * i, &bits, 4);
+inline Lanes load(const Bf16* p) {
+  std::uint32_t bits[16];
+  for (int i = 0; i < 16; ++i) bits[i] = std::uint32_t{p[i].bits} << 16;
+  return lanes_of(bits);
+}
+/// A half as the bits of a float.
+inline std::uint32_t widen_half(std::uint32_t half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16, exponent = (half >> 10) & 0x1fu, mantissa = half & 0x3ffu;
+  std::uint32_t bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
+  if (exponent == 0x1f) {
+    bits = sign | 0x7f800000u | (mantissa << 13);
+    if (mantissa != 0) bits |= 0x400000u;  // quiet, as the instruction of the other levels makes it
+  } else if (exponent == 0) {
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // a subnormal half
+    __builtin_memcpy(&bits, &magnitude, 4);
+    bits |= sign;
   }
-  return result;
+  return bits;
+}
+inline Lanes load(const Half* p) {
+  std::uint32_t bits[16];
+  for (int i = 0; i < 16; ++i) bits[i] = widen_half(p[i].bits);
+  return lanes_of(bits);
 }
 /// Divided by kE4m3Unit. The two codes of NaN are not looked for.
 inline Lanes load(const E4m3* p) {
-  Half halves[16];
-  for (int i = 0; i < 16; ++i) {
-    halves[i].bits = static_cast<std::uint16_t>((p[i].bits & 0x80) << 8 | (p[i].bits & 0x7f) << 7);
-  }
-  return load(halves);
+  std::uint32_t bits[16];
+  for (int i = 0; i < 16; ++i) bits[i] = widen_half((p[i].bits & 0x80u) << 8 | (p[i].bits & 0x7fu) << 7);
+  return lanes_of(bits);
 }
 /// What load() gives back: values of E4M3 divided by kE4m3Unit.
 inline void store(E4m3* p, Lanes v) {
@@ -167,9 +169,9 @@ inline void store(E4m3* p, Lanes v) {
   }
 }
 inline Lanes load(const E5m2* p) {
-  Half halves[16];
-  for (int i = 0; i < 16; ++i) halves[i].bits = static_cast<std::uint16_t>(p[i].bits << 8);
-  return load(halves);
+  std::uint32_t bits[16];
+  for (int i = 0; i < 16; ++i) bits[i] = widen_half(std::uint32_t{p[i].bits} << 8);
+  return lanes_of(bits);
 }
 /// Of values of E5M2 and NaN.
 inline void store(E5m2* p, Lanes v) {
