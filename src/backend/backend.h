@@ -17,6 +17,7 @@
 
 #include "backend/forward_batch.h"
 #include "backend/matrix_source.h"
+#include "backend/token_draw.h"
 #include "core/dtype.h"
 #include "core/result.h"
 #include "quant/kv_format.h"
@@ -232,6 +233,13 @@ class Backend {
   virtual void gather_rows(const float* x, std::span<const std::int32_t> indices, std::int64_t width, float* out) = 0;
   /// x[i] = softcap * tanh(scale * x[i] / softcap), or scale * x[i] where softcap is 0.
   virtual void scale_softcap(float* x, std::int64_t count, float scale, float softcap) = 0;
+
+  /// Whether draw_tokens() can do such a draw. Else the row goes to the host, as it does where its memory is the
+  /// host's.
+  [[nodiscard]] virtual bool draws(const TokenDraw& /*draw*/, std::int64_t /*vocab*/) const { return false; }
+  /// tokens[i] = what draws[i] draws; logits [rows, vocab] stay as they are, `tokens` is memory of the host.
+  virtual void draw_tokens(const float* logits, std::int64_t vocab, std::span<const TokenDraw> draws,
+                           std::span<std::int32_t> tokens);
 };
 
 }  // namespace millrace

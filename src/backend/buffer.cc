@@ -18,4 +18,9 @@ void check_copy(const Buffer& target, std::size_t target_offset, const Buffer& s
                  bytes, source_offset, target_offset);
 }
 
+void Backend::draw_tokens(const float* /*logits*/, std::int64_t /*vocab*/, std::span<const TokenDraw> /*draws*/,
+                          std::span<std::int32_t> /*tokens*/) {
+  MILLRACE_CHECK(false, "this backend draws no tokens");
+}
+
 }  // namespace millrace

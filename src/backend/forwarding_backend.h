@@ -67,6 +67,13 @@ class ForwardingBackend : public Backend {
   void scale_softcap(float* x, std::int64_t count, float scale, float softcap) override {
     inner_->scale_softcap(x, count, scale, softcap);
   }
+  [[nodiscard]] bool draws(const TokenDraw& draw, std::int64_t vocab) const override {
+    return inner_->draws(draw, vocab);
+  }
+  void draw_tokens(const float* logits, std::int64_t vocab, std::span<const TokenDraw> draws,
+                   std::span<std::int32_t> tokens) override {
+    inner_->draw_tokens(logits, vocab, draws, tokens);
+  }
 
  protected:
   [[nodiscard]] Backend& inner() { return *inner_; }

@@ -35,7 +35,7 @@ BenchRun BenchTests::decode(std::int32_t steps, std::int32_t batch, std::int32_t
         plan.entries.push_back(
             {.id = static_cast<SequenceId>(s), .rows = 1, .first_position = behind + step, .samples = true});
       }
-      runner_->run(sequences.batch(plan));
+      run(sequences.batch(plan));
     }
   });
 }
@@ -53,7 +53,7 @@ BenchRun BenchTests::mixed(std::int32_t prompt, std::int32_t gen, std::int32_t b
     }
     while (!missing.empty()) {
       const StepPlan plan = scheduler.schedule();
-      runner_->run(make_forward_batch(plan, [&](const StepEntry& entry) { return scheduler.sequence(entry); }));
+      run(make_forward_batch(plan, [&](const StepEntry& entry) { return scheduler.sequence(entry); }));
       const auto sampled = std::ranges::count_if(plan.entries, &StepEntry::samples);
       scheduler.commit(plan, std::vector<std::int32_t>(static_cast<std::size_t>(sampled), 0));
       for (const StepEntry& entry : plan.entries) {
@@ -87,12 +87,17 @@ void BenchTests::compute(UnscheduledSequences& sequences, std::int32_t sequence,
   const auto limit = static_cast<std::int32_t>(runner_->limits().max_rows);
   for (std::int32_t done = first; done < end; done += limit) {
     const std::int32_t rows = std::min(limit, end - done);
-    runner_->run(sequences.batch({{{.id = static_cast<SequenceId>(sequence),
-                                    .rows = rows,
-                                    .first_position = done,
-                                    .samples = done + rows == end}},
-                                  {}}));
+    run(sequences.batch({{{.id = static_cast<SequenceId>(sequence),
+                           .rows = rows,
+                           .first_position = done,
+                           .samples = done + rows == end}},
+                         {}}));
   }
+}
+
+void BenchTests::run(const ForwardBatch& batch) {
+  const std::vector<std::optional<TokenDraw>> draws(batch.logit_rows.size(), TokenDraw{.greedy = true});
+  runner_->run(batch, draws);
 }
 
 /// Gives each sequence pages for `depth` tokens with keys and values that were not computed: how long attention takes

@@ -1,5 +1,5 @@
-// What `millrace bench` runs: prefill, decode and both mixed, straight on the model runner. No sampler, ids that cost
-// nothing to make.
+// What `millrace bench` runs: prefill, decode and both mixed, straight on the model runner. Ids cost nothing to make;
+// no token is drawn but on a device that draws them itself.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +43,7 @@ class BenchTests {
   UnscheduledSequences make_sequences(std::int32_t count, std::int32_t tokens);
   void compute(UnscheduledSequences& sequences, std::int32_t sequence, std::int32_t first, std::int32_t end);
   void fill(UnscheduledSequences& sequences, std::int32_t count, std::int32_t depth);
+  void run(const ForwardBatch& batch);
 
   ModelRunner* runner_;
   MeteredBackend* meter_;

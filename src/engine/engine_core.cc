@@ -158,10 +158,10 @@ bool EngineCore::step() {
   const ForwardBatch batch = prepare_batch(plan);
   runner_->cache().copy(plan.copies);
   lap.take(report_.prepare);
-  const std::span<float> logits = runner_->run(batch);
+  const ModelRunner::Outcome outcome = runner_->run(batch, device_draws(plan));
   lap.take(report_.forward);
   if (batch.wants_hidden) pool_rows(plan);
-  sample_rows(plan, logits);
+  sample_rows(plan, outcome);
   std::vector<std::int32_t> tokens;
   for (const Sampled& sampled : sampled_) tokens.push_back(sampled.token);
   lap.take(report_.sample);
@@ -212,17 +212,33 @@ ForwardBatch EngineCore::prepare_batch(StepPlan& plan) {
   return batch;
 }
 
-void EngineCore::sample_rows(const StepPlan& plan, std::span<float> logits) {
+std::span<const std::optional<TokenDraw>> EngineCore::device_draws(const StepPlan& plan) {
+  draws_.clear();
+  for (const StepEntry& entry : plan.entries) {
+    if (entry.all_logits) draws_.resize(draws_.size() + static_cast<std::size_t>(entry.rows));
+    if (entry.all_logits || !entry.samples) continue;
+    const ChoiceState& choice = *sequences_.at(entry.id);
+    const bool plain = !choice.grammar && choice.request->request.logprobs < 0;
+    draws_.push_back(plain ? device_draw(choice.sampling, entry.first_position + entry.rows) : std::nullopt);
+  }
+  return draws_;
+}
+
+void EngineCore::sample_rows(const StepPlan& plan, const ModelRunner::Outcome& outcome) {
   sampled_.clear();
   const auto vocab = static_cast<std::size_t>(runner_->config().vocab);
+  std::size_t first = 0;
   for (const StepEntry& entry : plan.entries) {
     const std::size_t rows = entry.all_logits ? static_cast<std::size_t>(entry.rows) : entry.samples ? 1 : 0;
-    const std::span<float> own = logits.first(rows * vocab);
-    logits = logits.subspan(rows * vocab);
     if (rows == 0) continue;
+    const std::span<float> own = outcome.logits.subspan(first * vocab, rows * vocab);
+    first += rows;
     ChoiceState& choice = *sequences_.at(entry.id);
     if (entry.all_logits) report_prompt(choice, entry, own);
-    if (entry.samples) sampled_.push_back(sample_row(choice, entry, own.last(vocab)));
+    if (!entry.samples) continue;
+    const std::int32_t drawn = outcome.tokens[first - 1];
+    sampled_.push_back(drawn >= 0 ? Sampled{.id = entry.id, .token = drawn}
+                                  : sample_row(choice, entry, own.last(vocab)));
   }
 }
 

@@ -71,7 +71,9 @@ class EngineCore {
   };
 
   ForwardBatch prepare_batch(StepPlan& plan);
-  void sample_rows(const StepPlan& plan, std::span<float> logits);
+  /// For each row of logits how the device may draw its token.
+  std::span<const std::optional<TokenDraw>> device_draws(const StepPlan& plan);
+  void sample_rows(const StepPlan& plan, const ModelRunner::Outcome& outcome);
   Sampled sample_row(ChoiceState& choice, const StepEntry& entry, std::span<float> logits);
   void report_prompt(ChoiceState& choice, const StepEntry& entry, std::span<const float> logits);
   void pool_rows(const StepPlan& plan);
@@ -92,6 +94,7 @@ class EngineCore {
   SequenceId next_sequence_ = 1;
 
   // Of the step that runs.
+  std::vector<std::optional<TokenDraw>> draws_;
   std::vector<Sampled> sampled_;
   std::vector<std::uint32_t> allowed_;
   SamplerScratch scratch_;

@@ -19,16 +19,48 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(std::unique_ptr<Backend
 }
 
 std::span<float> ModelRunner::run(const ForwardBatch& batch) {
+  const std::size_t rows = batch.logit_rows.size();
+  return {fetch(forward(batch), 0, rows), rows * static_cast<std::size_t>(config().vocab)};
+}
+
+ModelRunner::Outcome ModelRunner::run(const ForwardBatch& batch, std::span<const std::optional<TokenDraw>> draws) {
+  const std::size_t rows = batch.logit_rows.size();
+  MILLRACE_CHECK(draws.size() == rows, "{} draws for {} rows", draws.size(), rows);
+  const Buffer& logits = forward(batch);
+  draws_.clear();
+  for (std::size_t i = 0; i < rows; ++i) {
+    if (!draws[i] || !backend_->draws(*draws[i], config().vocab)) continue;
+    draws_.push_back(*draws[i]);
+    draws_.back().row = static_cast<std::int32_t>(i);
+  }
+  drawn_.resize(draws_.size());
+  if (!draws_.empty()) backend_->draw_tokens(logits.floats(), config().vocab, draws_, drawn_);
+  tokens_.assign(rows, -1);
+  for (std::size_t i = 0; i < draws_.size(); ++i) tokens_[static_cast<std::size_t>(draws_[i].row)] = drawn_[i];
+
+  float* all = fetch(logits, 0, 0);             // which starts the step even where nothing is wanted of it
+  for (std::size_t first = 0; first < rows;) {  // as many at once as lie side by side
+    std::size_t end = first;
+    while (end < rows && tokens_[end] < 0) ++end;
+    all = fetch(logits, first, end - first);
+    first = end + 1;
+  }
+  return {tokens_, {all, rows * static_cast<std::size_t>(config().vocab)}};
+}
+
+const Buffer& ModelRunner::forward(const ForwardBatch& batch) {
   for (const std::int32_t token : batch.token_ids) {
     MILLRACE_CHECK(token >= 0 && token < config().vocab, "token {} of {}", token, config().vocab);
   }
   rows_ = batch.rows();
-  const Buffer& logits = decoder_->forward(batch, cache_->layers());
-  const std::size_t count = batch.logit_rows.size() * static_cast<std::size_t>(config().vocab);
-  if (backend_->host_memory()) return {logits.floats(), count};
-  const std::span<float> on_host(logits_.floats(), count);
-  backend_->read(logits, 0, std::as_writable_bytes(on_host));
-  return on_host;
+  return decoder_->forward(batch, cache_->layers());
+}
+
+float* ModelRunner::fetch(const Buffer& logits, std::size_t first_row, std::size_t rows) {
+  if (backend_->host_memory()) return logits.floats();
+  const std::size_t row_bytes = static_cast<std::size_t>(config().vocab) * sizeof(float);
+  backend_->read(logits, first_row * row_bytes, {logits_.data() + first_row * row_bytes, rows * row_bytes});
+  return logits_.floats();
 }
 
 std::span<const float> ModelRunner::hidden() {

@@ -1,7 +1,9 @@
 // ModelRunner: a model on a device, ready to run steps: decoder, KV memory, and the logits brought to the host.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -23,6 +25,14 @@ class ModelRunner {
   /// Runs one step; row i of the result, [vocab] floats, belongs to batch.logit_rows[i]. Scratch that the caller may
   /// change; valid until the next call.
   std::span<float> run(const ForwardBatch& batch);
+
+  struct Outcome {
+    std::span<const std::int32_t> tokens;  // [logit_rows]: what the device drew, or -1
+    std::span<float> logits;               // as above, but undefined for rows with a token
+  };
+  /// The same. Where draws[i], for batch.logit_rows[i], says how and the device can, it draws the token, and the row of
+  /// logits does not come to the host.
+  Outcome run(const ForwardBatch& batch, std::span<const std::optional<TokenDraw>> draws);
 
   /// After a run() of a batch that wants_hidden: the final hidden states of its rows, [rows, hidden]. Valid until the
   /// next run().
@@ -47,8 +57,14 @@ class ModelRunner {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<KvCache> cache_;
   std::int64_t max_sequence_tokens_;
+  const Buffer& forward(const ForwardBatch& batch);
+  /// Brings rows of logits to the host, where they are not; all of them as it sees them.
+  float* fetch(const Buffer& logits, std::size_t first_row, std::size_t rows);
+
   Buffer logits_;  // on the host, where the device has memory of its own; and
   std::vector<float> hidden_;
+  std::vector<TokenDraw> draws_;  // that the device does in this step; and
+  std::vector<std::int32_t> drawn_, tokens_;
   std::int64_t rows_ = 0;  // of the last batch
 };
 

@@ -289,35 +289,36 @@ std::int32_t draw_in_top_p(const RowView& row, const WeightScale& weights, float
 
   const auto wanted = std::max<std::uint64_t>(
       1, static_cast<std::uint64_t>(std::ceil(static_cast<double>(top_p) * static_cast<double>(total))));
-  LimitBracket bracket = bracket_limit(kernels, units, total, wanted);
+  const LimitBracket bracket = bracket_limit(kernels, units, total, wanted);
   std::uint64_t heavy = collect_units(kernels, bracket.low, bracket.high, scratch);
   scratch.rest = scratch.found;
   const RowItem last = smallest_prefix(scratch.rest, wanted - heavy);
-  std::erase_if(scratch.found, [&](const RowItem& item) { return more_likely(last, item); });
 
-  // The set is now all from bracket.high on, and what was found below. min_p may end it sooner.
+  // The set is all above a limit, and of those that reach it the ones up to `last_place`. min_p may raise the limit.
+  auto limit = static_cast<std::int32_t>(last.weight);
+  std::int32_t last_place = last.place;
   const auto floor = static_cast<std::int32_t>(std::ceil(static_cast<double>(min_p) * kUnitsOfOne));
-  if (floor >= bracket.high) {
-    bracket.high = floor;
-    heavy = collect_units(kernels, floor, floor, scratch);
+  if (floor > limit) {
+    limit = floor;
+    last_place = std::numeric_limits<std::int32_t>::max();
   }
-  std::erase_if(scratch.found, [&](const RowItem& item) { return item.weight < static_cast<std::uint64_t>(floor); });
+  if (limit != bracket.low || limit + 1 != bracket.high) heavy = collect_units(kernels, limit, limit + 1, scratch);
+  std::erase_if(scratch.found, [&](const RowItem& item) { return item.place > last_place; });
 
-  std::uint64_t kept = heavy;
-  for (const RowItem& item : scratch.found) kept += item.weight;
-  std::uint64_t target = share_of(kept, uniform);
-  if (target >= heavy) {
-    target -= heavy;
-    std::size_t i = 0;
-    for (; target >= scratch.found[i].weight; ++i) target -= scratch.found[i].weight;
-    return scratch.found[i].place;
-  }
+  const std::vector<RowItem>& ties = scratch.found;
+  std::uint64_t target = share_of(heavy + ties.size() * static_cast<std::uint64_t>(limit), uniform);
   std::size_t block = 0;
-  for (; target >= scratch.unit_sums[block]; ++block) target -= scratch.unit_sums[block];
-  for (std::size_t place = block * kRowBlock;; ++place) {
-    const std::int32_t unit = units[place];
-    if (unit < bracket.high) continue;
-    if (target < static_cast<std::uint64_t>(unit)) return static_cast<std::int32_t>(place);
+  for (std::size_t tie = 0;; ++block) {
+    const auto end = static_cast<std::int32_t>((block + 1) * kRowBlock);
+    std::uint64_t sum = scratch.unit_sums[block];
+    for (; tie < ties.size() && ties[tie].place < end; ++tie) sum += static_cast<std::uint64_t>(limit);
+    if (target < sum) break;
+    target -= sum;
+  }
+  for (auto place = static_cast<std::int32_t>(block * kRowBlock);; ++place) {
+    const std::int32_t unit = units[static_cast<std::size_t>(place)];
+    if (unit < limit || (unit == limit && place > last_place)) continue;
+    if (target < static_cast<std::uint64_t>(unit)) return place;
     target -= static_cast<std::uint64_t>(unit);
   }
 }

@@ -60,8 +60,8 @@ std::int32_t draw_by_place(const RowView& row, const WeightScale& weights, float
 
 /// Draws among the fewest most likely logits whose weight reaches `top_p` (0 < top_p < 1) of the whole row's, without
 /// those that weigh less than `min_p` (0 to 1). Weights are rounded to multiples of 2^-30, and equal ones go by their
-/// place: the set is exact. The running sum that is to pass `uniform` of it goes by place, but through those last that
-/// weigh as much as the least likely of the set.
+/// place: the set is exact, and so is the draw, the place at which the running sum of the set, by place, passes
+/// `uniform` of the whole.
 ///
 /// No sort and no heap: passes over the row count what is above a limit, and limits that are guessed from a sample
 /// close in on the right one until few are left between them.

@@ -57,16 +57,22 @@ std::int32_t apply_mask(std::span<float> logits, std::span<const std::uint32_t> 
   return lowest;
 }
 
-WeightScale weight_scale(float largest, const SamplingParams& params) {
-  WeightScale weights{.largest = largest};
+TokenDraw make_draw(const SamplingParams& params, std::int64_t position) {
+  TokenDraw draw{.greedy = params.temperature == 0.0f || params.top_k == 1,
+                 .top_k = params.top_k,
+                 .top_p = params.top_p,
+                 .min_p = params.min_p,
+                 .floor = kSmallestExponent};
+  if (draw.greedy) return draw;
   // The differences that it multiplies are 0 or less: a temperature near 0 may not make 0 · inf of them. So those below
   // 4.24e-39 count as that.
-  weights.scale = static_cast<float>(
+  draw.scale = static_cast<float>(
       std::min(kLog2E / static_cast<double>(params.temperature), double{std::numeric_limits<float>::max()}));
   if (params.min_p > 0.0f && params.top_p >= 1.0f) {  // with top_p, draw_in_top_p() minds it
-    weights.floor = std::max(kSmallestExponent, static_cast<float>(portable_log2(static_cast<double>(params.min_p))));
+    draw.floor = std::max(kSmallestExponent, static_cast<float>(portable_log2(static_cast<double>(params.min_p))));
   }
-  return weights;
+  draw.uniform = philox_uniform(params.seed, params.choice, static_cast<std::uint64_t>(position));
+  return draw;
 }
 
 /// The row of the k most likely tokens; scratch.kept_tokens has their ids.
@@ -152,15 +158,15 @@ std::int32_t sample(std::span<float> logits, const SamplingParams& params, const
   const std::int32_t lowest = apply_mask(logits, allowed);
   RowView row = view_row(*scratch.kernels, logits, scratch.maxima);
   if (row.largest == -kInfinity) return lowest;
-  if (params.temperature == 0.0f || params.top_k == 1 || row.largest == kInfinity) return place_of_largest(row);
+  const TokenDraw draw = make_draw(params, position);
+  if (draw.greedy || row.largest == kInfinity) return place_of_largest(row);
 
-  const bool cut = params.top_k > 0 && static_cast<std::size_t>(params.top_k) < logits.size();
-  if (cut) row = keep_top_k(row, static_cast<std::size_t>(params.top_k), scratch);
-  const WeightScale weights = weight_scale(row.largest, params);
-  const float uniform = philox_uniform(params.seed, params.choice, static_cast<std::uint64_t>(position));
-  const std::int32_t place = params.top_p < 1.0f
-                                 ? draw_in_top_p(row, weights, params.top_p, params.min_p, uniform, scratch.selection)
-                                 : draw_by_place(row, weights, uniform, scratch.selection);
+  const bool cut = draw.top_k > 0 && static_cast<std::size_t>(draw.top_k) < logits.size();
+  if (cut) row = keep_top_k(row, static_cast<std::size_t>(draw.top_k), scratch);
+  const WeightScale weights{.largest = row.largest, .scale = draw.scale, .floor = draw.floor};
+  const std::int32_t place = draw.top_p < 1.0f
+                                 ? draw_in_top_p(row, weights, draw.top_p, draw.min_p, draw.uniform, scratch.selection)
+                                 : draw_by_place(row, weights, draw.uniform, scratch.selection);
   return cut ? scratch.kept_tokens[static_cast<std::size_t>(place)] : place;
 }
 
@@ -168,6 +174,11 @@ std::int32_t sample(std::span<float> logits, const SamplingParams& params, const
                     std::int64_t position, std::span<const std::uint32_t> allowed) {
   SamplerScratch scratch;
   return sample(logits, params, counts, position, allowed, scratch);
+}
+
+std::optional<TokenDraw> device_draw(const SamplingParams& params, std::int64_t position) {
+  if (needs_counts(params) || !params.logit_bias.empty()) return std::nullopt;
+  return make_draw(params, position);
 }
 
 TokenLogprobs token_logprobs(std::span<const float> logits, std::int32_t token, std::int32_t top,

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "backend/token_draw.h"
 #include "core/result.h"
 #include "runtime/row_selection.h"
 #include "runtime/token_counts.h"
@@ -59,6 +61,9 @@ std::int32_t sample(std::span<float> logits, const SamplingParams& params, const
 /// … with memory of its own.
 std::int32_t sample(std::span<float> logits, const SamplingParams& params, const TokenCounts& counts,
                     std::int64_t position, std::span<const std::uint32_t> allowed = {});
+
+/// What sample() does to a row without a mask, for a device to do; none where there is a bias or a penalty.
+std::optional<TokenDraw> device_draw(const SamplingParams& params, std::int64_t position);
 
 /// Natural logarithms of probabilities by the raw logits: before bias, penalties, masks, temperature and cuts (what
 /// vLLM calls raw_logprobs). The error is about 1e-6, and 1e-7 of the value.

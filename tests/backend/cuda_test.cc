@@ -239,6 +239,17 @@ TEST_F(Cuda, RopeStoreInCodes) {
 
 std::vector<AttendShape> shapes_of(const Backend& backend) {
   std::vector<AttendShape> all = attend_shapes();
+  // Longer than a span of positions, and than what the copies of a block hold at a time.
+  all.push_back({.heads = 4, .kv_heads = 2, .head_dim = 128, .length = 1200, .format = KvFormat::bf16});
+  all.push_back({.heads = 3,
+                 .kv_heads = 3,
+                 .head_dim = 64,
+                 .length = 1200,
+                 .window = 300,
+                 .softcap = 20.0f,
+                 .sinks = true,
+                 .format = KvFormat::bf16});
+  all.push_back({.heads = 5, .kv_heads = 1, .head_dim = 128, .length = 500, .window = 70, .format = KvFormat::bf16});
   std::erase_if(all, [&](const AttendShape& shape) {
     return std::ranges::find(backend.kv_formats(), shape.format) == backend.kv_formats().end();
   });

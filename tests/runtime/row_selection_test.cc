@@ -26,6 +26,12 @@ std::vector<RowItem> sorted_items(const std::vector<float>& row) {
   return items;
 }
 
+/// floor(total · uniform) for a uniform that is a multiple of 2^-24.
+std::uint64_t share_of(std::uint64_t total, float uniform) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<std::uint64_t>((Wide{total} * static_cast<std::uint32_t>(uniform * 0x1p24f)) >> 24);
+}
+
 TEST(RowKernels, WeightsAreAccurate) {
   std::mt19937 random(1);
   std::uniform_real_distribution<float> exponent(-41.0f, 0.0f);
@@ -159,16 +165,18 @@ TEST(RowSelection, DrawsInTopPAreThoseOfASort) {
           SCOPED_TRACE(row.name + " of " + std::to_string(row.logits.size()) + ", scale " + std::to_string(scale) +
                        ", top_p " + std::to_string(top_p) + ", min_p " + std::to_string(min_p));
           std::vector<bool> in_set(row.logits.size());
-          double kept = 0.0;
-          std::uint64_t reached = 0;
+          std::uint64_t kept = 0, reached = 0;
           for (const RowItem& item : items) {
             if (static_cast<double>(reached) >= static_cast<double>(top_p) * static_cast<double>(total)) break;
             reached += item.weight;
             if (static_cast<double>(item.weight) < static_cast<double>(min_p) * kUnitsOfOne) continue;
             in_set[static_cast<std::size_t>(item.place)] = true;
-            kept += static_cast<double>(item.weight);
+            kept += item.weight;
           }
-          // Ends of the running sum, and places in it: each draw is in the set, and every instruction set draws it.
+          std::vector<RowItem> by_place = items;
+          std::erase_if(by_place, [&](const RowItem& item) { return !in_set[static_cast<std::size_t>(item.place)]; });
+          std::sort(by_place.begin(), by_place.end(), [](const auto& a, const auto& b) { return a.place < b.place; });
+          // Ends of the running sum, and places in it; every instruction set draws the same.
           for (int i = 0; i < 5; ++i) {
             const float uniform = i == 0   ? 0.0f
                                   : i == 1 ? 1.0f - 0x1p-24f
@@ -176,10 +184,10 @@ TEST(RowSelection, DrawsInTopPAreThoseOfASort) {
             SelectionScratch scratch;
             const std::int32_t place = draw_in_top_p(view, weights, top_p, min_p, uniform, scratch);
             ASSERT_TRUE(in_set[static_cast<std::size_t>(place)]) << place;
-            std::uint64_t set_sum = 0;  // of what the draw divided among: exact, so that it stands for the set
-            for (const std::uint64_t sum : scratch.unit_sums) set_sum += sum;
-            for (const RowItem& item : scratch.found) set_sum += item.weight;
-            ASSERT_EQ(static_cast<double>(set_sum), kept);
+            std::uint64_t left = share_of(kept, uniform);
+            std::size_t expected = 0;
+            for (; left >= by_place[expected].weight; ++expected) left -= by_place[expected].weight;
+            ASSERT_EQ(place, by_place[expected].place);
             for (const RowKernels* kernels : row_kernels().subspan(1)) {
               RowView other = view;
               other.kernels = kernels;
@@ -208,9 +216,11 @@ TEST(RowSelection, TopPMayEndExactlyWhereTheWeightsDrop) {
       light = light || draw_in_top_p(view, weights, 0.75f, 0.0f, uniform, scratch) % 3 != 0;
       EXPECT_EQ(draw_in_top_p(view, weights, 0.75f, 0.500001f, uniform, scratch) % 3, 0);
     }
-    // The last of the running sum, and one token more than half.
+    // The last of the running sum; and one token more than half, token 1 with weights from 1 to 1.5 of 4096.5.
     EXPECT_EQ(draw_in_top_p(view, weights, 0.5f, 0.0f, 1.0f - 0x1p-24f, scratch), 3 * 4095);
-    EXPECT_EQ(draw_in_top_p(view, weights, std::nextafter(0.5f, 1.0f), 0.0f, 1.0f - 0x1p-24f, scratch), 1);
+    for (const float top_p : {0.5f, std::nextafter(0.5f, 1.0f)}) {
+      EXPECT_EQ(draw_in_top_p(view, weights, top_p, 0.0f, 5119.0f * 0x1p-24f, scratch), top_p == 0.5f ? 3 : 1);
+    }
     EXPECT_TRUE(light);
   }
 }

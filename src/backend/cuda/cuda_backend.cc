@@ -197,6 +197,7 @@ class CudaBackend final : public Backend {
     launch.row_sequence = view.row_sequence;
     launch.row_position = view.row_position;
     launch.rows = view.rows;
+    launch.wgmma = have_wgmma(device_->capability());
     // Rounded up to a power of two, so that steps differ only when a sequence doubles.
     launch.splits = static_cast<std::int32_t>(
         std::bit_ceil(static_cast<std::uint64_t>(tables_.last_position() / kAttendSplit + 1)));
@@ -279,6 +280,27 @@ class CudaBackend final : public Backend {
     step_.add(cuda::scale_softcap, args);
   }
 
+  [[nodiscard]] bool draws(const TokenDraw& draw, std::int64_t vocab) const override {
+    return draws_on_device(draw, vocab);
+  }
+
+  void draw_tokens(const float* logits, std::int64_t vocab, std::span<const TokenDraw> draws,
+                   std::span<std::int32_t> tokens) override {
+    if (draws.empty()) return;
+    step_.flush();
+    auto* drawn = static_cast<std::int32_t*>(drawn_memory_.at_least(*device_, tokens.size_bytes(), "drawn tokens"));
+    auto* on_device = static_cast<TokenDraw*>(draw_memory_.at_least(*device_, draws.size_bytes(), "draws"));
+    device_->write(on_device, std::as_bytes(draws));
+    DrawLaunch launch = {};
+    launch.logits = logits;
+    launch.vocab = vocab;
+    launch.draws = on_device;
+    launch.count = std::ssize(draws);
+    launch.tokens = drawn;
+    MILLRACE_CUDA_CHECK(cuda::draw_tokens(launch, device_->stream()));
+    device_->read(drawn, std::as_writable_bytes(tokens));
+  }
+
  private:
   /// The pages that rows are stored in exist.
   static void check_pages(const ForwardBatch& batch, const KvLayer& kv) {
@@ -298,7 +320,7 @@ class CudaBackend final : public Backend {
   const std::int32_t* start_ = nullptr;  // of tables_ on the device
   Step step_;
   Products products_;
-  GrowingMemory table_memory_, index_memory_, partial_memory_;
+  GrowingMemory table_memory_, index_memory_, partial_memory_, draw_memory_, drawn_memory_;
 };
 
 }  // namespace

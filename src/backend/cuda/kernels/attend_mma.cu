@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "backend/cuda/kernels/attend_mma.cuh"
+#include "backend/cuda/kernels/attend_whole.cuh"
 #include "backend/cuda/kernels/grid.cuh"
 
 namespace millrace::cuda {
@@ -26,24 +27,6 @@ struct SplitMemory : ChunkMemory<kDim, kFormat, kSplitStages<kDim>> {
   static constexpr int kProbabilitiesAt = kSumsAt + kSplitQueries * 4 * kSplitWarps * 4;  // bf16 [query][position]
   static constexpr int kBytes = kProbabilitiesAt + kSplitQueries * kProbabilityRow;
 };
-
-/// q as the left operand, straight from memory; zeros where there is no query or dimension.
-template <int kDim>
-__device__ __forceinline__ void load_q(const Queries& queries, std::int32_t first_query, unsigned (&q)[kDim / 16][4]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const std::int32_t query = first_query + lane / 4 + 8 * half;
-    const float* const row = queries.q(min(query, queries.count - 1));
-#pragma unroll
-    for (int k = 0; k < kDim / 8; ++k) {
-      const int d = 8 * k + 2 * (lane % 4);
-      float2 pair = make_float2(0.0f, 0.0f);
-      if (query < queries.count && d < queries.call->launch.head_dim) pair = *reinterpret_cast<const float2*>(row + d);
-      q[k / 2][half + 2 * (k % 2)] = pack_bf16(pair.x, pair.y);
-    }
-  }
-}
 
 /// Four warps. Of a chunk, each has the products with the keys of one page, and the products of all probabilities with
 /// a quarter of the dimensions of the values; maxima, sums and probabilities go through shared memory.
@@ -256,30 +239,22 @@ struct WholeMemory : ChunkMemory<kDim, kFormat, 1> {
   static constexpr int kBytes = kQueriesAt + kTiles * 16 * kWarps * kQueryRow;
 };
 
-/// What a warp knows of its queries. Lanes hold rows lane / 4 and lane / 4 + 8 of each tile of 16.
+/// The products of a warp with what lies in shared memory.
 template <int kDim, KvFormat kFormat, int kTiles, int kWarps>
-class WholeWarp {
+class WholeWarp : public WholeRows<kDim, kFormat != KvFormat::bf16, kTiles> {
   using Memory = WholeMemory<kDim, kFormat, kTiles, kWarps>;
+  using Rows = WholeRows<kDim, kFormat != KvFormat::bf16, kTiles>;
+  using Rows::lane_;
+  using Rows::o;
+  using Rows::p;
 
  public:
   __device__ __forceinline__ WholeWarp(const Queries& queries, std::int32_t block_query, std::byte* memory)
-      : call_(*queries.call),
-        queries_(queries),
+      : Rows(queries, block_query + static_cast<int>(threadIdx.x) / 32 * (16 * kTiles)),
         memory_(memory),
-        address_(shared_address(memory)),
-        lane_(threadIdx.x % 32),
-        first_query_(block_query + static_cast<int>(threadIdx.x) / 32 * (16 * kTiles)),
-        first_position_(queries.position(first_query_)),
-        last_position_(queries.position(first_query_ + 16 * kTiles - 1)) {}
+        address_(shared_address(memory)) {}
 
-  /// Whether a query of the warp sees anything of a chunk.
-  [[nodiscard]] __device__ __forceinline__ bool sees(std::int32_t chunk) const {
-    const std::int32_t begin = chunk * kAttendChunk;
-    return first_query_ < queries_.count && begin <= last_position_ &&
-           first_position_ - (begin + kAttendChunk - 1) < call_.reach;
-  }
-
-  /// Products with the keys, and the running softmax; leaves the probabilities in p_.
+  /// Products with the keys, and the running softmax; leaves the probabilities in p.
   __device__ __forceinline__ void weigh(std::int32_t chunk) {
     float s[kTiles][kAttendChunk / 8][4] = {};
     const unsigned keys = address_ + Memory::keys(chunk);
@@ -302,21 +277,11 @@ class WholeWarp {
         }
       }
     }
-    const std::int32_t begin = chunk * kAttendChunk;
-    const bool all_seen = begin + kAttendChunk - 1 <= first_position_ && last_position_ - begin < call_.reach;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < kAttendChunk / 8; ++i) finish_scores<Memory::kCodes>(call_, scales(chunk, i, false), s[t][i]);
-      if (!all_seen) {
-        const std::int32_t query = first_query_ + 16 * t + lane_ / 4;
-        const std::int32_t positions[2] = {queries_.position(query), queries_.position(query + 8)};
-#pragma unroll
-        for (int i = 0; i < kAttendChunk / 8; ++i) {
-          mask_scores(call_, begin + 8 * i + 2 * (lane_ % 4), positions, s[t][i]);
-        }
-      }
-      update(chunk, t, s[t]);
+      const float2 keep = Rows::take_scores(chunk, t, s[t], [&](int i) { return scales(chunk, i, false); });
+      Rows::pack(t, s[t], [&](int i) { return scales(chunk, i, true); });
+      Rows::rescale_sums(t, keep);
     }
   }
 
@@ -331,43 +296,9 @@ class WholeWarp {
         load_matrices_transposed(values + k * kPageTokens * Memory::kValueRow + i * 16, b);
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
-          multiply_add(o_[t][i], p_[t][k], b[0], b[1]);
-          multiply_add(o_[t][i + 1], p_[t][k], b[2], b[3]);
+          multiply_add(o[t][i], p[t][k], b[0], b[1]);
+          multiply_add(o[t][i + 1], p[t][k], b[2], b[3]);
         }
-      }
-    }
-  }
-
-  /// Folds the span that ends here into those before it, whose values wait in the output, and makes the output of it
-  /// after the last.
-  __device__ __forceinline__ void end_span(bool first, bool last) {
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const std::int32_t query = first_query_ + 16 * t + lane_ / 4 + 8 * half;
-        Softmax span = softmax_[t][half];
-        span.sum = quad_sum(span.sum);
-        const Fold fold = fold_span(merged_[t][half], span, call_.factor);
-        softmax_[t][half] = Softmax();
-        if (query >= queries_.count) continue;
-        const float multiplier = last ? finish(call_, merged_[t][half], queries_.head(query)) : 0.0f;
-        float* const out = queries_.out(query) + 2 * (lane_ % 4);
-#pragma unroll
-        for (int i = 0; i < kDim / 8; ++i) {
-          if (8 * i >= call_.launch.head_dim) continue;
-          auto* const pair = reinterpret_cast<float2*>(out + 8 * i);
-          float2 sum = first ? make_float2(0.0f, 0.0f) : *pair;
-          sum.x = fold_value(sum.x, o_[t][i][2 * half], fold);
-          sum.y = fold_value(sum.y, o_[t][i][2 * half + 1], fold);
-          if (last) sum = make_float2(finished(sum.x, multiplier), finished(sum.y, multiplier));
-          *pair = sum;
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kDim / 8; ++i) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) o_[t][i][e] = 0.0f;
       }
     }
   }
@@ -380,52 +311,8 @@ class WholeWarp {
     return all[((of_values ? kAttendChunk : 0) + 8 * i) / 2 + lane_ % 4];
   }
 
-  /// Takes the scores of a chunk into the softmax of tile t.
-  __device__ __forceinline__ void update(std::int32_t chunk, int t, float (&s)[kAttendChunk / 8][4]) {
-    float keep[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float largest = -kInfinity;
-#pragma unroll
-      for (int i = 0; i < kAttendChunk / 8; ++i) largest = fmaxf(largest, fmaxf(s[i][2 * half], s[i][2 * half + 1]));
-      Softmax& softmax = softmax_[t][half];
-      largest = fmaxf(softmax.largest, quad_max(largest));
-      keep[half] = rescale(softmax.largest, largest, call_.factor);
-      softmax.largest = largest;
-      const float shift = __fmul_rn(anchor(largest), call_.factor);
-      float sums[kPages];
-#pragma unroll
-      for (int k = 0; k < kPages; ++k) sums[k] = to_probabilities(s[2 * k], s[2 * k + 1], half, shift, call_.factor);
-      softmax.sum = add_sums(softmax.sum, keep[half], sums[0], sums[1], sums[2], sums[3]);
-    }
-#pragma unroll
-    for (int i = 0; i < kAttendChunk / 8; ++i) {
-      if constexpr (Memory::kCodes) {
-        const float2 by = scales(chunk, i, true);
-        s[i][0] = __fmul_rn(s[i][0], by.x), s[i][1] = __fmul_rn(s[i][1], by.y);
-        s[i][2] = __fmul_rn(s[i][2], by.x), s[i][3] = __fmul_rn(s[i][3], by.y);
-      }
-      p_[t][i / 2][2 * (i % 2)] = pack_bf16(s[i][0], s[i][1]);
-      p_[t][i / 2][2 * (i % 2) + 1] = pack_bf16(s[i][2], s[i][3]);
-    }
-    if (__any_sync(kAllLanes, keep[0] != 1.0f || keep[1] != 1.0f)) {
-#pragma unroll
-      for (int i = 0; i < kDim / 8; ++i) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) o_[t][i][e] = __fmul_rn(o_[t][i][e], keep[e / 2]);
-      }
-    }
-  }
-
-  const Call& call_;
-  const Queries& queries_;
   std::byte* memory_;
   unsigned address_;
-  int lane_;
-  std::int32_t first_query_, first_position_, last_position_;
-  float o_[kTiles][kDim / 8][4] = {};
-  unsigned p_[kTiles][kPages][4];
-  Softmax softmax_[kTiles][2], merged_[kTiles][2];
 };
 
 /// q of the block's queries, rounded, into shared memory; zeros where there is no query or dimension.
@@ -481,7 +368,7 @@ __device__ __forceinline__ void whole_block(const Call& call, std::byte* memory)
     commit_copies();
     if (sees) warp.add_values(chunk);
     if (chunk == last || (chunk + 1) % kSpanChunks == 0) {
-      warp.end_span(first_span, chunk == last);
+      warp.end_span(first_span, chunk == last, [&](int t, int half, int i) { return warp.out(t, half, i); });
       first_span = false;
     }
   }
@@ -499,29 +386,6 @@ __global__ void __launch_bounds__(kWarps * 32, 8 / kWarps) attend_whole_kernel(c
 
 constexpr unsigned blocks_of(std::int32_t count, std::int32_t size) {
   return static_cast<unsigned>((count + size - 1) / size);
-}
-
-std::int32_t group_of(const AttendLaunch& launch) {
-  return launch.heads / launch.kv_heads;
-}
-
-/// Spans that a tile may see part of.
-std::int32_t spans_of(const AttendLaunch& launch) {
-  if (launch.window == 0) return launch.splits;
-  const std::int64_t positions = std::int64_t{launch.window} + launch.tile_rows - 1;
-  return static_cast<std::int32_t>(
-      std::min<std::int64_t>(launch.splits, (positions + kAttendSplit - 2) / kAttendSplit + 1));
-}
-
-Call make_call(const AttendLaunch& launch) {
-  Call call;
-  call.launch = launch;
-  call.factor = (launch.softcap != 0.0f ? launch.softcap : launch.scale) * kLog2E;
-  call.tanh_factor = launch.softcap != 0.0f ? 2.0f * kLog2E * launch.scale / launch.softcap : 0.0f;
-  call.reach = launch.window != 0 ? launch.window : std::numeric_limits<std::int32_t>::max();
-  call.spans = spans_of(launch);
-  call.queries = launch.tile_rows * group_of(launch);
-  return call;
 }
 
 template <int kDim, KvFormat kFormat, int kTiles, int kWarps>
@@ -614,6 +478,7 @@ cudaError_t attend_mma(const AttendLaunch& launch, cudaStream_t stream) {
   return with_kernels(launch, [&]<typename Chosen>(Chosen) {
     using Whole = WholeShape<Chosen::kDim>;
     if (launch.partials != nullptr) return launch_split<Chosen::kDim, Chosen::kFormat>(launch, stream);
+    if (attend_wgmma_supports(launch)) return attend_wgmma(launch, stream);
     return launch_whole<Chosen::kDim, Chosen::kFormat, Whole::kTiles, Whole::kWarps>(launch, stream);
   });
 }

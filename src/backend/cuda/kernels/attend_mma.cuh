@@ -8,7 +8,10 @@
 // operand transposed, in the terms of ldmatrix.
 #pragma once
 
+#include <algorithm>
+
 #include "backend/cuda/kernels/attend_mma.h"
+#include "backend/cuda/kernels/mma.cuh"
 
 namespace millrace::cuda {
 
@@ -91,13 +94,6 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const unsigned (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Two floats as bf16, the first in the lower half.
-__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
-  unsigned packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
 /// a * b + c for pairs of bf16.
 __device__ __forceinline__ unsigned fma_bf16(unsigned a, unsigned b, unsigned c) {
   unsigned d;
@@ -131,7 +127,7 @@ __device__ __forceinline__ uint4 widen_eight(unsigned low, unsigned high) {
                     widen_codes<kFormat, false>(high), widen_codes<kFormat, true>(high));
 }
 
-// ---- The definition, step by step ----
+// ---- A call ----
 
 /// A launch and what the host made of it.
 struct Call {
@@ -142,6 +138,31 @@ struct Call {
   std::int32_t spans = 0;    // that a tile may see part of
   std::int32_t queries = 0;  // of a tile and kv head, at most
 };
+
+inline std::int32_t group_of(const AttendLaunch& launch) {
+  return launch.heads / launch.kv_heads;
+}
+
+/// Spans that a tile may see part of.
+inline std::int32_t spans_of(const AttendLaunch& launch) {
+  if (launch.window == 0) return launch.splits;
+  const std::int64_t positions = std::int64_t{launch.window} + launch.tile_rows - 1;
+  return static_cast<std::int32_t>(
+      std::min<std::int64_t>(launch.splits, (positions + kAttendSplit - 2) / kAttendSplit + 1));
+}
+
+inline Call make_call(const AttendLaunch& launch) {
+  Call call;
+  call.launch = launch;
+  call.factor = (launch.softcap != 0.0f ? launch.softcap : launch.scale) * kLog2E;
+  call.tanh_factor = launch.softcap != 0.0f ? 2.0f * kLog2E * launch.scale / launch.softcap : 0.0f;
+  call.reach = launch.window != 0 ? launch.window : std::numeric_limits<std::int32_t>::max();
+  call.spans = spans_of(launch);
+  call.queries = launch.tile_rows * group_of(launch);
+  return call;
+}
+
+// ---- The definition, step by step ----
 
 /// Running softmax of a query: the largest score and the sum of the probabilities.
 struct Softmax {
@@ -282,6 +303,24 @@ struct Queries {
     return call->launch.out + (row * call->launch.heads + head(query)) * call->launch.head_dim;
   }
 };
+
+/// q as the left operand, straight from memory; zeros where there is no query or dimension.
+template <int kDim>
+__device__ __forceinline__ void load_q(const Queries& queries, std::int32_t first_query, unsigned (&q)[kDim / 16][4]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const std::int32_t query = first_query + lane / 4 + 8 * half;
+    const float* const row = queries.q(min(query, queries.count - 1));
+#pragma unroll
+    for (int k = 0; k < kDim / 8; ++k) {
+      const int d = 8 * k + 2 * (lane % 4);
+      float2 pair = make_float2(0.0f, 0.0f);
+      if (query < queries.count && d < queries.call->launch.head_dim) pair = *reinterpret_cast<const float2*>(row + d);
+      q[k / 2][half + 2 * (k % 2)] = pack_bf16(pair.x, pair.y);
+    }
+  }
+}
 
 /// Where a span's result for a query is in the partials; `span` counts from the first that the tile sees.
 __device__ __forceinline__ std::int64_t partial_slot(const Call& call, std::int32_t tile, std::int32_t kv_head,

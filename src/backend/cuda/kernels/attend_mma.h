@@ -1,10 +1,11 @@
 // Attention on tensor cores: queries and probabilities rounded to bf16, keys and values as they are stored (bf16, or
 // codes of int8 and E4M3, which bf16 holds exactly), sums in f32.
 //
-// Two kernels give the same bits. The split kernel takes 16 queries to a block and one span of positions, for decode:
-// blocks are many even for few rows. The whole kernel takes 64 or 128 queries to a block and all positions, for
-// prefill (after Dao, "FlashAttention-2", 2023). A query is a row and one of the heads that share a kv head; those lie
-// side by side in a tile, so that keys and values are read once for all of them.
+// Three kernels give the same bits. The split kernel takes 16 queries to a block and one span of positions, for decode:
+// blocks are many even for few rows. The whole kernels take 64 or 128 queries to a block and all positions, for
+// prefill (after Dao, "FlashAttention-2", 2023): attend_mma.cu has the one for every device, attend_wgmma.cu another. A
+// query is a row and one of the heads that share a kv head; those lie side by side in a tile, so that keys and values
+// are read once for all of them.
 //
 // What both compute for a query, in this order and rounding at each step, whatever else is in its tile:
 //
@@ -52,7 +53,13 @@ bool attend_mma_supports(int capability, const AttendLaunch& launch);
 /// behind all of those, for each again, m and l. Depends on shapes, tile_count, tile_rows, splits and window.
 std::size_t attend_partial_floats(const AttendLaunch& launch);
 
-/// The split kernel where the launch has partials, else the whole kernel. The grid depends on the same fields as
+/// Whether attend_wgmma() has a kernel for such tiles: keys and values in bf16, head_dim 64 or 128, and compute
+/// capability 9.0.
+bool attend_wgmma_supports(const AttendLaunch& launch);
+/// The whole kernel by the instructions of 9.0.
+cudaError_t attend_wgmma(const AttendLaunch& launch, cudaStream_t stream);
+
+/// The split kernel where the launch has partials, else a whole kernel. The grid depends on the same fields as
 /// attend_partial_floats and on nothing in device memory. Each tile must have 1 to tile_rows rows.
 cudaError_t attend_mma(const AttendLaunch& launch, cudaStream_t stream);
 

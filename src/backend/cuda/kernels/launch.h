@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "backend/cuda/matrix_layout.h"
+#include "backend/token_draw.h"
 #include "quant/kv_format.h"
 
 namespace millrace::cuda {
@@ -58,6 +59,7 @@ struct AttendLaunch {
   std::int32_t tile_rows = 0;  // the most that a tile has
   std::int32_t splits = 0;     // spans of kAttendSplit positions that the longest sequence may have
   float* partials = nullptr;   // attend_partial_floats() of them
+  bool wgmma = false;          // the device has the instructions of 9.0 (have_wgmma)
   // Of attend_exact(), which takes rows one by one.
   const std::int32_t* row_sequence = nullptr;  // [rows]
   const std::int32_t* row_position = nullptr;  // [rows]
@@ -243,6 +245,18 @@ struct SumExpertsLaunch {
   float* out = nullptr;
 };
 
+/// What draw_tokens() takes: rows of so many logits, and so many that top_k keeps.
+inline constexpr std::int64_t kMostDrawn = std::int64_t{1} << 19;
+inline constexpr std::int32_t kMostKept = 1024;
+
+struct DrawLaunch {
+  const float* logits = nullptr;  // [rows, vocab]
+  std::int64_t vocab = 0;
+  const TokenDraw* draws = nullptr;  // [count]
+  std::int64_t count = 0;
+  std::int32_t* tokens = nullptr;  // [count]
+};
+
 cudaError_t embed(const EmbedLaunch& launch, cudaStream_t stream);
 cudaError_t residual_norm(const NormLaunch& launch, cudaStream_t stream);
 cudaError_t rope_store(const RopeLaunch& launch, cudaStream_t stream);
@@ -250,6 +264,8 @@ cudaError_t activate(const ActivateLaunch& launch, cudaStream_t stream);
 cudaError_t combine(const CombineLaunch& launch, cudaStream_t stream);
 cudaError_t gather_rows(const GatherLaunch& launch, cudaStream_t stream);
 cudaError_t scale_softcap(const SoftcapLaunch& launch, cudaStream_t stream);
+bool draws_on_device(const TokenDraw& draw, std::int64_t vocab);
+cudaError_t draw_tokens(const DrawLaunch& launch, cudaStream_t stream);
 
 /// Up to 65,536 inputs a row.
 cudaError_t round_inputs(const RoundLaunch& launch, cudaStream_t stream);

@@ -2,9 +2,17 @@
 // and of the sum; where it holds what is said in matrix_layout.h and at their users.
 #pragma once
 
+#include <cuda_bf16.h>
+
 #include <cstdint>
 
 namespace millrace::cuda {
+
+/// Two floats as bf16, the first in the lower half.
+__device__ inline std::uint32_t pack_bf16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
 
 /// c += a b for 16 outputs, 8 rows and 16 inputs of 16 bits: of bfloat16, or of half precision.
 __device__ inline void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],

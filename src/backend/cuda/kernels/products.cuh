@@ -22,11 +22,6 @@ enum class Product { bf16, half, e4m3, bytes };
 template <Product kProduct>
 inline constexpr bool kEightBits = kProduct == Product::bytes || kProduct == Product::e4m3;
 
-__device__ inline std::uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
-
 /// Bytes of `low` and `high` that the four digits of a selector name; a digit of 8 and more gives the byte's sign
 /// instead, eight times.
 __device__ inline std::uint32_t permute(std::uint32_t low, std::uint32_t high, std::uint32_t selector) {

@@ -44,4 +44,39 @@ __device__ inline float block_max(float value) {
   return largest;
 }
 
+__device__ inline unsigned long long warp_total(unsigned long long value) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) value += __shfl_xor_sync(0xffffffffu, value, mask);
+  return value;
+}
+
+template <int kThreads>
+__device__ inline unsigned long long block_total(unsigned long long value) {
+  constexpr int kWarps = kThreads / 32;
+  __shared__ unsigned long long parts[kWarps];
+  value = warp_total(value);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+  __syncthreads();
+  unsigned long long total = 0;
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) total += parts[warp];
+  return total;
+}
+
+template <int kThreads>
+__device__ inline int block_min(int value) {
+  constexpr int kWarps = kThreads / 32;
+  __shared__ int parts[kWarps];
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) value = min(value, __shfl_xor_sync(0xffffffffu, value, mask));
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+  __syncthreads();
+  int smallest = parts[0];
+#pragma unroll
+  for (int warp = 1; warp < kWarps; ++warp) smallest = min(smallest, parts[warp]);
+  return smallest;
+}
+
 }  // namespace millrace::cuda

@@ -149,13 +149,16 @@ struct SpanOperands {
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 
 /// With kRowTiles tiles of 8 rows, 64 outputs of the warp group, 16 of them this warp's: d += a b for 16 inputs of 16
-/// bits or 32 of 8. Begins only; a must stay what it is until wait_products().
-template <Product kProduct, int kRowTiles>
+/// bits or 32 of 8. Begins only; a must stay what it is until wait_products(). kTransposed (of 16 bits): in b the rows
+/// lie side by side, not the inputs.
+template <Product kProduct, int kRowTiles, bool kTransposed = false>
 __device__ inline void begin_product(Sum<kProduct> (&d)[kRowTiles][4], const std::uint32_t (&a)[4], std::uint64_t b) {
 #define MILLRACE_BEGIN_ALL(tiles, rows)                                                  \
   if constexpr (kRowTiles == tiles) {                                                    \
     static_assert(kProduct != Product::half);                                            \
-    if constexpr (kProduct == Product::bf16) {                                           \
+    if constexpr (kProduct == Product::bf16 && kTransposed) {                            \
+      MILLRACE_BEGIN(tiles, "m64n" rows "k16", ".f32.bf16.bf16 ", "f", ", 1, 1, 1, 1;"); \
+    } else if constexpr (kProduct == Product::bf16) {                                    \
       MILLRACE_BEGIN(tiles, "m64n" rows "k16", ".f32.bf16.bf16 ", "f", ", 1, 1, 1, 0;"); \
     } else if constexpr (kProduct == Product::e4m3) {                                    \
       MILLRACE_BEGIN(tiles, "m64n" rows "k32", ".f32.e4m3.e4m3 ", "f", ", 1, 1, 1;");    \
