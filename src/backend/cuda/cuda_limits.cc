@@ -52,12 +52,13 @@ Result<DeviceLimits> measure_cuda_limits(Device& device) {
         {Arithmetic::bf16, wgmma ? MultiplyKind::bf16_wgmma : MultiplyKind::bf16},
         {Arithmetic::fp8, wgmma ? MultiplyKind::e4m3_wgmma : MultiplyKind::bf16},
         {Arithmetic::int8, wgmma ? MultiplyKind::int8_wgmma : MultiplyKind::int8}};
-    for (const auto& [arithmetic, kind] : kinds) {
+    for (const auto& of : kinds) {
+      const MultiplyKind kind = of.second;
       if (device.capability() < 80 && kind != MultiplyKind::f32) continue;
       constexpr std::int64_t kRounds = 1 << 12;
       const double elapsed =
           least_seconds(device, [&] { return reach_operations(kind, kRounds, sink, processors, device.stream()); });
-      limits.operations_per_second[static_cast<std::size_t>(arithmetic)] =
+      limits.operations_per_second[static_cast<std::size_t>(of.first)] =
           multiply_operations(kind, kRounds, processors) / elapsed;
     }
     device.wait();
