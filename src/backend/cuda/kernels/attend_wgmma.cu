@@ -13,9 +13,8 @@ namespace millrace::cuda {
 namespace {
 
 constexpr int kGroups = 2, kGroupQueries = 64;
-constexpr int kThreads = (kGroups + 1) * 128;            // one group more for the copies
-constexpr int kCopyRegisters = 72, kSumRegisters = 216;  // of a thread: 384 threads share 65,536
-constexpr int kStages = 5, kCopiesAhead = 1;             // chunks; and those whose copies are under way unseen
+constexpr int kThreads = (kGroups + 1) * 128;  // one group more for the copies
+constexpr int kStages = 5;                     // chunks in shared memory
 static_assert(kGroups * kGroupQueries == whole_queries(128));
 
 /// A chunk in shared memory: rows of 128 bytes, which are the 64 positions of a dimension (of keys) or 64 dimensions of
@@ -36,6 +35,9 @@ template <int kDim>
 constexpr int kSumBytes = kGroups* kGroupQueries* kDim * 4;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+constexpr int kCopyRegisters = 72, kSumRegisters = 216;  // of a thread: 384 threads share 65,536
+constexpr int kCopiesAhead = 1;                          // chunks whose copies are under way when one is announced
 
 /// The descriptor of a right operand from a row on: eight rows are 1,024 bytes, and other 64 columns follow behind all
 /// rows of values.
