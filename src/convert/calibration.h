@@ -18,9 +18,9 @@ namespace millrace {
 
 /// How a layer's weights become codes.
 enum class RoundingMethod : std::uint8_t {
-  nearest,      // each weight by itself
-  gptq,         // what one changes is made up for by the next (convert/gptq.h)
-  awq,          // inputs scaled by what they are on average, then grids that clip (convert/input_scaling.h)
+  nearest,  // each weight by itself
+  gptq,     // what one changes is made up for by the next (convert/gptq.h)
+  awq,      // inputs scaled by what they are on average, then the best grids (convert/{input_scaling,grid_search}.h)
   smoothquant,  // inputs scaled against their outliers, for formats that round inputs
 };
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "convert/dot.h"
 #include "quant/small_float.h"
 
 namespace millrace {
@@ -48,18 +49,6 @@ void round_inputs(const CodeFormat& format, std::vector<float>& rows, std::int64
       for (std::int64_t k = 0; k < cols; ++k) row[k] = scale * static_cast<float>(codes[static_cast<std::size_t>(k)]);
     }
   }
-}
-
-float dot(const float* a, const float* b, std::int64_t count) {
-  float sums[16] = {};
-  std::int64_t i = 0;
-  for (; i + 16 <= count; i += 16) {
-    for (int j = 0; j < 16; ++j) sums[j] += a[i + j] * b[i + j];
-  }
-  for (; i < count; ++i) sums[0] += a[i] * b[i];
-  float sum = 0.0f;
-  for (const float part : sums) sum += part;
-  return sum;
 }
 
 /// Of many outputs every n-th is looked at: n.
@@ -155,43 +144,6 @@ InputScaling find_input_scaling(ScalingMethod method, std::span<const ScaledLaye
     best = {std::move(scales), strength, without > 0.0 ? with / without : 1.0};
   }
   return best;
-}
-
-CodedRows round_with_clipping(const CodeFormat& format, ScaleType type, float unit, const float* weights,
-                              std::int64_t rows, std::int64_t cols, const std::vector<float>& mean_square,
-                              ThreadPool& pool) {
-  constexpr float kShrinks[] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f};
-  CodedRows coded(format, rows, cols, unit);
-  const std::int64_t step = format.group == 0 ? cols : format.group;
-  pool.run(rows, [&](std::int64_t row, int) {
-    std::vector<float> shrunk(static_cast<std::size_t>(step));
-    for (std::int64_t g = 0; g < coded.groups(); ++g) {
-      const std::int64_t first = g * step, count = std::min(step, cols - first);
-      const float* group = weights + row * cols + first;
-      GroupGrid best;
-      double least = std::numeric_limits<double>::infinity();
-      for (const float shrink : kShrinks) {
-        for (std::int64_t k = 0; k < count; ++k) shrunk[static_cast<std::size_t>(k)] = shrink * group[k];
-        const GroupGrid grid = grid_of(format, type, unit, shrunk.data(), count);
-        double error = 0.0;
-        for (std::int64_t k = 0; k < count; ++k) {
-          const double change = group[k] - grid.value(format.kind, grid.code(format.kind, group[k], unit), unit);
-          error += change * change * mean_square[static_cast<std::size_t>(first + k)];
-        }
-        if (error < least) {
-          least = error;
-          best = grid;
-        }
-      }
-      const auto place = static_cast<std::size_t>(row * coded.groups() + g);
-      coded.scales[place] = best.scale;
-      coded.zeros[place] = best.zero;
-      for (std::int64_t k = 0; k < count; ++k) {
-        coded.codes[static_cast<std::size_t>(row * cols + first + k)] = best.code(format.kind, group[k], unit);
-      }
-    }
-  });
-  return coded;
 }
 
 }  // namespace millrace

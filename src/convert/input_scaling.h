@@ -36,10 +36,4 @@ struct InputScaling {
 InputScaling find_input_scaling(ScalingMethod method, std::span<const ScaledLayer> layers, std::int64_t cols,
                                 const InputStatistics& inputs, ThreadPool& pool);
 
-/// Each group's grid shrunk by 0 to 30 % to where its weights, each by the mean square of its input, change least;
-/// AWQ's second step. weights [rows, cols].
-CodedRows round_with_clipping(const CodeFormat& format, ScaleType type, float unit, const float* weights,
-                              std::int64_t rows, std::int64_t cols, const std::vector<float>& mean_square,
-                              ThreadPool& pool);
-
 }  // namespace millrace

@@ -4,9 +4,11 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <queue>
 #include <utility>
 
 #include "core/check.h"
+#include "core/philox.h"
 
 namespace millrace {
 
@@ -17,7 +19,6 @@ class WatchingBackend::Watch {
     const auto size = static_cast<std::size_t>(cols);
     seen_.cols = cols;
     sums_.resize(size);
-    squares_.resize(size);
     seen_.largest.resize(size);
     if (products) seen_.products.resize(size * size);
   }
@@ -30,7 +31,6 @@ class WatchingBackend::Watch {
         const auto i = static_cast<std::size_t>(k);
         const float size = std::fabs(row[k]);
         sums_[i] += size;
-        squares_[i] += static_cast<double>(size) * size;
         seen_.largest[i] = std::max(seen_.largest[i], size);
       }
       keep(row);
@@ -48,7 +48,6 @@ class WatchingBackend::Watch {
     const double share = seen_.rows > 0 ? 1.0 / static_cast<double>(seen_.rows) : 0.0;
     const auto mean = [share](double sum) { return static_cast<float>(sum * share); };
     for (const double sum : sums_) result->mean_magnitude.push_back(mean(sum));
-    for (const double sum : squares_) result->mean_square.push_back(mean(sum));
     for (float& sum : result->products) sum = mean(sum);
     return std::shared_ptr<const InputStatistics>(std::move(result));
   }
@@ -57,21 +56,23 @@ class WatchingBackend::Watch {
   static constexpr std::int64_t kRows = 512;   // that are multiplied together
   static constexpr std::int64_t kBlock = 256;  // rows of the products at a time
 
-  /// Every n-th row, n a power of two: when the sample is full, every other one of it makes room.
+  /// Of all rows those whose numbers have the smallest hashes: every n-th would keep time with the windows of the text,
+  /// and see their first tokens more often than others.
   void keep(const float* row) {
-    if (seen_.rows++ % every_ != 0) return;
+    const auto number = static_cast<std::uint64_t>(seen_.rows++);
+    const PhiloxBlock block =
+        philox4x32_10({static_cast<std::uint32_t>(number), static_cast<std::uint32_t>(number >> 32), 0, 0}, {0, 0});
+    const std::uint64_t hash = (std::uint64_t{block[0]} << 32) | block[1];
     const std::int64_t cols = seen_.cols;
-    if (seen_.sample_rows == sample_limit_) {
-      for (std::int64_t r = 0; r < sample_limit_ / 2; ++r) {
-        std::copy_n(seen_.sample.data() + 2 * r * cols, cols, seen_.sample.data() + r * cols);
-      }
-      seen_.sample_rows = sample_limit_ / 2;
-      seen_.sample.resize(static_cast<std::size_t>(seen_.sample_rows * cols));
-      every_ *= 2;
-      if ((seen_.rows - 1) % every_ != 0) return;
+    if (seen_.sample_rows < sample_limit_) {
+      kept_.emplace(hash, seen_.sample_rows++);
+      seen_.sample.insert(seen_.sample.end(), row, row + cols);
+    } else if (!kept_.empty() && hash < kept_.top().first) {
+      const std::int64_t place = kept_.top().second;
+      kept_.pop();
+      kept_.emplace(hash, place);
+      std::copy_n(row, cols, seen_.sample.data() + place * cols);
     }
-    seen_.sample.insert(seen_.sample.end(), row, row + cols);
-    ++seen_.sample_rows;
   }
 
   /// products += X^T X, by the backend that runs the model: X^T is both the weight and the inputs.
@@ -105,9 +106,10 @@ class WatchingBackend::Watch {
   }
 
   InputStatistics seen_;
-  std::vector<double> sums_, squares_;
+  std::vector<double> sums_;
   std::vector<float> waiting_;
-  std::int64_t sample_limit_, every_ = 1;
+  std::int64_t sample_limit_;
+  std::priority_queue<std::pair<std::uint64_t, std::int64_t>> kept_;  // hashes, and places in the sample
   std::optional<Error> error_;
 };
 

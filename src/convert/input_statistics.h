@@ -18,9 +18,8 @@ namespace millrace {
 struct InputStatistics {
   std::int64_t cols = 0, rows = 0;         // rows: inputs that were seen
   std::vector<float> mean_magnitude = {};  // [cols], of |x|
-  std::vector<float> mean_square = {};     // [cols]
   std::vector<float> largest = {};         // [cols], of |x|
-  std::vector<float> sample = {};          // [sample_rows, cols]: some of them, spread over all
+  std::vector<float> sample = {};          // [sample_rows, cols]: some of them, drawn from all alike
   std::int64_t sample_rows = 0;
   std::vector<float> products = {};  // [cols, cols]: the mean of x_i x_j; empty where it was not asked for
 };

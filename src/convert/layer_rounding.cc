@@ -3,21 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "convert/input_scaling.h"
+#include "convert/dot.h"
 
 namespace millrace {
 
 namespace {
 
 constexpr double kDamping = 0.01;  // of GPTQ, as its authors have it
-
-double product(const float* x, const float* row, std::int64_t cols) {
-  float sums[16] = {};
-  for (std::int64_t k = 0; k < cols; ++k) sums[k % 16] += x[k] * row[k];
-  double sum = 0.0;
-  for (const float part : sums) sum += part;
-  return sum;
-}
 
 /// What the rounding of one row changes.
 struct RowChanges {
@@ -36,11 +28,10 @@ Result<LayerRounding> LayerRounding::create(RoundingMethod method, const CodeFor
   if (inputs == nullptr || inputs->rows == 0) return rounding;
   rounding.method_ = method;
   rounding.sample_ = inputs->sample;
-  rounding.mean_square_ = inputs->mean_square;
   if (factors != nullptr) {
     for (std::size_t i = 0; i < rounding.sample_.size(); ++i) rounding.sample_[i] /= (*factors)[i % factors->size()];
-    for (std::size_t k = 0; k < factors->size(); ++k) rounding.mean_square_[k] /= (*factors)[k] * (*factors)[k];
   }
+  if (method == RoundingMethod::awq) rounding.outputs_ = {rounding.sample_, inputs->cols, format.group, pool};
   if (method == RoundingMethod::gptq) {
     MILLRACE_TRY(rounding.factor_, gptq_factor(inputs->products, inputs->cols, kDamping, pool));
   }
@@ -52,7 +43,7 @@ CodedRows LayerRounding::codes_of(const float* weights, std::int64_t rows, std::
     case RoundingMethod::gptq:
       return gptq(format_, scales_, unit_, weights, rows, cols, factor_, pool);
     case RoundingMethod::awq:
-      return round_with_clipping(format_, scales_, unit_, weights, rows, cols, mean_square_, pool);
+      return round_to_best_grids(format_, scales_, unit_, weights, rows, cols, outputs_, pool);
     case RoundingMethod::nearest:
     case RoundingMethod::smoothquant:
       break;
@@ -81,8 +72,8 @@ void LayerRounding::add_changes(const float* weights, const CodedRows& coded, Th
       row.largest = std::max(row.largest, static_cast<double>(std::fabs(change)));
     }
     for (std::size_t s = 0; s < sample_.size(); s += static_cast<std::size_t>(cols)) {
-      const double output = product(sample_.data() + s, original, cols),
-                   change = product(sample_.data() + s, changes.data(), cols);
+      const double output = dot(sample_.data() + s, original, cols),
+                   change = dot(sample_.data() + s, changes.data(), cols);
       row.output_squares += output * output;
       row.output_changes += change * change;
     }

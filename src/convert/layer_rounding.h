@@ -8,6 +8,7 @@
 #include "convert/calibration.h"
 #include "convert/code_grid.h"
 #include "convert/gptq.h"
+#include "convert/grid_search.h"
 #include "convert/input_statistics.h"
 #include "core/result.h"
 #include "core/thread_pool.h"
@@ -42,9 +43,9 @@ class LayerRounding {
   CodeFormat format_;
   ScaleType scales_ = ScaleType::f16;
   float unit_ = 1.0f;
-  std::vector<float> mean_square_;  // of the inputs as the weights meet them
-  std::vector<float> sample_;       // likewise, [sample rows][cols]
-  GptqFactor factor_;
+  std::vector<float> sample_;  // [sample rows][cols], of the inputs as the weights meet them
+  GptqFactor factor_;          // of GPTQ
+  GroupChanges outputs_;       // of AWQ
   double squares_ = 0.0, changes_ = 0.0, largest_ = 0.0, output_squares_ = 0.0, output_changes_ = 0.0;
 };
 
