@@ -21,6 +21,7 @@
 #include "core/dtype.h"
 #include "core/result.h"
 #include "quant/kv_format.h"
+#include "recipe/page_selection.h"
 
 namespace millrace {
 
@@ -82,6 +83,9 @@ struct KvLayer {
   std::size_t value_offset = 0;
   std::size_t key_scale_offset = 0;  // kv/page_layout.h; of meaning where the format has scales
   std::size_t value_scale_offset = 0;
+  // Bounds of the keys of full pages, which rope_store() keeps: page p's from p * key_bound_numbers on; null: none.
+  std::uint16_t* key_bounds = nullptr;
+  std::size_t key_bound_numbers = 0;  // of a page
   std::int32_t page_tokens = 0;
   std::int32_t group = 0;  // which page table of a SequenceRows
   KvFormat format = KvFormat::f32;
@@ -137,6 +141,10 @@ struct AttendArgs {
   float softcap = 0.0f;          // cap * tanh(score / cap) where not 0 (Gemma 2)
   const float* sinks = nullptr;  // [heads]: one more logit in each softmax, without a value (gpt-oss)
   KvLayer kv;
+  // Rows of answers read the pages that this chooses for each kv head (kv/page_choice.h), with their places among these
+  // for their positions in the grid of chunks; null: all rows read everything. Not together with a window.
+  const PageSelection* selection = nullptr;
+  std::uint32_t layer = 0;  // of the model, for draws by lot
 };
 inline constexpr std::int64_t kAttentionChunk = 64;
 
@@ -203,6 +211,9 @@ class Backend {
 
   /// What keys and values may lie in memory in; other formats must not reach rope_store() and attend().
   [[nodiscard]] virtual std::span<const KvFormat> kv_formats() const = 0;
+
+  /// Whether attend() can select pages, and rope_store() keep the bounds for it.
+  [[nodiscard]] virtual bool selects_pages() const { return false; }
 
   /// What attention multiplies with keys and values in.
   [[nodiscard]] virtual Arithmetic attend_arithmetic(KvFormat format) const = 0;

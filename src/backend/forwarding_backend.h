@@ -36,6 +36,7 @@ class ForwardingBackend : public Backend {
     return inner_->packed_bytes(source, format);
   }
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return inner_->kv_formats(); }
+  [[nodiscard]] bool selects_pages() const override { return inner_->selects_pages(); }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return inner_->attend_arithmetic(format);
   }

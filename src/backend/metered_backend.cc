@@ -4,6 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "backend/selected_pages.h"
+
 namespace millrace {
 
 namespace {
@@ -37,25 +39,40 @@ double visible_pairs(std::int64_t first, std::int64_t rows, std::int64_t window)
 }
 
 OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmetic arithmetic) {
-  double pairs = 0, positions = 0;
+  double pairs = 0, positions = 0, bounds = 0;
   for (const SequenceRows& sequence : batch.sequences) {
-    if (sequence.rows == 0) continue;
-    pairs += visible_pairs(sequence.first_position, sequence.rows, args.window);
+    const std::int64_t rows = rows_reading_all(args, sequence);
+    for (std::int64_t i = rows; i < sequence.rows; ++i) {
+      const std::int64_t position = sequence.first_position + i;
+      const PageCandidates some = candidates_of(args, sequence, position);
+      const std::int64_t left_out = some.end - some.first - some.chosen;
+      const auto read = static_cast<double>(position + 1 - left_out * args.kv.page_tokens);
+      pairs += read;
+      positions += read;
+      if (args.selection->choice == PageChoice::quest) bounds += static_cast<double>(some.end - some.first);
+    }
+    if (rows == 0) continue;
+    pairs += visible_pairs(sequence.first_position, rows, args.window);
     const std::int64_t first =
         args.window > 0 ? std::max<std::int64_t>(0, sequence.first_position - args.window + 1) : 0;
-    positions += static_cast<double>(sequence.first_position + sequence.rows - first);
+    positions += static_cast<double>(sequence.first_position + rows - first);
   }
-  if (args.window == 0) {
-    for (const SharedPrefix& shared : batch.shared) {
-      if (shared.group == args.kv.group) {
-        positions -= static_cast<double>(shared.sequences - 1) * static_cast<double>(shared.tokens);
-      }
-    }
+  for (const SharedPrefix& shared : batch.shared) {
+    const auto sequences =
+        std::span(batch.sequences)
+            .subspan(static_cast<std::size_t>(shared.first_sequence), static_cast<std::size_t>(shared.sequences));
+    const bool all_read_it = args.window == 0 && shared.group == args.kv.group &&
+                             std::ranges::all_of(sequences, [&](const SequenceRows& sequence) {
+                               return rows_reading_all(args, sequence) == sequence.rows;
+                             });
+    if (all_read_it) positions -= static_cast<double>(shared.sequences - 1) * static_cast<double>(shared.tokens);
   }
   OpTotals cost;
   const std::size_t head_bytes = kv_head_bytes(args.kv.format, static_cast<std::size_t>(args.head_dim));
   const double row_bytes = 2.0 * args.kv_heads * static_cast<double>(head_bytes);
-  cost.bytes = positions * row_bytes;
+  const double bound_bytes = 2.0 * args.kv_heads * sizeof(std::uint16_t) *
+                             static_cast<double>(kv_bound_numbers(static_cast<std::size_t>(args.head_dim)));
+  cost.bytes = positions * row_bytes + bounds * bound_bytes;
   operations_of(cost, arithmetic) = 4.0 * pairs * args.heads * args.head_dim;
   return cost;
 }

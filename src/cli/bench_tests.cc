@@ -26,7 +26,7 @@ BenchRun BenchTests::prefill(std::int32_t tokens, std::int32_t depth) {
 
 BenchRun BenchTests::decode(std::int32_t steps, std::int32_t batch, std::int32_t depth) {
   const std::int32_t behind = std::max(depth, kShort);
-  UnscheduledSequences sequences = make_sequences(batch, behind + steps);
+  UnscheduledSequences sequences = make_sequences(batch, behind + steps, behind);
   fill(sequences, batch, behind);
   return timed(static_cast<double>(steps) * batch, [&] {
     for (std::int32_t step = 0; step < steps; ++step) {
@@ -75,10 +75,13 @@ std::vector<std::int32_t> BenchTests::make_ids(std::int32_t sequence, std::int32
   return ids;
 }
 
-UnscheduledSequences BenchTests::make_sequences(std::int32_t count, std::int32_t tokens) {
+UnscheduledSequences BenchTests::make_sequences(std::int32_t count, std::int32_t tokens,
+                                                std::optional<std::int32_t> answer_begin) {
   const KvCache& cache = runner_->cache();
   UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
-  for (std::int32_t s = 0; s < count; ++s) sequences.add(make_ids(s, tokens), tokens);
+  for (std::int32_t s = 0; s < count; ++s) {
+    sequences.add(make_ids(s, tokens), tokens, answer_begin);
+  }
   return sequences;
 }
 

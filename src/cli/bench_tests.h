@@ -40,7 +40,8 @@ class BenchTests {
   template <typename Function>
   BenchRun timed(double tokens, Function&& run);
   [[nodiscard]] std::vector<std::int32_t> make_ids(std::int32_t sequence, std::int32_t tokens) const;
-  UnscheduledSequences make_sequences(std::int32_t count, std::int32_t tokens);
+  UnscheduledSequences make_sequences(std::int32_t count, std::int32_t tokens,
+                                      std::optional<std::int32_t> answer_begin = {});
   void compute(UnscheduledSequences& sequences, std::int32_t sequence, std::int32_t first, std::int32_t end);
   void fill(UnscheduledSequences& sequences, std::int32_t count, std::int32_t depth);
   void run(const ForwardBatch& batch);

@@ -23,7 +23,7 @@ struct LogitsFlags {
 
 void print_json(ModelRunner& runner, const std::vector<std::int32_t>& ids) {
   std::fputs("{\"logits\":[", stdout);
-  run_tokens(runner, ids, [&](std::int64_t position, std::span<const float> row) {
+  run_tokens(runner, ids, RowsAre::prompt, [&](std::int64_t position, std::span<const float> row) {
     std::fputs(position == 0 ? "[" : ",[", stdout);
     for (std::size_t i = 0; i < row.size(); ++i) {
       // JSON has no infinities; nine digits name a float exactly.
@@ -39,7 +39,7 @@ void print_json(ModelRunner& runner, const std::vector<std::int32_t>& ids) {
 }
 
 void print_table(ModelRunner& runner, const std::vector<std::int32_t>& ids) {
-  run_tokens(runner, ids, [&](std::int64_t position, std::span<const float> row) {
+  run_tokens(runner, ids, RowsAre::prompt, [&](std::int64_t position, std::span<const float> row) {
     std::vector<std::size_t> order(row.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
     const std::size_t top = std::min<std::size_t>(5, order.size());

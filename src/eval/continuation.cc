@@ -54,7 +54,9 @@ class Group {
     const std::int64_t wanted = (static_cast<std::int64_t>(asked.tokens.size()) + page - 1) / page;
     if (!all_.empty() && wanted > pages_) return false;
     pages_ -= static_cast<std::int32_t>(wanted);
-    all_.push_back({.asked = &asked, .id = sequences_.add(asked.tokens, static_cast<std::int64_t>(asked.context))});
+    // The row that says the first token stands for one in the middle of an answer.
+    const auto context = static_cast<std::int64_t>(asked.context);
+    all_.push_back({.asked = &asked, .id = sequences_.add(asked.tokens, context, context - 1)});
     return true;
   }
 

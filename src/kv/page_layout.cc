@@ -28,6 +28,7 @@ std::int32_t group_of_window(PageLayout& layout, std::int64_t window) {
 std::size_t PageLayout::bytes_per_page_row() const {
   std::size_t total = 0;
   for (const CacheGroup& group : groups) total += group.page_bytes;
+  for (const KeyBounds& bounds : key_bounds) total += bounds.page_bytes;
   return total;
 }
 
@@ -57,6 +58,12 @@ PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_t
                              .key_scale_offset = end + numbers,
                              .value_scale_offset = end + block + numbers});
     end += 2 * block;
+    if (shape.key_bounds) {
+      layout.layers.back().key_bounds = static_cast<std::int32_t>(layout.key_bounds.size());
+      layout.key_bounds.push_back({group, static_cast<std::size_t>(shape.kv_heads) * 2 *
+                                              kv_bound_numbers(static_cast<std::size_t>(shape.head_dim)) *
+                                              sizeof(std::uint16_t)});
+    }
   }
   return layout;
 }

@@ -5,6 +5,10 @@
 // the group, keys [kv_heads, head_dim, page_tokens], then values [kv_heads, page_tokens, head_dim]; each followed,
 // where the format has scales, by those: floats [kv_heads, page_tokens], and then as many middles if it has them. int4
 // has two numbers in a byte, so its head_dim counts pairs here, the last filled up.
+//
+// Beside the pages of a layer whose keys rows select by lie bounds of the keys of each: bf16 [kv_heads][the largest,
+// the smallest][kv_bound_numbers(head_dim)]. They are read for many pages by every row, so those of one layer stand
+// together. What is copied from a page that is not full needs none.
 #pragma once
 
 #include <cstddef>
@@ -22,11 +26,18 @@ struct KvShape {
   std::int32_t head_dim = 0;
   std::int64_t window = 0;         // 0: full attention
   std::int32_t source_layer = -1;  // the layer stores nothing and reads that one's pages; -1: its own
+  bool key_bounds = false;         // of the keys that it stores
 };
 
 struct CacheGroup {
   std::int64_t window = 0;
   std::size_t page_bytes = 0;
+};
+
+/// Bounds of the keys of one layer.
+struct KeyBounds {
+  std::int32_t group = 0;
+  std::size_t page_bytes = 0;  // of one page's
 };
 
 /// Where a layer's keys and values lie in a page of its group.
@@ -36,6 +47,7 @@ struct KvPlace {
   std::size_t value_offset = 0;
   std::size_t key_scale_offset = 0;  // of meaning where the format has scales; middles follow them
   std::size_t value_scale_offset = 0;
+  std::int32_t key_bounds = -1;  // which of the layout's; -1: none
 };
 
 struct PageLayout {
@@ -43,8 +55,10 @@ struct PageLayout {
   KvFormat format = KvFormat::f32;
   std::vector<CacheGroup> groups;
   std::vector<KvPlace> layers;  // one a model layer; a layer with a source has its source's place
+  std::vector<KeyBounds> key_bounds;
 
-  /// Bytes of one page in every group: the memory of `page_tokens` tokens before any window moves on.
+  /// Bytes of one page in every group, and of its bounds: the memory of `page_tokens` tokens before any window moves
+  /// on.
   [[nodiscard]] std::size_t bytes_per_page_row() const;
   /// Pages that `tokens` positions take.
   [[nodiscard]] std::int64_t pages_for(std::int64_t tokens) const { return (tokens + page_tokens - 1) / page_tokens; }

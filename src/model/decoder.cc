@@ -48,11 +48,19 @@ GatedFfn ffn_view(const FfnWeights& weights, const LayerSpec& spec) {
 
 }  // namespace
 
-std::vector<KvShape> kv_shapes(const ModelConfig& config) {
+bool layer_selects(const ModelConfig& config, const std::optional<PageSelection>& selection, std::size_t layer) {
+  return selection && static_cast<std::int64_t>(layer) >= selection->dense_layers &&
+         config.layers[layer].attention.window == 0;
+}
+
+std::vector<KvShape> kv_shapes(const ModelConfig& config, const std::optional<PageSelection>& selection) {
   std::vector<KvShape> shapes;
-  for (const LayerSpec& layer : config.layers) {
-    const AttentionSpec& a = layer.attention;
-    shapes.push_back({a.kv_heads, a.head_dim, a.window, a.kv_source});
+  for (std::size_t l = 0; l < config.layers.size(); ++l) {
+    const AttentionSpec& a = config.layers[l].attention;
+    const bool bounds = layer_selects(config, selection, l) && selection->choice == PageChoice::quest;
+    shapes.push_back({a.kv_heads, a.head_dim, a.window, a.kv_source, bounds});
+    // Who reads another layer's keys selects by that one's bounds.
+    if (a.kv_source >= 0 && shapes.back().key_bounds) shapes[static_cast<std::size_t>(a.kv_source)].key_bounds = true;
   }
   return shapes;
 }
@@ -75,8 +83,13 @@ std::size_t Decoder::workspace_bytes(const ModelConfig& config, const Limits& li
 }
 
 Result<std::unique_ptr<Decoder>> Decoder::create(ModelConfig config, ModelWeights weights, Backend& backend,
-                                                 Limits limits) {
+                                                 Limits limits, const std::optional<PageSelection>& selection) {
   std::unique_ptr<Decoder> decoder(new Decoder(std::move(config), std::move(weights), backend, limits));
+  bool selects = false;
+  for (std::size_t l = 0; l < decoder->config_.layers.size(); ++l) {
+    selects = selects || layer_selects(decoder->config_, selection, l);
+  }
+  if (selects) decoder->selection_ = selection;
   MILLRACE_CHECK_OK(decoder->allocate());
   return decoder;
 }
@@ -238,7 +251,9 @@ void Decoder::attention_block(const ForwardBatch& batch, std::size_t layer, cons
                            .scale = spec.scale,
                            .softcap = spec.softcap,
                            .sinks = w.sinks.get(),
-                           .kv = kv});
+                           .kv = kv,
+                           .selection = layer_selects(config_, selection_, layer) ? &*selection_ : nullptr,
+                           .layer = static_cast<std::uint32_t>(layer)});
   backend_->linear(w.out.view(), attended_.floats(), rows, delta_.floats(), config_.hidden);
 }
 

@@ -1,6 +1,7 @@
 #include "quant/kv_codec.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -102,6 +103,15 @@ float decode_kv(KvFormat format, const KvSlot& slot, std::int64_t i) {
     }
   }
   return value;
+}
+
+std::uint16_t kv_bound(float number, bool up) {
+  constexpr std::uint32_t kLargest = 0x7f7f, kSign = 0x8000;  // of bfloat16
+  const auto bits = std::bit_cast<std::uint32_t>(number);
+  const bool negative = (bits & 0x80000000u) != 0;
+  // Away from zero where that is the way, else towards it.
+  const std::uint32_t magnitude = ((bits & 0x7fffffffu) + (negative == up ? 0u : 0xffffu)) >> 16;
+  return static_cast<std::uint16_t>(std::min(magnitude, kLargest) | (negative && magnitude > 0 ? kSign : 0u));
 }
 
 std::string kv_format_names(std::span<const KvFormat> formats) {

@@ -29,6 +29,11 @@ void encode_kv(KvFormat format, const float* x, std::int64_t count, const KvSlot
 /// Number i of those that were encoded.
 float decode_kv(KvFormat format, const KvSlot& slot, std::int64_t i);
 
+/// A bound as it is stored: the nearest bfloat16 that is not below (`up`), or not above. What lies beyond the finite
+/// ones becomes the last of them, so that a sum of products with bounds has a sign; bounds of nothing (minus infinity
+/// for the largest) too. Zero is positive.
+std::uint16_t kv_bound(float number, bool up);
+
 /// Names for a message: "f32, bf16 and int8".
 std::string kv_format_names(std::span<const KvFormat> formats);
 

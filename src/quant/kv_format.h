@@ -47,6 +47,11 @@ constexpr std::size_t kv_head_bytes(KvFormat format, std::size_t numbers) {
   return kv_elements(format, numbers) * kv_element_bytes(format) + kv_scales(format) * sizeof(float);
 }
 
+/// Numbers that a bound of a head's keys takes, in whole groups of 16: the others are zeros.
+constexpr std::size_t kv_bound_numbers(std::size_t numbers) {
+  return (numbers + 15) / 16 * 16;
+}
+
 constexpr std::string_view kv_format_name(KvFormat format) {
   constexpr std::string_view kNames[] = {"f32", "bf16", "int8", "fp8_e4m3", "fp8_e4m3.unscaled", "fp8_e5m2", "int4"};
   return kNames[static_cast<std::size_t>(format)];

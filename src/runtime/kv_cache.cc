@@ -9,6 +9,30 @@
 
 namespace millrace {
 
+namespace {
+
+/// What a page of the group could hold, of numbers of ordinary size.
+std::vector<std::byte> ordinary_noise(const PageLayout& layout, std::size_t group) {
+  // Codes may be any; every fourth byte is then the highest of a scale as well.
+  const std::size_t element = layout.format == KvFormat::bf16 ? 2 : 4, bytes = layout.groups[group].page_bytes;
+  std::vector<std::byte> noise(bytes);
+  for (std::size_t at = 0; at < bytes; at += sizeof(PhiloxBlock)) {
+    const PhiloxBlock block = philox4x32_10({static_cast<std::uint32_t>(at), 0, 0, 0}, {0, 0});
+    std::memcpy(noise.data() + at, block.data(), std::min(sizeof block, bytes - at));
+  }
+  if (kv_element_bytes(layout.format) == 1 && kv_scales(layout.format) == 0) {
+    for (std::byte& code : noise) code &= std::byte{0xbf};  // no code is an infinity or NaN, or large
+    return noise;
+  }
+  // The sign stays as drawn, the exponent becomes one of ordinary numbers.
+  for (std::size_t at = element - 1; at < bytes; at += element) {
+    noise[at] = (noise[at] & std::byte{0x80}) | std::byte{0x3e};
+  }
+  return noise;
+}
+
+}  // namespace
+
 Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::int32_t pages, Backend& backend) {
   std::unique_ptr<KvCache> cache(new KvCache(backend));
   cache->layout_ = layout;
@@ -16,6 +40,10 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::
   for (const CacheGroup& group : layout.groups) {
     MILLRACE_TRY(Buffer memory, backend.allocate(group.page_bytes * static_cast<std::size_t>(pages)));
     cache->memory_.push_back(std::move(memory));
+  }
+  for (const KeyBounds& bounds : layout.key_bounds) {
+    MILLRACE_TRY(Buffer memory, backend.allocate(bounds.page_bytes * static_cast<std::size_t>(pages)));
+    cache->key_bounds_.push_back(std::move(memory));
   }
   for (const KvPlace& place : layout.layers) {
     const auto group = static_cast<std::size_t>(place.group);
@@ -28,6 +56,10 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::
                               .page_tokens = layout.page_tokens,
                               .group = place.group,
                               .format = layout.format});
+    if (place.key_bounds < 0) continue;
+    const auto bounds = static_cast<std::size_t>(place.key_bounds);
+    cache->layers_.back().key_bounds = static_cast<std::uint16_t*>(cache->key_bounds_[bounds].memory.get());
+    cache->layers_.back().key_bound_numbers = layout.key_bounds[bounds].page_bytes / sizeof(std::uint16_t);
   }
   return cache;
 }
@@ -48,30 +80,23 @@ void KvCache::copy(std::span<const PageCopy> copies) {
 }
 
 void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
-  // Codes may be any; every fourth byte is then the highest of a scale as well.
-  const std::size_t element = layout_.format == KvFormat::bf16 ? 2 : 4, bytes = layout_.groups[group].page_bytes;
   noise_.resize(layout_.groups.size());
-  std::vector<std::byte>& noise = noise_[group];
-  const std::size_t offset = static_cast<std::size_t>(page) * bytes;
-  if (!noise.empty()) {
-    backend_->write(memory_[group], offset, noise);
-    return;
+  if (noise_[group].empty()) noise_[group] = ordinary_noise(layout_, group);
+  backend_->write(memory_[group], static_cast<std::size_t>(page) * layout_.groups[group].page_bytes, noise_[group]);
+  // Bounds are each page's own: rows choose by them, and should not all choose the same.
+  for (std::size_t b = 0; b < key_bounds_.size(); ++b) {
+    if (layout_.key_bounds[b].group != static_cast<std::int32_t>(group)) continue;
+    const std::size_t bytes = layout_.key_bounds[b].page_bytes;
+    std::vector<std::uint16_t> bounds(bytes / sizeof(std::uint16_t));
+    for (std::size_t i = 0; i < bounds.size(); i += 8) {
+      const PhiloxBlock block = philox4x32_10(
+          {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(page), static_cast<std::uint32_t>(b), 1}, {0, 0});
+      for (std::size_t j = 0; j < 8; ++j) {
+        bounds[i + j] = static_cast<std::uint16_t>(0x3f80u | ((block[j / 2] >> (16 * (j % 2))) & 0x807fu));
+      }
+    }
+    backend_->write(key_bounds_[b], static_cast<std::size_t>(page) * bytes, std::as_bytes(std::span(bounds)));
   }
-  noise.resize(bytes);
-  for (std::size_t at = 0; at < bytes; at += sizeof(PhiloxBlock)) {
-    const PhiloxBlock block = philox4x32_10({static_cast<std::uint32_t>(at), 0, 0, 0}, {0, 0});
-    std::memcpy(noise.data() + at, block.data(), std::min(sizeof block, bytes - at));
-  }
-  if (kv_element_bytes(layout_.format) == 1 && kv_scales(layout_.format) == 0) {
-    for (std::byte& code : noise) code &= std::byte{0xbf};  // no code is an infinity or NaN, or large
-    backend_->write(memory_[group], offset, noise);
-    return;
-  }
-  // The sign stays as drawn, the exponent becomes one of ordinary numbers.
-  for (std::size_t at = element - 1; at < bytes; at += element) {
-    noise[at] = (noise[at] & std::byte{0x80}) | std::byte{0x3e};
-  }
-  backend_->write(memory_[group], offset, noise);
 }
 
 }  // namespace millrace

@@ -53,6 +53,12 @@ Status check_kv_format(const LoadOptions& options, const Backend& backend) {
               backend.numeric_class().substr(0, backend.numeric_class().find('/')), kv_format_names(formats));
 }
 
+Status check_selection(const LoadOptions& options, const Backend& backend) {
+  if (!options.recipe.decode_selection || backend.selects_pages()) return Ok{};
+  return fail("the recipe's \"attention\": the backend {} cannot select pages",
+              backend.numeric_class().substr(0, backend.numeric_class().find('/')));
+}
+
 /// What the weights will take. The recipe must not name layers in vain.
 Result<std::uint64_t> measure_weights(const LoadOptions& options, const ModelPlan& plan, const TensorSource& source) {
   std::vector<std::string> layers;
@@ -121,10 +127,12 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_TRY(plan.backend, make_backend(options));
   if (options.wrap_backend) plan.backend = options.wrap_backend(std::move(plan.backend));
   MILLRACE_CHECK_OK(check_kv_format(options, *plan.backend));
+  MILLRACE_CHECK_OK(check_selection(options, *plan.backend));
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
   plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);
-  plan.layout = make_page_layout(kv_shapes(plan.config), kPageTokens, kv_format(options));
+  plan.layout =
+      make_page_layout(kv_shapes(plan.config, options.recipe.decode_selection), kPageTokens, kv_format(options));
   return plan;
 }
 
@@ -150,8 +158,8 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
   WeightLoader loader(plan.config, plan.names, source, backend, {.input = options.compute},
                       [&](const std::string& layer) { return linear_format(options, layer); });
   MILLRACE_TRY(ModelWeights weights, loader.load(plan.weight_bytes, options.progress));
-  MILLRACE_TRY(std::unique_ptr<Decoder> decoder,
-               Decoder::create(std::move(plan.config), std::move(weights), backend, options.limits));
+  MILLRACE_TRY(std::unique_ptr<Decoder> decoder, Decoder::create(std::move(plan.config), std::move(weights), backend,
+                                                                 options.limits, options.recipe.decode_selection));
   MILLRACE_TRY(std::unique_ptr<KvCache> cache, KvCache::create(plan.layout, model.memory.kv_pages, backend));
   MILLRACE_TRY(model.runner, ModelRunner::create(std::move(plan.backend), std::move(decoder), std::move(cache),
                                                  model.memory.max_sequence_tokens));

@@ -81,7 +81,8 @@ SchedulerLimits scheduler_limits(ModelRunner& runner, bool prefix_cache) {
           .kv = {.pages = runner.cache().pages(),
                  .page_tokens = runner.cache().layout().page_tokens,
                  .windows = runner.cache().windows(),
-                 .prefix_cache = prefix_cache}};
+                 .prefix_cache = prefix_cache},
+          .share_answers = !runner.selection().has_value()};
 }
 
 }  // namespace millrace

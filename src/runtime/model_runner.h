@@ -40,6 +40,8 @@ class ModelRunner {
 
   [[nodiscard]] const ModelConfig& config() const { return decoder_->config(); }
   [[nodiscard]] const Decoder::Limits& limits() const { return decoder_->limits(); }
+  /// What rows of answers read, where not everything.
+  [[nodiscard]] const std::optional<PageSelection>& selection() const { return decoder_->selection(); }
   [[nodiscard]] std::int64_t max_sequence_tokens() const { return max_sequence_tokens_; }
   [[nodiscard]] KvCache& cache() { return *cache_; }
   [[nodiscard]] const Backend& backend() const { return *backend_; }

@@ -20,19 +20,20 @@ Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens) {
   return Ok{};
 }
 
-void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens,
+void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,
                 const std::function<void(std::int64_t, std::span<const float>)>& take) {
   const auto vocab = static_cast<std::size_t>(runner.config().vocab);
   const auto total = static_cast<std::int64_t>(tokens.size());
   const KvCache& cache = runner.cache();
   UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
-  const SequenceId id = sequences.add({tokens.begin(), tokens.end()}, total);
+  const SequenceId id = sequences.add({tokens.begin(), tokens.end()}, total, rows == RowsAre::answer ? 0 : total);
   const std::int64_t step = std::min(runner.limits().max_rows, runner.limits().max_logit_rows);
   for (std::int64_t start = 0; start < total; start += step) {
-    const auto rows = static_cast<std::int32_t>(std::min(step, total - start));
+    const auto count = static_cast<std::int32_t>(std::min(step, total - start));
     const std::span<const float> logits =
-        runner.run(sequences.batch({{{.id = id, .rows = rows, .first_position = start, .all_logits = true}}, {}}));
-    for (std::int64_t r = 0; r < rows; ++r) take(start + r, logits.subspan(static_cast<std::size_t>(r) * vocab, vocab));
+        runner.run(sequences.batch({{{.id = id, .rows = count, .first_position = start, .all_logits = true}}, {}}));
+    for (std::int64_t r = 0; r < count; ++r)
+      take(start + r, logits.subspan(static_cast<std::size_t>(r) * vocab, vocab));
   }
 }
 

@@ -13,9 +13,12 @@ namespace millrace {
 /// Error: an id outside the vocabulary, or more tokens than a sequence may have here; with the figures.
 Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens);
 
+/// Rows of answers may select what they read (AttendArgs in backend.h).
+enum class RowsAre : std::uint8_t { prompt, answer };
+
 /// Runs `tokens`, which check_tokens accepts, as one sequence, in steps as large as the runner's limits allow. `take`
 /// is called for each position in order with its logits [vocab], valid during the call.
-void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens,
+void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,
                 const std::function<void(std::int64_t position, std::span<const float> logits)>& take);
 
 }  // namespace millrace

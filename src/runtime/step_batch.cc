@@ -14,7 +14,8 @@ ForwardBatch make_forward_batch(const StepPlan& plan, const std::function<Sequen
     SequenceRows rows{.first_row = static_cast<std::int32_t>(batch.rows()),
                       .rows = entry.rows,
                       .first_position = entry.first_position,
-                      .admission_length = sequence.prompt_tokens};
+                      .admission_length = sequence.prompt_tokens,
+                      .answer_begin = sequence.answer_begin};
     rows.page_tables.reserve(sequence.tables.size());
     for (const PageTable& table : sequence.tables) rows.page_tables.push_back(table.entries());
     for (std::int32_t r = 0; r < entry.rows; ++r) {
@@ -35,8 +36,9 @@ UnscheduledSequences::UnscheduledSequences(std::int32_t pages, std::int32_t page
     : allocator_(std::make_unique<KvAllocator>(KvLimits{
           .pages = pages, .page_tokens = page_tokens, .windows = std::move(windows), .prefix_cache = false})) {}
 
-SequenceId UnscheduledSequences::add(std::vector<std::int32_t> tokens, std::int64_t prompt_tokens) {
-  sequences_.push_back({std::move(tokens), prompt_tokens, allocator_->make()});
+SequenceId UnscheduledSequences::add(std::vector<std::int32_t> tokens, std::int64_t prompt_tokens,
+                                     std::optional<std::int64_t> answer_begin) {
+  sequences_.push_back({std::move(tokens), prompt_tokens, answer_begin.value_or(prompt_tokens), allocator_->make()});
   return sequences_.size() - 1;
 }
 
@@ -49,7 +51,7 @@ ForwardBatch UnscheduledSequences::batch(const StepPlan& plan) {
   }
   return make_forward_batch(plan, [this](const StepEntry& entry) -> SequenceView {
     const Sequence& sequence = sequences_.at(entry.id);
-    return {sequence.tokens, sequence.prompt_tokens, sequence.kv.tables};
+    return {sequence.tokens, sequence.prompt_tokens, sequence.kv.tables, sequence.answer_begin};
   });
 }
 

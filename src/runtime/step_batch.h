@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "backend/forward_batch.h"
@@ -25,8 +26,9 @@ class UnscheduledSequences {
   /// `pages` in each cache group.
   UnscheduledSequences(std::int32_t pages, std::int32_t page_tokens, std::vector<std::int64_t> windows);
 
-  /// Its id: 0, 1, 2, ...
-  SequenceId add(std::vector<std::int32_t> tokens, std::int64_t prompt_tokens);
+  /// Its id: 0, 1, 2, ... Rows from `answer_begin` on count as an answer's; without it those behind the prompt.
+  SequenceId add(std::vector<std::int32_t> tokens, std::int64_t prompt_tokens,
+                 std::optional<std::int64_t> answer_begin = {});
 
   /// Gives the sequences of the entries pages for their rows, and takes back what windows have passed. There must be
   /// enough.
@@ -35,7 +37,7 @@ class UnscheduledSequences {
  private:
   struct Sequence {
     std::vector<std::int32_t> tokens;
-    std::int64_t prompt_tokens;
+    std::int64_t prompt_tokens, answer_begin;
     SequenceKv kv;
   };
 

@@ -117,7 +117,7 @@ Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
   // Every sequence that runs may want a page soon; who is admitted should not have to go again at once.
   const KvAllocator::Admission admission = kv_.admit(slot.kv,
                                                      {.name = slot.cache_name,
-                                                      .tokens = slot.known,
+                                                      .tokens = shared_tokens(slot),
                                                       .positions = slot.tokens(),
                                                       .share = slot.shares,
                                                       .may_wait = !slot.waited,
@@ -153,7 +153,7 @@ std::size_t Scheduler::place_of(const Rank& rank) const {
 void Scheduler::plan_prompt(StepPlan& plan, SlotIndex index) {
   Slot& slot = slots_[index];
   if (slot.shares) {
-    const std::int64_t saved = kv_.catch_up(slot.kv, slot.known, slot.computed);
+    const std::int64_t saved = kv_.catch_up(slot.kv, shared_tokens(slot), slot.computed);
     slot.computed += saved;
     if (slot.admission == 1) {
       slot.cached_tokens += saved;
@@ -195,8 +195,15 @@ void Scheduler::plan_rows(StepPlan& plan, SlotIndex index, std::int64_t rows) {
   publish(slot, of_prompt && slot.computed >= slot.prompt_tokens);
 }
 
+std::span<const std::int32_t> Scheduler::shared_tokens(const Slot& slot) const {
+  const std::span<const std::int32_t> known(slot.known);
+  if (limits_.share_answers) return known;
+  return known.first(std::min(known.size(), static_cast<std::size_t>(slot.prompt_tokens) + 1));
+}
+
 void Scheduler::publish(Slot& slot, bool partial) {
-  const std::int64_t filled = std::min(slot.computed, static_cast<std::int64_t>(slot.known.size()));
+  std::int64_t filled = std::min(slot.computed, static_cast<std::int64_t>(slot.known.size()));
+  if (!limits_.share_answers) filled = std::min(filled, slot.prompt_tokens);
   if (partial || static_cast<std::int64_t>(slot.kv.nodes.size() + 1) * kv_.page_tokens() <= filled) {
     kv_.publish(slot.kv, slot.known, filled, partial, slot.planned_in);
   }
@@ -239,10 +246,15 @@ bool Scheduler::preempt_held(bool impatient) {
   return true;
 }
 
+void Scheduler::give_back(Slot& slot) {
+  // In an answer that is not shared, the prompt's last row has been published, and its page may be out of every window.
+  publish(slot, limits_.share_answers || slot.computed <= slot.prompt_tokens);
+  kv_.release(slot.kv);
+}
+
 void Scheduler::preempt(SlotIndex index) {
   Slot& slot = slots_[index];
-  publish(slot, true);
-  kv_.release(slot.kv);
+  give_back(slot);
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)) - 1);
   slot.computed = 0;
   slot.state = State::waiting;
@@ -279,8 +291,7 @@ void Scheduler::finish(SequenceId id) {
   const SlotIndex index = found->second;
   Slot& slot = slots_[index];
   if (slot.state == State::running) {
-    publish(slot, true);
-    kv_.release(slot.kv);
+    give_back(slot);
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)) - 1);
   } else {
     waiting_.erase({slot.rank, index});
@@ -298,7 +309,7 @@ void Scheduler::hold(SequenceId id, bool held) {
 
 SequenceView Scheduler::sequence(const StepEntry& entry) const {
   const Slot& slot = slots_[entry.slot];
-  return {slot.known, slot.prompt_tokens, slot.kv.tables};
+  return {slot.known, slot.prompt_tokens, slot.kv.tables, slot.prompt_tokens};
 }
 
 std::int64_t Scheduler::cached_tokens(SequenceId id) const {

@@ -33,6 +33,8 @@ struct SchedulerLimits {
   std::int32_t max_sequences = 64;      // sequences that run at once, and so the most entries of a step
   std::int32_t max_logit_rows = 64;     // rows of a step whose logits are wanted; at least max_sequences
   KvLimits kv;
+  // False: what rows of an answer store is not what a prompt with its tokens would, so that only prompts are shared.
+  bool share_answers = true;
 };
 
 struct SequenceSpec {
@@ -141,6 +143,9 @@ class Scheduler {
   void plan_prompt(StepPlan& plan, SlotIndex index);
   void plan_rows(StepPlan& plan, SlotIndex index, std::int64_t rows);
   void publish(Slot& slot, bool partial);
+  void give_back(Slot& slot);  // its memory; what can be shared of it is known
+  /// Tokens among whose rows it may have some from others: all but the last.
+  [[nodiscard]] std::span<const std::int32_t> shared_tokens(const Slot& slot) const;
   Admission admit(SlotIndex index, StepPlan& plan);
   Admission try_admit(SlotIndex index, StepPlan& plan);
   [[nodiscard]] std::size_t place_of(const Rank& rank) const;

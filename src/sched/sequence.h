@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "kv/page_pool.h"
@@ -11,7 +12,8 @@ namespace millrace {
 struct SequenceView {
   std::span<const std::int32_t> tokens;  // prompt, then what was generated
   std::int64_t prompt_tokens = 0;
-  std::span<const PageTable> tables;  // one a cache group
+  std::span<const PageTable> tables;                                     // one a cache group
+  std::int64_t answer_begin = std::numeric_limits<std::int64_t>::max();  // rows from here on are of an answer
 };
 
 }  // namespace millrace

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu_test_util.h"
@@ -21,6 +22,8 @@ struct AttendShape {
   float softcap = 0.0f;
   bool sinks = false;
   KvFormat format = KvFormat::f32;
+  std::optional<PageSelection> selection = {};  // of rows from `answer_begin` on
+  std::int64_t answer_begin = 0;
 };
 
 /// Sequences whose keys and values lie in pages of one buffer. Whatever no row may look at holds NaN.
@@ -28,7 +31,8 @@ class AttendWorld {
  public:
   AttendWorld(const AttendShape& shape, int sequences, std::uint32_t seed) : shape_(shape), random_(seed) {
     pages_each_ = (shape.length + shape.page_tokens - 1) / shape.page_tokens;
-    const KvShape layer{.kv_heads = shape.kv_heads, .head_dim = shape.head_dim};
+    const KvShape layer{
+        .kv_heads = shape.kv_heads, .head_dim = shape.head_dim, .key_bounds = shape.selection.has_value()};
     const PageLayout layout = make_page_layout(std::vector<KvShape>(2, layer), shape.page_tokens, shape.format);
     const KvPlace& place = layout.layers[1];  // the other layer's share holds NaN
     kv_ = {.page_bytes = layout.groups[0].page_bytes,
@@ -40,6 +44,11 @@ class AttendWorld {
            .format = shape.format};
     memory_.assign(kv_.page_bytes * static_cast<std::size_t>(pages_each_ * sequences), std::byte{0xff});
     kv_.pages = memory_.data();
+    if (!layout.key_bounds.empty()) {
+      kv_.key_bound_numbers = layout.key_bounds[1].page_bytes / sizeof(std::uint16_t);
+      bounds_.assign(kv_.key_bound_numbers * static_cast<std::size_t>(pages_each_ * sequences), 0xffff);  // NaN
+      kv_.key_bounds = bounds_.data();
+    }
     // Pages of the sequences interleave, and no sequence has them in ascending order.
     std::vector<std::int32_t> ids(static_cast<std::size_t>(pages_each_ * sequences));
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i);
@@ -74,12 +83,31 @@ class AttendWorld {
         put(sequence, t, head, true, keys_[static_cast<std::size_t>(sequence)].data() + source);
         put(sequence, t, head, false, values_[static_cast<std::size_t>(sequence)].data() + source);
       }
+      if (shape_.selection && (t + 1) % shape_.page_tokens == 0) bound(sequence, t);
     }
     if (shape_.window == 0) return;
     const std::int64_t first = std::max<std::int64_t>(0, begin - shape_.window + 1);
     for (std::int64_t page = 0; page < first / shape_.page_tokens; ++page) {
       tables_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(page)] = -1;
     }
+  }
+
+  /// The page of `page_index` in the sequence's table.
+  [[nodiscard]] std::int32_t page_number(int sequence, std::int64_t page_index) const {
+    return tables_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(page_index)];
+  }
+  [[nodiscard]] const KvLayer& kv() const { return kv_; }
+
+  /// Number `d` of the key that is stored.
+  [[nodiscard]] float key(int sequence, std::int64_t position, std::int32_t head, std::int32_t d) {
+    return decode_kv(shape_.format, slot(sequence, position, head, true), d);
+  }
+
+  /// The bounds of a page's keys: [kv heads][2][kv_bound_numbers(head_dim)] of bf16.
+  [[nodiscard]] std::uint16_t* bounds(int sequence, std::int64_t page_index) {
+    const auto page =
+        static_cast<std::size_t>(tables_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(page_index)]);
+    return bounds_.data() + page * kv_.key_bound_numbers;
   }
 
   /// Takes over queries, keys and values of the other world's first sequence, before any is stored.
@@ -106,7 +134,10 @@ class AttendWorld {
     return largest;
   }
 
-  /// Gives all numbers of a position's keys, or values, before they are stored.
+  /// Gives all numbers of a position's queries, keys, or values, before they are stored.
+  void set_query(int sequence, std::int64_t position, float number) {
+    std::fill_n(queries_[static_cast<std::size_t>(sequence)].begin() + position * q_width(), q_width(), number);
+  }
   void set_key(int sequence, std::int64_t position, float number) { set(keys_, sequence, position, number); }
   void set_value(int sequence, std::int64_t position, float number) { set(values_, sequence, position, number); }
 
@@ -142,6 +173,7 @@ class AttendWorld {
                                  .rows = rows,
                                  .first_position = step.begin,
                                  .admission_length = 0,
+                                 .answer_begin = shape_.answer_begin,
                                  .page_tables = {tables_[static_cast<std::size_t>(step.sequence)]}});
       for (std::int64_t t = step.begin; t < step.end; ++t) {
         batch.token_ids.push_back(0);
@@ -160,7 +192,9 @@ class AttendWorld {
                     .scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)),
                     .softcap = shape_.softcap,
                     .sinks = shape_.sinks ? sinks_.data() : nullptr,
-                    .kv = kv_};
+                    .kv = kv_,
+                    .selection = shape_.selection ? &*shape_.selection : nullptr,
+                    .layer = 1};
     std::vector<float> out(static_cast<std::size_t>(batch.rows() * q_width()), -7e33f);
     args.out = out.data();
     set_pages(backend, memory_);
@@ -176,9 +210,31 @@ class AttendWorld {
 
   /// A key or value [head_dim], rounded as its format has it.
   void put(int sequence, std::int64_t t, std::int32_t head, bool key, const float* numbers) {
-    const std::int32_t page =
-        tables_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(t / shape_.page_tokens)];
-    std::byte* start = kv_.pages + static_cast<std::size_t>(page) * kv_.page_bytes;
+    encode_kv(shape_.format, numbers, shape_.head_dim, slot(sequence, t, head, key));
+  }
+
+  /// The bounds of the page whose last position is t.
+  void bound(int sequence, std::int64_t t) {
+    const auto width = static_cast<std::int64_t>(kv_bound_numbers(static_cast<std::size_t>(shape_.head_dim)));
+    const std::int64_t first = t + 1 - shape_.page_tokens;
+    for (std::int32_t head = 0; head < shape_.kv_heads; ++head) {
+      std::uint16_t* largest = bounds(sequence, t / shape_.page_tokens) + head * 2 * width;
+      std::fill_n(largest, 2 * width, std::uint16_t{0});
+      for (std::int32_t d = 0; d < shape_.head_dim; ++d) {
+        float high = key(sequence, first, head, d), low = high;
+        for (std::int64_t other = first + 1; other <= t; ++other) {
+          high = std::max(high, key(sequence, other, head, d));
+          low = std::min(low, key(sequence, other, head, d));
+        }
+        largest[d] = kv_bound(high, true);
+        largest[width + d] = kv_bound(low, false);
+      }
+    }
+  }
+
+  KvSlot slot(int sequence, std::int64_t t, std::int32_t head, bool key) {
+    std::byte* start =
+        kv_.pages + static_cast<std::size_t>(page_number(sequence, t / shape_.page_tokens)) * kv_.page_bytes;
     const std::int64_t slot = t % shape_.page_tokens, slots = std::int64_t{head} * shape_.page_tokens;
     const auto bytes = static_cast<std::int64_t>(kv_element_bytes(shape_.format)),
                row_bytes = bytes * static_cast<std::int64_t>(
@@ -190,7 +246,7 @@ class AttendWorld {
     target.scale =
         reinterpret_cast<float*>(start + (key ? kv_.key_scale_offset : kv_.value_scale_offset)) + slots + slot;
     target.middle = target.scale + std::int64_t{shape_.kv_heads} * shape_.page_tokens;
-    encode_kv(shape_.format, numbers, shape_.head_dim, target);
+    return target;
   }
 
   AttendShape shape_;
@@ -198,6 +254,7 @@ class AttendWorld {
   std::int64_t pages_each_ = 0;
   KvLayer kv_;
   std::vector<std::byte> memory_;
+  std::vector<std::uint16_t> bounds_;
   std::vector<std::vector<std::int32_t>> tables_;
   std::vector<std::vector<float>> queries_, keys_, values_;
   std::vector<float> sinks_;

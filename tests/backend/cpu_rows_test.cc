@@ -71,6 +71,33 @@ TEST_P(CpuRows, RopeStoreInCodes) {
   }
 }
 
+/// Where a page has become full its keys have bounds, in both backends the same: page 6 (positions 0 to 3) and page 1
+/// (4 to 7, of which an earlier step stored two), and no other.
+TEST_P(CpuRows, RopeStoreKeepsBounds) {
+  for (const KvFormat format : kKvFormats) {
+    for (const std::int32_t head_dim : {16, 64, 20, 11}) {
+      const RopeCase c{.head_dim = head_dim,
+                       .rotary_dim = 2,
+                       .page_tokens = 4,
+                       .rotate = false,
+                       .key_bounds = true,
+                       .format = format};
+      RopeCase without = c;
+      without.key_bounds = false;
+      const std::vector<std::byte> expected = run_rope(*reference_, c, 35).second,
+                                   actual = run_rope(*cpu_backend(GetParam(), 1), c, 35).second;
+      EXPECT_EQ(actual, expected) << kv_format_name(format) << ' ' << head_dim;
+      EXPECT_EQ(run_rope(*cpu_backend(GetParam(), 2), c, 35).second, actual);
+      const std::size_t pages = run_rope(*reference_, without, 35).second.size(), bytes = (actual.size() - pages) / 8;
+      for (std::size_t page = 0; page < 8; ++page) {
+        const std::byte* bounds = actual.data() + pages + page * bytes;
+        const bool kept = std::any_of(bounds, bounds + bytes, [](std::byte b) { return b != std::byte{0x3a}; });
+        EXPECT_EQ(kept, page == 6 || page == 1) << kv_format_name(format) << ", page " << page;
+      }
+    }
+  }
+}
+
 /// Numbers near the least and the largest code, and beyond.
 TEST_P(CpuRows, RopeStoreOfAnySize) {
   for (const KvFormat format : kKvFormats) {

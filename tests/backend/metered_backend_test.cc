@@ -74,6 +74,22 @@ TEST(MeteredBackend, CountsAttentionByWhatRowsSee) {
   }
 }
 
+TEST(MeteredBackend, CountsWhatSelectedPagesHaveAndTheBoundsOfOthers) {
+  constexpr std::int64_t kLength = 200;
+  const PageSelection selection{.choice = PageChoice::quest, .tokens = 96, .sink_tokens = 16, .recent_tokens = 16};
+  AttendWorld world({.length = kLength, .format = KvFormat::bf16, .selection = selection}, 2, 3);
+  MeteredBackend backend(cpu_backend(best_isa_level()));
+  world.store(0, 0, kLength);
+  world.store(1, 0, kLength);
+  // The last row of one sequence selects six pages, of which the last has 8 positions; those of the other read all.
+  (void)world.attend(backend, {{0, 199, 200}, {1, 40, 43}});
+  const OpTotals& totals = backend.totals().at({OpKind::attend});
+  const double row = 2 * 2 * 16 * 2, bounds = 2 * 2 * 16 * 2;  // of a position, and of a page
+  // Pages 1 to 10 can be left out: position 184, the first of the 16 most recent, is in page 11.
+  EXPECT_EQ(totals.bytes, (5 * 16 + 8 + 43) * row + 10 * bounds);
+  EXPECT_EQ(operations(totals, backend.attend_arithmetic(KvFormat::bf16)), (5 * 16 + 8 + 41 + 42 + 43) * 4.0 * 4 * 16);
+}
+
 TEST(MeteredBackend, LimitIsTheLongerOfMovingAndComputing) {
   OpTotals totals{.bytes = 10.0};
   totals.operations[static_cast<std::size_t>(Arithmetic::int8)] = 60.0;

@@ -24,7 +24,7 @@ inline std::vector<float> part(const std::vector<float>& values, std::int64_t fi
 /// A rope_store over two sequences into fresh pages; returns the rows of qkv and what the pages then hold.
 struct RopeCase {
   std::int32_t heads = 4, kv_heads = 2, head_dim = 16, rotary_dim = 16, page_tokens = 4;
-  bool store = true, value_is_key = false, value_norm = false, rotate = true, q_scale = false;
+  bool store = true, value_is_key = false, value_norm = false, rotate = true, q_scale = false, key_bounds = false;
   NormScope norm = NormScope::none;
   KvFormat format = KvFormat::f32;
   float deviation = 1.0f;         // of the numbers
@@ -50,8 +50,9 @@ inline std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& b
   }
   const std::vector<float> q_norm = random.normals(c.heads * c.head_dim), k_norm = random.normals(kv_width),
                            q_scale = random.normals(rows);
-  const PageLayout layout =
-      make_page_layout(std::vector<KvShape>{{.kv_heads = c.kv_heads, .head_dim = c.head_dim}}, c.page_tokens, c.format);
+  const PageLayout layout = make_page_layout(
+      std::vector<KvShape>{{.kv_heads = c.kv_heads, .head_dim = c.head_dim, .key_bounds = c.key_bounds}}, c.page_tokens,
+      c.format);
   RopeStoreArgs args{.qkv = qkv.data(),
                      .qkv_width = width,
                      .heads = c.heads,
@@ -69,7 +70,8 @@ inline std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& b
                      .sin = c.rotate ? sin.data() : nullptr,
                      .q_scale = c.q_scale ? q_scale.data() : nullptr,
                      .kv = {}};
-  std::vector<std::byte> pages(8 * layout.groups[0].page_bytes, std::byte{0x5a});
+  // As a number small, so that it does not widen what is tolerated.
+  std::vector<std::byte> pages(8 * layout.groups[0].page_bytes, std::byte{0x3a});
   const KvPlace& place = layout.layers.front();
   args.kv = {pages.data(),
              layout.groups[0].page_bytes,
@@ -77,14 +79,26 @@ inline std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& b
              place.value_offset,
              place.key_scale_offset,
              place.value_scale_offset,
+             nullptr,
+             0,
              c.page_tokens,
              1,
              c.format};
+  // Behind the pages, in the bytes that are returned.
+  if (c.key_bounds) {
+    const std::size_t bytes = layout.key_bounds.front().page_bytes, start = pages.size();
+    pages.resize(start + 8 * bytes, std::byte{0x3a});
+    args.kv.pages = pages.data();
+    args.kv.key_bounds = reinterpret_cast<std::uint16_t*>(pages.data() + start);
+    args.kv.key_bound_numbers = bytes / sizeof(std::uint16_t);
+  }
   const std::vector<std::int32_t> unused, first = {6, 2, 4}, second = {7, 1, 3, 0};
   ForwardBatch batch;
   batch.token_ids.resize(static_cast<std::size_t>(rows));
-  batch.sequences.push_back({0, c.rows[0], c.position[0], 0, {unused, first}});
-  batch.sequences.push_back({c.rows[0], c.rows[1], c.position[1], 0, {unused, second}});
+  batch.sequences.push_back(
+      {.first_row = 0, .rows = c.rows[0], .first_position = c.position[0], .page_tables = {unused, first}});
+  batch.sequences.push_back(
+      {.first_row = c.rows[0], .rows = c.rows[1], .first_position = c.position[1], .page_tables = {unused, second}});
   set_pages(backend, pages);
   backend.begin(batch);
   backend.rope_store(batch, args);

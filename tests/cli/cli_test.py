@@ -94,7 +94,8 @@ class Usage(unittest.TestCase):
             path.write_text('{"millrace_recipe": 1}')
             self.assertEqual(millrace("run", FIXTURE, "--dummy", "--ids", "1", "-n", "1", "--recipe", path).returncode, 0)
             for text, complaint in (
-                ('{"millrace_recipe": 1, "attention": {}}', '"attention" is not supported'),
+                ('{"millrace_recipe": 1, "sparsity": {}}', '"sparsity" is not supported'),
+                ('{"millrace_recipe": 1, "attention": {"prefill": {}}}', '"prefill" is not supported'),
                 ('{"millrace_recipe": 1, "kv": {"format": "int7"}}', '"int7" is not supported'),
                 ('{"millrace_recipe": 1, "weights": {"default": "int7"}}', '"int7" is not supported'),
                 ('{"millrace_recipe": 1, "weights": {"*.no_such_proj": "int8"}}', "matches no linear layer"),
@@ -103,6 +104,24 @@ class Usage(unittest.TestCase):
             ):
                 path.write_text(text)
                 self.assertIn(complaint, self.failure("run", FIXTURE, "--dummy", "--ids", "1", "--recipe", path))
+            path.write_text('{"millrace_recipe": 1, "attention": {"decode": {"select": "quest", "tokens": 512}}}')
+            self.assertIn('"attention" is not of a checkpoint',
+                          self.failure("quantize", ROOT / "models/millrace-tiny", "-o", pathlib.Path(folder, "out"), "--recipe", path))
+
+    def test_answers_may_select_what_they_read(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "recipe.json")
+            arguments = ("run", "-p", "To be, or not to be: that is the question. " * 20, "-n", "40", "--ignore-eos",
+                         "--temperature", "0")
+            dense = document(*arguments)["token_ids"]
+            answers = {}
+            for tokens in (112, 4096):
+                path.write_text(json.dumps({"millrace_recipe": 1, "attention": {"decode": {
+                    "select": "quest", "tokens": tokens, "dense_layers": 0}}}))
+                answers[tokens] = document(*arguments, "--recipe", path)["token_ids"]
+            self.assertEqual(answers[4096], dense)  # a budget that holds everything
+            self.assertNotEqual(answers[112], dense)
+            self.assertEqual(answers[112][0], dense[0])  # the prompt says it, and reads everything
 
     def test_a_recipe_changes_weights_and_memory(self):
         with tempfile.TemporaryDirectory() as folder:

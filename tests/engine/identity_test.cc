@@ -44,6 +44,7 @@ class Identity : public testing::TestWithParam<const char*> {
   }
 
   static void expect_the_same_alone_and_together(const LoadedModel& model);
+  static void expect_the_same_in_all_settings(const std::string& recipe);
 
   /// 64 requests of mixed lengths and settings; half of them begin with one of three common prompts.
   static std::vector<Request> requests(std::int64_t vocab) {
@@ -80,6 +81,9 @@ class Identity : public testing::TestWithParam<const char*> {
 
   using Answers = std::map<std::pair<int, int>, std::vector<std::int32_t>>;  // by request and choice
 
+  /// Of every `step`-th request.
+  static Answers each_alone(const LoadedModel& model, const std::vector<Request>& all, int step);
+
   static Answers run(EngineCore& engine, const std::vector<Request>& all, const std::vector<int>& order,
                      int steps_between) {
     Answers answers;
@@ -104,14 +108,20 @@ class Identity : public testing::TestWithParam<const char*> {
   }
 };
 
-TEST_P(Identity, SameTokensAloneTogetherCachedPreemptedAndInAnyOrder) {
+Identity::Answers Identity::each_alone(const LoadedModel& model, const std::vector<Request>& all, int step) {
+  EngineCore engine(*model.runner, nullptr, {.prefix_cache = false});
+  Answers alone;
+  for (int i = 0; i < static_cast<int>(all.size()); i += step) alone.merge(run(engine, all, {i}, 0));
+  return alone;
+}
+
+void Identity::expect_the_same_in_all_settings(const std::string& recipe) {
   Answers alone;
   std::vector<Request> all;
   {
-    LoadedModel model = load(96, 4000);
+    const LoadedModel model = load(96, 4000, DType::f32, recipe);
     all = requests(model.runner->config().vocab);
-    EngineCore engine(*model.runner, nullptr, {.prefix_cache = false});
-    for (int i = 0; i < static_cast<int>(all.size()); ++i) alone.merge(run(engine, all, {i}, 0));
+    alone = each_alone(model, all, 1);
   }
   const Setting settings[] = {
       {.name = "together, without prefix cache", .prefix_cache = false},
@@ -123,7 +133,7 @@ TEST_P(Identity, SameTokensAloneTogetherCachedPreemptedAndInAnyOrder) {
   };
   for (const Setting& setting : settings) {
     SCOPED_TRACE(setting.name);
-    LoadedModel model = load(setting.rows, setting.pages);
+    LoadedModel model = load(setting.rows, setting.pages, DType::f32, recipe);
     EngineCore engine(*model.runner, nullptr, {.prefix_cache = setting.prefix_cache});
     std::vector<int> order(all.size());
     std::iota(order.begin(), order.end(), 0);
@@ -138,14 +148,28 @@ TEST_P(Identity, SameTokensAloneTogetherCachedPreemptedAndInAnyOrder) {
   }
 }
 
+TEST_P(Identity, SameTokensAloneTogetherCachedPreemptedAndInAnyOrder) {
+  expect_the_same_in_all_settings(R"({"millrace_recipe": 1})");
+}
+
+TEST_P(Identity, OfAnswersThatSelectPagesToo) {
+  constexpr const char* kRecipe = R"({"millrace_recipe": 1, "attention": {"decode": {"select": "quest", "tokens": 64,
+      "sink_tokens": 16, "recent_tokens": 16, "dense_layers": 0}}})";
+  expect_the_same_in_all_settings(kRecipe);
+  // They do select, where a layer has no window; else the test says nothing.
+  const LoadedModel dense = load(96, 4000), selecting = load(96, 4000, DType::f32, kRecipe);
+  const std::vector<std::int64_t> windows = dense.runner->cache().windows();
+  const std::vector<Request> all = requests(dense.runner->config().vocab);
+  const Answers of_dense = each_alone(dense, all, 4), of_selecting = each_alone(selecting, all, 4);
+  EXPECT_EQ(of_dense != of_selecting, std::ranges::find(windows, 0) != windows.end());
+  // Prompts do not: they say the first token.
+  for (const auto& [key, tokens] : of_dense) EXPECT_EQ(of_selecting.at(key).front(), tokens.front()) << key.first;
+}
+
 /// Every fourth request alone without the prefix cache, and all at once, last come first, with it.
 void Identity::expect_the_same_alone_and_together(const LoadedModel& model) {
   const std::vector<Request> all = requests(model.runner->config().vocab);
-  Answers alone;
-  {
-    EngineCore engine(*model.runner, nullptr, {.prefix_cache = false});
-    for (int i = 0; i < static_cast<int>(all.size()); i += 4) alone.merge(run(engine, all, {i}, 0));
-  }
+  const Answers alone = each_alone(model, all, 4);
   EngineCore engine(*model.runner, nullptr);
   std::vector<int> order(all.size());
   std::iota(order.rbegin(), order.rend(), 0);

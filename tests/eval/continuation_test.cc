@@ -42,7 +42,7 @@ std::vector<ContinuationScore> score(ModelRunner& runner, const std::vector<Cont
 
 ContinuationScore plainly(ModelRunner& runner, const Continuation& asked) {
   ContinuationScore score;
-  run_tokens(runner, asked.tokens, [&](std::int64_t position, std::span<const float> logits) {
+  run_tokens(runner, asked.tokens, RowsAre::prompt, [&](std::int64_t position, std::span<const float> logits) {
     const auto next = static_cast<std::size_t>(position) + 1;
     const auto top = std::ranges::max_element(logits) - logits.begin();
     if (next < asked.context) return;

@@ -72,6 +72,26 @@ TEST(PageLayout, FourBitsAreInPairsWithScalesAndMiddles) {
   }
 }
 
+TEST(PageLayout, BoundsOfKeysStandBesideThePages) {
+  const std::vector<KvShape> shapes{{.kv_heads = 3, .head_dim = 20},
+                                    {.kv_heads = 3, .head_dim = 20, .key_bounds = true},
+                                    {.kv_heads = 3, .head_dim = 20, .source_layer = 1},
+                                    {.kv_heads = 3, .head_dim = 20, .window = 8},
+                                    {.kv_heads = 3, .head_dim = 20, .key_bounds = true}};
+  const PageLayout layout = make_page_layout(shapes, 16, KvFormat::bf16);
+  const std::size_t block = 3 * 16 * 20 * 2, bounds = 3 * 2 * 32 * 2;  // numbers of a bound: 20, in groups of 16
+  std::vector<std::int32_t> which;
+  for (const KvPlace& place : layout.layers) which.push_back(place.key_bounds);
+  EXPECT_EQ(which, (std::vector<std::int32_t>{-1, 0, 0, -1, 1})) << "the third has those of the layer that it reads";
+  ASSERT_EQ(layout.key_bounds.size(), 2u);
+  for (const KeyBounds& of : layout.key_bounds) {
+    EXPECT_EQ(of.group, 0);
+    EXPECT_EQ(of.page_bytes, bounds);
+  }
+  EXPECT_EQ(layout.groups[0].page_bytes, 6 * block);
+  EXPECT_EQ(layout.bytes_per_page_row(), 8 * block + 2 * bounds);
+}
+
 TEST(PageLayout, BlocksDoNotOverlapAndStartOnCacheLines) {
   const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 3}, {.kv_heads = 5, .head_dim = 7}};
   const PageLayout layout = make_page_layout(shapes, 16, KvFormat::bf16);

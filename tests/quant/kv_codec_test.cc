@@ -3,10 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <vector>
+
+#include "core/float16.h"
 
 namespace millrace {
 namespace {
@@ -142,6 +145,27 @@ TEST(KvFormats, NamesAndSizes) {
     EXPECT_EQ(kv_head_bytes(format, 128), expected[static_cast<std::size_t>(format)]);
   }
   EXPECT_EQ(kv_elements(KvFormat::int4, 7), 4u);
+}
+
+TEST(KvBound, IsTheNearestBfloat16OnItsSide) {
+  std::mt19937 random(7);
+  for (int trial = 0; trial < 200000; ++trial) {
+    const float number = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
+    if (!std::isfinite(number)) continue;
+    const float above = bf16_to_float(kv_bound(number, true)), below = bf16_to_float(kv_bound(number, false));
+    constexpr float kLargest = 0x1.fep127f;
+    EXPECT_TRUE(std::isfinite(above) && std::isfinite(below)) << number;
+    EXPECT_TRUE(above >= number || number > kLargest) << number;
+    EXPECT_TRUE(below <= number || number < -kLargest) << number;
+    const float nearest = round_to_bf16(number);
+    EXPECT_TRUE(above == nearest || below == nearest || std::isinf(nearest)) << number;
+    EXPECT_TRUE((above == below) == (number == nearest) || std::fabs(number) > kLargest) << number;
+  }
+  for (const bool up : {false, true}) {
+    EXPECT_EQ(kv_bound(kInfinity, up), 0x7f7f);
+    EXPECT_EQ(kv_bound(-kInfinity, up), 0xff7f);
+    EXPECT_EQ(bf16_to_float(kv_bound(0.0f, up)), 0.0f);
+  }
 }
 
 }  // namespace

@@ -64,13 +64,54 @@ TEST(Recipe, KeysAndValuesHaveAFormat) {
   EXPECT_FALSE(parse_recipe(R"({"millrace_recipe": 1, "kv": {}})", "r.json")->kv_format);
 }
 
+TEST(Recipe, AnswersMaySelectWhatTheyRead) {
+  const auto recipe =
+      parse_recipe(R"({"millrace_recipe": 1, "attention": {"decode": {"select": "quest", "tokens": 1024}}})", "r.json");
+  ASSERT_TRUE(recipe.ok()) << recipe.error().message;
+  EXPECT_FALSE(recipe->lossless());
+  ASSERT_TRUE(recipe->decode_selection);
+  EXPECT_EQ(recipe->decode_selection->choice, PageChoice::quest);
+  EXPECT_EQ(recipe->decode_selection->tokens, 1024);
+  EXPECT_EQ(recipe->decode_selection->sink_tokens, 16);
+  EXPECT_EQ(recipe->decode_selection->recent_tokens, 64);
+  EXPECT_EQ(recipe->decode_selection->dense_layers, 2);
+  const auto other = parse_recipe(R"({"millrace_recipe": 1, "attention": {"decode": {"select": "recent", "tokens": 200,
+      "sink_tokens": 0, "recent_tokens": 100, "dense_layers": 0}}})",
+                                  "r.json");
+  ASSERT_TRUE(other.ok()) << other.error().message;
+  EXPECT_EQ(other->decode_selection->choice, PageChoice::recent);
+  EXPECT_EQ(other->decode_selection->recent_tokens, 100);
+  EXPECT_FALSE(parse_recipe(R"({"millrace_recipe": 1, "attention": {}})", "r.json")->decode_selection);
+  const auto refused = [](const std::string& decode) {
+    return message(R"({"millrace_recipe": 1, "attention": {"decode": )" + decode + "}}");
+  };
+  const std::string where = R"(r.json: "attention"."decode")";
+  EXPECT_EQ(refused("7"), where + " is not an object");
+  EXPECT_EQ(refused("{}"), where + R"(: "select" and "tokens" must be there)");
+  EXPECT_EQ(refused(R"({"select": "quest"})"), where + R"(: "select" and "tokens" must be there)");
+  EXPECT_EQ(refused(R"({"select": "best", "tokens": 512})"),
+            where + R"(."select": "best" is not supported; this version has quest, recent and random)");
+  EXPECT_EQ(refused(R"({"select": "quest", "tokens": 0.5})"),
+            where + R"(."tokens": 0.5 is not a whole number from 1 on)");
+  EXPECT_EQ(refused(R"({"select": "quest", "tokens": 18446744073709551615})"),
+            where + R"(."tokens": 18446744073709551615 is not a whole number from 1 on)");
+  EXPECT_EQ(refused(R"({"select": "quest", "tokens": 100})"),
+            where + R"(: "tokens": 100 leaves nothing to choose beside 16 of "sink_tokens" and 64 of )"
+                    R"("recent_tokens"; give 112 or more)");
+  EXPECT_NE(refused(R"({"select": "quest", "tokens": 512, "pages": 3})").find(R"("pages" is not supported)"),
+            std::string::npos);
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "attention": {"prefill": {}}})"),
+            R"(r.json: "attention"."prefill" is not supported by this version (it has "decode"))");
+}
+
 TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {
   EXPECT_EQ(message("{"), "r.json: not a JSON object");
   EXPECT_EQ(message("[1]"), "r.json: not a JSON object");
   EXPECT_EQ(message("{}"), "r.json: \"millrace_recipe\" is not 1");
   EXPECT_EQ(message(R"({"millrace_recipe": 2})"), "r.json: \"millrace_recipe\" is not 1");
-  EXPECT_EQ(message(R"({"millrace_recipe": 1, "attention": {}})"),
-            "r.json: \"attention\" is not supported by this version (it has \"weights\", \"inputs\" and \"kv\")");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "sparsity": {}})"),
+            "r.json: \"sparsity\" is not supported by this version (it has \"weights\", \"inputs\", \"kv\" and "
+            "\"attention\")");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": "int8"})"), "r.json: \"kv\" is not an object");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {"formt": "int8"}})"),
             "r.json: \"kv\".\"formt\" is not supported by this version (it has \"format\")");

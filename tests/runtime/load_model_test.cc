@@ -8,7 +8,7 @@
 namespace millrace {
 namespace {
 
-/// A backend that knows fewer formats of keys and values than the one inside.
+/// A backend that knows fewer formats of keys and values than the one inside, and cannot select pages.
 class PlainBackend final : public ForwardingBackend {
  public:
   using ForwardingBackend::ForwardingBackend;
@@ -17,6 +17,7 @@ class PlainBackend final : public ForwardingBackend {
     static constexpr KvFormat kFormats[] = {KvFormat::f32, KvFormat::bf16};
     return kFormats;
   }
+  [[nodiscard]] bool selects_pages() const override { return false; }
 };
 
 LoadOptions options_with(const char* recipe) {
@@ -39,6 +40,20 @@ TEST(LoadModel, AFormatOfKeysAndValuesThatTheBackendLacksIsRefused) {
   EXPECT_EQ(load_model(options).error().message, "keys and values in int4: the backend plain has f32 and bf16");
   options.recipe.kv_format.reset();
   EXPECT_TRUE(plan_model(options).ok());
+}
+
+TEST(LoadModel, SelectionIsRefusedWhereTheBackendHasNone) {
+  LoadOptions options = options_with(
+      R"({"millrace_recipe": 1, "attention": {"decode": {"select": "quest", "tokens": 256, "dense_layers": 1}}})");
+  const auto plan = plan_model(options);
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  // Layers that select have bounds, and these alone.
+  EXPECT_EQ(plan->layout.layers[0].key_bounds, -1);
+  EXPECT_EQ(plan->layout.layers[1].key_bounds, 0);
+  options.wrap_backend = [](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
+    return std::make_unique<PlainBackend>(std::move(inner));
+  };
+  EXPECT_EQ(load_model(options).error().message, "the recipe's \"attention\": the backend plain cannot select pages");
 }
 
 }  // namespace

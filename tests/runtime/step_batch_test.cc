@@ -19,10 +19,19 @@ TEST(MakeForwardBatch, MixesPrefillAndDecode) {
   ASSERT_EQ(batch.sequences.size(), 2u);
   EXPECT_EQ(batch.sequences[1].first_row, 1);
   EXPECT_EQ(batch.sequences[1].admission_length, 4);
+  EXPECT_EQ(batch.sequences[1].answer_begin, 4);
   EXPECT_EQ(batch.sequences[0].page_tables[0].size(), 3u);
   EXPECT_EQ(batch.sequences[1].page_tables[0].size(), 2u);
   for (StepEntry& entry : plan.entries) entry.all_logits = true;
   EXPECT_EQ(sequences.batch(plan).logit_rows, (std::vector<std::int32_t>{0, 1, 2}));
+}
+
+TEST(UnscheduledSequences, AnAnswerMayBeginAnywhere) {
+  UnscheduledSequences sequences(100, 2, {0});
+  const SequenceId id = sequences.add({10, 11, 12, 13, 14}, 5, 2);
+  const ForwardBatch batch = sequences.batch({{{.id = id, .rows = 5, .first_position = 0}}, {}});
+  EXPECT_EQ(batch.sequences[0].admission_length, 5);
+  EXPECT_EQ(batch.sequences[0].answer_begin, 2);
 }
 
 TEST(UnscheduledSequences, GiveBackPagesThatTheWindowHasPassed) {

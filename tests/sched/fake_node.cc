@@ -19,7 +19,8 @@ std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
 
 void FakeSequence::append(std::int32_t token) {
   // Trees of the prefix cache hold what is not interchangeable, so a tree's name is part of what a page holds.
-  const std::uint64_t before = chain.empty() ? std::hash<std::string>{}(spec.cache_name) : chain.back();
+  std::uint64_t before = chain.empty() ? std::hash<std::string>{}(spec.cache_name) : chain.back();
+  if (!shares_answers && tokens.size() >= spec.tokens.size()) before = mix(before, spec.tokens.size());
   chain.push_back(mix(before, static_cast<std::uint64_t>(token)));
   tokens.push_back(token);
 }
@@ -33,8 +34,8 @@ std::int32_t fake_sample(std::uint64_t chain, std::uint64_t seed) {
   return static_cast<std::int32_t>(mix(chain, seed) % 3);  // few tokens, so that generations meet
 }
 
-std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed) {
-  FakeSequence sequence{.spec = spec, .seed = seed, .tokens = {}, .chain = {}};
+std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed, bool shares_answers) {
+  FakeSequence sequence{.spec = spec, .seed = seed, .tokens = {}, .chain = {}, .shares_answers = shares_answers};
   for (const std::int32_t token : spec.tokens) sequence.append(token);
   while (spec.samples && static_cast<std::int64_t>(sequence.tokens.size()) < spec.max_tokens) {
     sequence.append(fake_sample(sequence.chain.back(), seed));
@@ -52,6 +53,7 @@ bool FakeNode::add(SequenceId id, SequenceSpec spec, std::uint64_t seed) {
   if (!scheduler_.add(id, spec).ok()) return false;
   auto sequence = std::make_shared<FakeSequence>();
   sequence->seed = seed;
+  sequence->shares_answers = limits_.share_answers;
   sequence->spec = std::move(spec);
   for (const std::int32_t token : sequence->spec.tokens) sequence->append(token);
   alive_.emplace(id, std::move(sequence));
@@ -79,6 +81,7 @@ bool FakeNode::schedule() {
     const FakeSequence& sequence = *found->second;
     MILLRACE_CHECK(view.prompt_tokens == static_cast<std::int64_t>(sequence.spec.tokens.size()), "{} prompt tokens",
                    view.prompt_tokens);
+    MILLRACE_CHECK(view.answer_begin == view.prompt_tokens, "the answer begins at {}", view.answer_begin);
     MILLRACE_CHECK(view.tokens.size() <= sequence.tokens.size() &&
                        std::equal(view.tokens.begin(), view.tokens.end(), sequence.tokens.begin()),
                    "sequence {} has other tokens", entry.id);

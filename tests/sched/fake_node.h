@@ -24,6 +24,7 @@ struct FakeSequence {
   std::vector<std::uint64_t> chain;  // [tokens] hashes
   std::int64_t prompt_logits = 0;    // positions whose logits an all_logits sequence was given, from the first on
   bool prompt_done = false;
+  bool shares_answers = true;  // else what rows of an answer store depends on where the prompt ended
 
   void append(std::int32_t token);
   /// All its rows have run.
@@ -34,7 +35,7 @@ struct FakeSequence {
 std::int32_t fake_sample(std::uint64_t chain, std::uint64_t seed);
 
 /// The tokens of a sequence that ran alone, without any scheduler.
-std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed);
+std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed, bool shares_answers);
 
 class FakeNode {
  public:

@@ -57,6 +57,7 @@ class RandomLoad {
     limits.kv.pages = static_cast<std::int32_t>(3 + pick(pick(2) == 0 ? 12 : 80));
     limits.kv.windows = kWindows[static_cast<std::size_t>(pick(static_cast<std::int64_t>(kWindows.size())))];
     limits.kv.prefix_cache = pick(4) != 0;
+    limits.share_answers = pick(3) != 0;
     limits.max_batch_tokens = static_cast<std::int32_t>(pick(3) == 0 ? 1 + pick(6) : 1 + pick(100));
     limits.max_sequences = static_cast<std::int32_t>(1 + pick(12));
     limits.max_logit_rows = limits.max_sequences + static_cast<std::int32_t>(pick(2) * pick(20));
@@ -175,7 +176,8 @@ class RandomLoad {
 
   void complete(SequenceId id) {
     const FakeSequence& sequence = *node_.alive().at(id);
-    MILLRACE_CHECK(sequence.tokens == fake_answer(sequence.spec, sequence.seed), "sequence {} has another answer", id);
+    MILLRACE_CHECK(sequence.tokens == fake_answer(sequence.spec, sequence.seed, limits_.share_answers),
+                   "sequence {} has another answer", id);
     const auto prompt = static_cast<std::int64_t>(sequence.spec.tokens.size());
     MILLRACE_CHECK(!sequence.spec.all_logits || sequence.prompt_logits >= prompt, "{} of {} positions have logits",
                    sequence.prompt_logits, prompt);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/selected_pages.h"
 #include "core/check.h"
 
 namespace millrace {
@@ -81,7 +82,7 @@ void AttendPlan::make(const ForwardBatch& batch, const AttendArgs& args, int thr
     const SequenceRows& sequence = batch.sequences[s];
     const std::int64_t begin = shared_tokens_[s];
     std::vector<AttendTask>& blocks = begin > 0 ? resumed_ : first_;
-    for (std::int64_t end = sequence.rows; end > 0;) {
+    for (std::int64_t end = rows_reading_all(args, sequence); end > 0;) {
       const std::int64_t first = (end - 1) / block_rows * block_rows;
       blocks.push_back({.args = &args,
                         .page_table = page_table(sequence, args).data(),
@@ -104,7 +105,9 @@ void AttendPlan::add_shared(const ForwardBatch& batch, const AttendArgs& args, c
   const std::int64_t tokens = set.tokens / kAttentionChunk * kAttentionChunk;
   const std::span<const SequenceRows> sequences(batch.sequences.data() + first, count);
   const std::int64_t blocks = shared_blocks(sequences, args, threads), rows = count_rows(sequences);
-  if (tokens == 0 || blocks == 0) return;
+  const bool all_read_it = std::ranges::all_of(
+      sequences, [&](const SequenceRows& sequence) { return rows_reading_all(args, sequence) == sequence.rows; });
+  if (tokens == 0 || blocks == 0 || !all_read_it) return;
 
   const auto pages = (tokens + args.kv.page_tokens - 1) / args.kv.page_tokens;
   const auto table = page_table(sequences.front(), args);

@@ -4,13 +4,14 @@
 #include <cstring>
 #include <utility>
 
-#include "backend/cpu/attend_plan.h"
+#include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_limits.h"
 #include "backend/cpu/device_memory.h"
 #include "backend/cpu/input_rows.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/thread_scratch.h"
 #include "core/check.h"
 #include "core/cpu_info.h"
 #include "core/memory.h"
@@ -31,7 +32,12 @@ const CpuMatrix& as_cpu(const PackedMatrix& matrix) {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(std::unique_ptr<ThreadPool> pool, IsaLevel level)
-      : pool_(std::move(pool)), level_(level), kernels_(kernel_table(level)), inputs_(kernels_, *pool_) {}
+      : pool_(std::move(pool)),
+        level_(level),
+        kernels_(kernel_table(level)),
+        inputs_(kernels_, *pool_),
+        scratch_(pool_->threads()),
+        attention_(kernels_, *pool_, scratch_) {}
 
   [[nodiscard]] std::string numeric_class() const override {
     return fmt::format("cpu/{}/5", numeric_level_name(level_));
@@ -73,8 +79,9 @@ class CpuBackend final : public Backend {
   }
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
+  [[nodiscard]] bool selects_pages() const override { return true; }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
-    return rounds_attention(format) ? Arithmetic::bf16 : Arithmetic::f32;
+    return attention_.rounds(format) ? Arithmetic::bf16 : Arithmetic::f32;
   }
   void wait() override {}
 
@@ -101,14 +108,14 @@ class CpuBackend final : public Backend {
 
   void rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) override {
     const std::int64_t kv_width = std::int64_t{args.kv_heads} * args.head_dim;
-    reserve_scratch(kv_width);
+    scratch_.reserve(kv_width);
     sequence_of_row_.resize(static_cast<std::size_t>(batch.rows()));
     for (const SequenceRows& sequence : batch.sequences) {
       std::fill_n(sequence_of_row_.begin() + sequence.first_row, sequence.rows, &sequence);
     }
     const auto one = [&](std::int64_t row, int thread) {
       const SequenceRows& sequence = *sequence_of_row_[static_cast<std::size_t>(row)];
-      RopeStoreTask task{.args = &args, .row = row, .scratch = scratch(thread)};
+      RopeStoreTask task{.args = &args, .row = row, .scratch = scratch_.of(thread)};
       if (args.store) {
         const KvLayer& kv = args.kv;
         const std::int64_t position = sequence.first_position + row - sequence.first_row;
@@ -134,16 +141,10 @@ class CpuBackend final : public Backend {
                const std::int64_t end = std::min(rows, (task + 1) * together);
                for (std::int64_t row = task * together; row < end; ++row) one(row, thread);
              });
+    if (args.store && args.kv.key_bounds != nullptr) attention_.bound_keys(batch, args);
   }
 
-  void attend(const ForwardBatch& batch, const AttendArgs& args) override {
-    attend_plan_.make(batch, args, pool_->threads());
-    const std::int64_t group = args.heads / args.kv_heads;
-    reserve_scratch(std::max(attend_scratch(attend_block_rows(args) * group, args.head_dim, 1),
-                             attend_scratch(group, args.head_dim, kAttendHeads)));
-    attend_blocks(args, attend_plan_.first());
-    attend_blocks(args, attend_plan_.resumed());
-  }
+  void attend(const ForwardBatch& batch, const AttendArgs& args) override { attention_.attend(batch, args); }
 
   void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
     const CpuMatrix& gate_up = as_cpu(*ffn.gate_up.weight);
@@ -220,22 +221,6 @@ class CpuBackend final : public Backend {
     constexpr std::int64_t kPiece = 1 << 13;
     for_each((count + kPiece - 1) / kPiece, kPiece * work, kParallelElements,
              [&](std::int64_t piece, int) { fn(piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
-  }
-
-  /// Scratch memory of at least `floats` for each thread. The amounts are small (tasks are, and a model's heads are
-  /// bounded when its config is read), so it runs out only where the machine does.
-  void reserve_scratch(std::int64_t floats) {
-    if (floats <= scratch_floats_) return;
-    constexpr std::int64_t kHugePage = (2 << 20) / sizeof(float);
-    scratch_floats_ = round_up(floats, kHugePage);
-    auto memory = allocate_device_memory(static_cast<std::size_t>(scratch_floats_ * pool_->threads()) * sizeof(float),
-                                         "scratch memory");
-    MILLRACE_CHECK(memory.ok(), "{}", memory.error().message);
-    scratch_ = std::move(*memory);
-  }
-
-  [[nodiscard]] float* scratch(int thread) const {
-    return static_cast<float*>(scratch_.get()) + thread * scratch_floats_;
   }
 
   /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows.
@@ -316,10 +301,10 @@ class CpuBackend final : public Backend {
       step = std::min(step, std::max(group, std::min(kMostPanels, kTaskWeights / inputs / group * group)));
     }
     const std::int64_t steps = (panels + step - 1) / step;
-    reserve_scratch(kMatmulScratch + parts * step * kPanelRows * block_rows);
+    scratch_.reserve(kMatmulScratch + parts * step * kPanelRows * block_rows);
     const auto multiply = [&](std::int64_t index, std::int64_t row, int thread) {
       const std::int64_t first = index * step;
-      fn(first, std::min(first + step, panels), row, std::min(block_rows, run.rows - row), scratch(thread));
+      fn(first, std::min(first + step, panels), row, std::min(block_rows, run.rows - row), scratch_.of(thread));
     };
     const std::int64_t products = step * kPanelRows * run.weight->cols() * parts;
     if (row_blocks == 1 || steps >= 2 * pool_->threads()) {
@@ -337,11 +322,6 @@ class CpuBackend final : public Backend {
   /// Weights that are multiplied in bf16 or E4M3 are paired.
   [[nodiscard]] bool pairs() const { return kernels_.products.multiply_pairs != nullptr; }
 
-  /// Queries and weights of attention are rounded to bf16, where keys and values are rounded too.
-  [[nodiscard]] bool rounds_attention(KvFormat format) const {
-    return format != KvFormat::f32 && kernels_.products.attend_rounded != nullptr;
-  }
-
   void matmul(const MatmulRun& run) {
     matmul_tasks(run, run.weight->panels(), 1,
                  [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
@@ -349,48 +329,14 @@ class CpuBackend final : public Backend {
                  });
   }
 
-  /// Kv heads that a task of a row takes. What a page has of neighbouring heads lies side by side, and memory is read
-  /// faster in longer pieces; but no thread should be without work.
-  [[nodiscard]] std::int32_t heads_together(std::int64_t blocks, std::int32_t kv_heads) const {
-    for (std::int32_t together = kAttendHeads; together > 1; together /= 2) {
-      const std::int64_t tasks = blocks * (kv_heads / together), threads = pool_->threads();
-      if (kv_heads % together == 0 && (tasks == threads || tasks >= 4 * threads)) return together;
-    }
-    return 1;
-  }
-
-  /// The blocks, each for every kv head.
-  void attend_blocks(const AttendArgs& args, std::span<const AttendTask> blocks) {
-    const auto count = static_cast<std::int64_t>(blocks.size());
-    if (count == 0) return;
-    const bool single = std::ranges::all_of(blocks, [](const AttendTask& block) { return block.rows == 1; });
-    const std::int32_t together = single ? heads_together(count, args.kv_heads) : 1;
-    const std::int64_t parts = args.kv_heads / together, tasks = count * parts;
-    std::int64_t pairs = 0;  // of a query and a key, about
-    for (const AttendTask& block : blocks) {
-      const std::int64_t seen = block.end - block.begin;
-      pairs += block.rows * (args.window > 0 ? std::min(args.window, seen) : seen);
-    }
-    const auto attend = rounds_attention(args.kv.format) ? kernels_.products.attend_rounded : kernels_.attend;
-    for_each(tasks, 2 * pairs * args.heads * args.head_dim / tasks, kParallelProducts,
-             [&](std::int64_t index, int thread) {
-               AttendTask task = blocks[static_cast<std::size_t>(index / parts)];
-               task.kv_head = static_cast<std::int32_t>(index % parts) * together;
-               task.kv_heads = together;
-               task.scratch = scratch(thread);
-               attend(task);
-             });
-  }
-
   std::unique_ptr<ThreadPool> pool_;
   IsaLevel level_;
   KernelTable kernels_;
   InputRows inputs_;
   DeviceArena weights_;
-  std::shared_ptr<void> scratch_;
-  std::int64_t scratch_floats_ = 0;
+  ThreadScratch scratch_;
+  Attention attention_;
   // Kept between calls so that steps do not allocate.
-  AttendPlan attend_plan_;
   std::vector<const SequenceRows*> sequence_of_row_;
   std::vector<float> moe_logits_, moe_weights_, moe_x_, moe_scratch_, moe_out_;
   std::vector<std::uint8_t> moe_chosen_;

@@ -216,6 +216,28 @@ constexpr std::int64_t attend_scratch(std::int64_t queries, std::int64_t head_di
          kv_heads * padded * (2 * width + 3);
 }
 
+/// What the keys of a full page reach in each dimension, to where the layer keeps it.
+struct BoundTask {
+  const KvLayer* kv = nullptr;
+  std::int32_t kv_heads = 0, head_dim = 0;
+  std::int32_t page = 0;
+};
+
+/// What scores of a row's queries, without args->scale, reach at most with the keys of pages [first, end) of a table.
+struct PageScoreTask {
+  const AttendArgs* args = nullptr;
+  const std::int32_t* page_table = nullptr;
+  std::int64_t row = 0;  // of the batch
+  std::int64_t first = 0, end = 0;
+  float* scores = nullptr;  // [heads][stride], those of `first` at [0]
+  std::int64_t stride = 0;
+  float* scratch = nullptr;  // page_score_scratch() floats
+};
+
+constexpr std::int64_t page_score_scratch(std::int64_t heads, std::int64_t head_dim) {
+  return 2 * heads * round_up(head_dim, kPanelRows);
+}
+
 /// A row of qkv and where its keys and values go.
 struct RopeStoreTask {
   const RopeStoreArgs* args = nullptr;
@@ -248,13 +270,15 @@ enum class MathFunction : std::uint8_t { exp, tanh, sigmoid, erf };
 /// number of multiplications and additions; `sink` gets what came of them.
 using MultiplyAdd = std::int64_t (*)(std::int64_t rounds, float* sink);
 
+using AttendKernel = void (*)(const AttendTask& task);
+
 /// Products, which most levels do better than the one below them; null: as that does.
 struct ProductKernels {
   void (*multiply_integers)(const IntegerTask& task) = nullptr;
   void (*multiply_pairs)(const PairTask& task) = nullptr;  // null at the end: weights are not paired
   /// Attention whose queries and weights are rounded to bfloat16, of keys and values that are not f32; null at the end:
   /// `attend` takes them all.
-  void (*attend_rounded)(const AttendTask& task) = nullptr;
+  AttendKernel attend_rounded = nullptr;
   MultiplyAdd multiply_add[kArithmetics] = {};
 };
 
@@ -264,8 +288,10 @@ struct KernelTable {
   void (*quantize)(const QuantizeTask& task);
   void (*round_to_e4m3)(const RoundTask& task);
   void (*round_to_bf16)(const HalveTask& task);
-  void (*attend)(const AttendTask& task);
+  AttendKernel attend;
   void (*rope_store)(const RopeStoreTask& task);
+  void (*bound_keys)(const BoundTask& task);
+  void (*score_pages)(const PageScoreTask& task);
   void (*residual_norm)(const ResidualNormArgs& args, std::int64_t first_row, std::int64_t end_row);
   /// out[i] = act(gate[i]) * up[i], swiglu_clamp as its definition says; out may be gate.
   void (*activate)(Activation activation, float limit, const float* gate, const float* up, float* out,

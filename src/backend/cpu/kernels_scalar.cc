@@ -21,6 +21,7 @@ namespace {
 #include "backend/cpu/kernels/attend_state.h"
 #include "backend/cpu/kernels/attention.h"
 #include "backend/cpu/kernels/rowwise.h"
+#include "backend/cpu/kernels/page_bounds.h"
 #include "backend/cpu/kernels/limits.h"
 #include "backend/cpu/kernels/table.h"
 // clang-format on

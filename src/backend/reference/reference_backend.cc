@@ -8,6 +8,7 @@
 #include <new>
 #include <numeric>
 
+#include "backend/selected_pages.h"
 #include "core/check.h"
 #include "core/float16.h"
 #include "core/memory.h"
@@ -243,6 +244,7 @@ class ReferenceBackend final : public Backend {
   }
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
+  [[nodiscard]] bool selects_pages() const override { return true; }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat /*format*/) const override { return Arithmetic::f32; }
   void wait() override {}
 
@@ -297,13 +299,18 @@ class ReferenceBackend final : public Backend {
   void rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) override {
     for (const SequenceRows& sequence : batch.sequences) {
       for (std::int32_t i = 0; i < sequence.rows; ++i) rope_store_row(sequence, i, args);
+      if (args.store && args.kv.key_bounds != nullptr && sequence.rows > 0) keep_key_bounds(sequence, args);
     }
   }
 
   void attend(const ForwardBatch& batch, const AttendArgs& args) override {
     for (const SequenceRows& sequence : batch.sequences) {
       for (std::int32_t i = 0; i < sequence.rows; ++i) {
-        for (std::int32_t head = 0; head < args.heads; ++head) attend_row(sequence, i, head, args);
+        for (std::int32_t kv_head = 0; kv_head < args.kv_heads; ++kv_head) {
+          const std::vector<std::int64_t> seen = seen_positions(sequence, i, kv_head, args);
+          const std::int32_t group = args.heads / args.kv_heads;
+          for (std::int32_t g = 0; g < group; ++g) attend_row(sequence, i, kv_head * group + g, seen, args);
+        }
       }
     }
   }
@@ -419,17 +426,86 @@ class ReferenceBackend final : public Backend {
     }
   }
 
-  static void attend_row(const SequenceRows& sequence, std::int32_t index, std::int32_t head, const AttendArgs& args) {
+  /// The largest and smallest number that the keys of a page have in each dimension, of pages that have become full.
+  static void keep_key_bounds(const SequenceRows& sequence, const RopeStoreArgs& args) {
+    const KvLayer& kv = args.kv;
+    const std::int64_t full = (sequence.first_position + sequence.rows) / kv.page_tokens;
+    const auto table = sequence.page_tables[static_cast<std::size_t>(kv.group)];
+    for (std::int64_t page = sequence.first_position / kv.page_tokens; page < full; ++page) {
+      for (std::int32_t head = 0; head < args.kv_heads; ++head) {
+        std::uint16_t* largest = key_bounds(kv, table, page, head, args.head_dim);
+        std::uint16_t* smallest = largest + kv_bound_numbers(static_cast<std::size_t>(args.head_dim));
+        for (std::int32_t i = 0; i < args.head_dim; ++i) {
+          float high = -std::numeric_limits<float>::infinity(), low = -high;
+          for (std::int64_t t = page * kv.page_tokens; t < (page + 1) * kv.page_tokens; ++t) {
+            const float number = decode_kv(kv.format, kv_slot(args, table, t, head, true), i);
+            high = std::fmax(high, number);
+            low = std::fmin(low, number);
+          }
+          largest[i] = kv_bound(high, true);
+          smallest[i] = kv_bound(low, false);
+        }
+        const auto padded = static_cast<std::int32_t>(kv_bound_numbers(static_cast<std::size_t>(args.head_dim)));
+        for (std::int32_t i = args.head_dim; i < padded; ++i) largest[i] = smallest[i] = 0;
+      }
+    }
+  }
+
+  static std::uint16_t* key_bounds(const KvLayer& kv, std::span<const std::int32_t> table, std::int64_t page,
+                                   std::int32_t kv_head, std::int32_t head_dim) {
+    return kv.key_bounds + static_cast<std::size_t>(table[static_cast<std::size_t>(page)]) * kv.key_bound_numbers +
+           static_cast<std::size_t>(kv_head) * 2 * kv_bound_numbers(static_cast<std::size_t>(head_dim));
+  }
+
+  /// The positions that queries of a row and kv head see, ascending.
+  static std::vector<std::int64_t> seen_positions(const SequenceRows& sequence, std::int32_t index,
+                                                  std::int32_t kv_head, const AttendArgs& args) {
+    const std::int64_t position = sequence.first_position + index, page_tokens = args.kv.page_tokens;
+    std::vector<std::int64_t> seen;
+    const PageCandidates candidates = candidates_of(args, sequence, position);
+    MILLRACE_CHECK(candidates.all() || args.window == 0, "pages are selected in a layer with a window of {}",
+                   args.window);
+    if (candidates.all()) {
+      const std::int64_t begin = args.window != 0 ? std::max<std::int64_t>(0, position - args.window + 1) : 0;
+      for (std::int64_t t = begin; t <= position; ++t) seen.push_back(t);
+      return seen;
+    }
+    const std::int64_t count = candidates.end - candidates.first, group = args.heads / args.kv_heads;
+    std::vector<float> scores(static_cast<std::size_t>(group * count));
+    const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
+    const float* q = args.q + (sequence.first_row + index) * args.q_stride + kv_head * group * args.head_dim;
+    for (std::int64_t page = 0; args.selection->choice == PageChoice::quest && page < count; ++page) {
+      const std::uint16_t* largest = key_bounds(args.kv, table, candidates.first + page, kv_head, args.head_dim);
+      const std::uint16_t* smallest = largest + kv_bound_numbers(static_cast<std::size_t>(args.head_dim));
+      for (std::int64_t g = 0; g < group; ++g) {
+        float& score = scores[static_cast<std::size_t>(g * count + page)];
+        for (std::int32_t i = 0; i < args.head_dim; ++i) {
+          const float number = q[g * args.head_dim + i];
+          score += number * bf16_to_float(number > 0.0f ? largest[i] : smallest[i]);
+        }
+      }
+    }
+    PageChooser chooser;
+    for (const std::int32_t page :
+         chooser.choose(*args.selection, candidates, position / page_tokens, scores.data(), group, count,
+                        {position, args.layer, static_cast<std::uint32_t>(kv_head)})) {
+      for (std::int64_t t = page * page_tokens; t <= std::min(position, (page + 1) * page_tokens - 1); ++t) {
+        seen.push_back(t);
+      }
+    }
+    return seen;
+  }
+
+  static void attend_row(const SequenceRows& sequence, std::int32_t index, std::int32_t head,
+                         std::span<const std::int64_t> seen, const AttendArgs& args) {
     const std::int64_t row = sequence.first_row + index;
-    const std::int64_t position = sequence.first_position + index;
-    const std::int64_t begin = args.window != 0 ? std::max<std::int64_t>(0, position - args.window + 1) : 0;
     const std::int32_t kv_head = head / (args.heads / args.kv_heads);
     const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
     const float* q = args.q + row * args.q_stride + head * args.head_dim;
 
-    std::vector<float> scores(static_cast<std::size_t>(position - begin + 1));
+    std::vector<float> scores;
     float largest = args.sinks != nullptr ? args.sinks[head] : -std::numeric_limits<float>::infinity();
-    for (std::int64_t t = begin; t <= position; ++t) {
+    for (const std::int64_t t : seen) {
       const KvSlot key = kv_slot(args, table, t, kv_head, true);
       float dot = 0.0f;
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
@@ -437,7 +513,7 @@ class ReferenceBackend final : public Backend {
       }
       float score = dot * args.scale;
       if (args.softcap != 0.0f) score = args.softcap * std::tanh(score / args.softcap);
-      scores[static_cast<std::size_t>(t - begin)] = score;
+      scores.push_back(score);
       largest = std::max(largest, score);
     }
     float sum = args.sinks != nullptr ? std::exp(args.sinks[head] - largest) : 0.0f;
@@ -447,9 +523,9 @@ class ReferenceBackend final : public Backend {
     }
     float* out = args.out + row * args.heads * args.head_dim + head * args.head_dim;
     std::fill(out, out + args.head_dim, 0.0f);
-    for (std::int64_t t = begin; t <= position; ++t) {
-      const float weight = scores[static_cast<std::size_t>(t - begin)] / sum;
-      const KvSlot value = kv_slot(args, table, t, kv_head, false);
+    for (std::size_t s = 0; s < seen.size(); ++s) {
+      const float weight = scores[s] / sum;
+      const KvSlot value = kv_slot(args, table, seen[s], kv_head, false);
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
         out[i] += weight * decode_kv(args.kv.format, value, i);
       }

@@ -10,6 +10,8 @@ constexpr KernelTable kTable{
     .round_to_bf16 = round_inputs_to_bf16,
     .attend = attend,
     .rope_store = rope_store,
+    .bound_keys = bound_keys,
+    .score_pages = score_pages,
     .residual_norm = residual_norm,
     .activate = activate,
     .route = route,

@@ -1,0 +1,84 @@
+#include "backend/cpu/attention.h"
+
+#include <algorithm>
+
+#include "backend/cpu/parallel.h"
+
+namespace millrace {
+
+void Attention::attend(const ForwardBatch& batch, const AttendArgs& args) {
+  plan_.make(batch, args, pool_->threads());
+  const std::int64_t group = args.heads / args.kv_heads;
+  scratch_->reserve(std::max(attend_scratch(attend_block_rows(args) * group, args.head_dim, 1),
+                             attend_scratch(group, args.head_dim, kAttendHeads)));
+  attend_blocks(args, plan_.first());
+  attend_blocks(args, plan_.resumed());
+  if (args.selection == nullptr) return;
+  page_selector_.begin(batch, args);
+  for (auto tasks = page_selector_.next(); !tasks.empty(); tasks = page_selector_.next()) attend_chosen(args, tasks);
+}
+
+void Attention::bound_keys(const ForwardBatch& batch, const RopeStoreArgs& args) {
+  const KvLayer& kv = args.kv;
+  bound_tasks_.clear();
+  for (const SequenceRows& sequence : batch.sequences) {
+    const std::int64_t full = (sequence.first_position + sequence.rows) / kv.page_tokens;
+    const auto table = sequence.page_tables[static_cast<std::size_t>(kv.group)];
+    for (std::int64_t page = sequence.first_position / kv.page_tokens; sequence.rows > 0 && page < full; ++page) {
+      bound_tasks_.push_back({.kv = &kv,
+                              .kv_heads = args.kv_heads,
+                              .head_dim = args.head_dim,
+                              .page = table[static_cast<std::size_t>(page)]});
+    }
+  }
+  const std::int64_t numbers = std::int64_t{args.kv_heads} * args.head_dim * kv.page_tokens;
+  for_each(*pool_, static_cast<std::int64_t>(bound_tasks_.size()), numbers, kParallelElements,
+           [&](std::int64_t task, int) { kernels_->bound_keys(bound_tasks_[static_cast<std::size_t>(task)]); });
+}
+
+/// Kv heads that a task of a row takes. What a page has of neighbouring heads lies side by side, and memory is read
+/// faster in longer pieces; but no thread should be without work.
+std::int32_t Attention::heads_together(std::int64_t blocks, std::int32_t kv_heads) const {
+  for (std::int32_t together = kAttendHeads; together > 1; together /= 2) {
+    const std::int64_t tasks = blocks * (kv_heads / together), threads = pool_->threads();
+    if (kv_heads % together == 0 && (tasks == threads || tasks >= 4 * threads)) return together;
+  }
+  return 1;
+}
+
+/// The blocks, each for every kv head.
+void Attention::attend_blocks(const AttendArgs& args, std::span<const AttendTask> blocks) {
+  const auto count = static_cast<std::int64_t>(blocks.size());
+  if (count == 0) return;
+  const bool single = std::ranges::all_of(blocks, [](const AttendTask& block) { return block.rows == 1; });
+  const std::int32_t together = single ? heads_together(count, args.kv_heads) : 1;
+  const std::int64_t parts = args.kv_heads / together, tasks = count * parts;
+  std::int64_t pairs = 0;  // of a query and a key, about
+  for (const AttendTask& block : blocks) {
+    const std::int64_t seen = block.end - block.begin;
+    pairs += block.rows * (args.window > 0 ? std::min(args.window, seen) : seen);
+  }
+  const AttendKernel run = kernel(args);
+  for_each(*pool_, tasks, 2 * pairs * args.heads * args.head_dim / tasks, kParallelProducts,
+           [&](std::int64_t index, int thread) {
+             AttendTask task = blocks[static_cast<std::size_t>(index / parts)];
+             task.kv_head = static_cast<std::int32_t>(index % parts) * together;
+             task.kv_heads = together;
+             task.scratch = scratch_->of(thread);
+             run(task);
+           });
+}
+
+/// Rows that have a page table of their own for each kv head.
+void Attention::attend_chosen(const AttendArgs& args, std::span<const AttendTask> tasks) {
+  const AttendKernel run = kernel(args);
+  const std::int64_t products = 2 * tasks.front().end * args.heads / args.kv_heads * args.head_dim;
+  for_each(*pool_, static_cast<std::int64_t>(tasks.size()), products, kParallelProducts,
+           [&](std::int64_t index, int thread) {
+             AttendTask task = tasks[static_cast<std::size_t>(index)];
+             task.scratch = scratch_->of(thread);
+             run(task);
+           });
+}
+
+}  // namespace millrace

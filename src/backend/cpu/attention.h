@@ -1,0 +1,50 @@
+// Attention on the CPU: the plan of a batch, the choice of pages, and the tasks on the pool's threads.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/attend_plan.h"
+#include "backend/cpu/kernel_table.h"
+#include "backend/cpu/page_selector.h"
+#include "backend/cpu/thread_scratch.h"
+#include "core/thread_pool.h"
+
+namespace millrace {
+
+class Attention {
+ public:
+  /// All must outlive it.
+  Attention(const KernelTable& kernels, ThreadPool& pool, ThreadScratch& scratch)
+      : kernels_(&kernels), pool_(&pool), scratch_(&scratch), page_selector_(kernels, pool) {}
+
+  /// Whether queries and weights are rounded to bf16: where keys and values are rounded too, and the level can.
+  [[nodiscard]] bool rounds(KvFormat format) const {
+    return format != KvFormat::f32 && kernels_->products.attend_rounded != nullptr;
+  }
+
+  /// Backend::attend().
+  void attend(const ForwardBatch& batch, const AttendArgs& args);
+
+  /// Bounds of the keys in pages that the batch has filled: no row chooses from others.
+  void bound_keys(const ForwardBatch& batch, const RopeStoreArgs& args);
+
+ private:
+  [[nodiscard]] std::int32_t heads_together(std::int64_t blocks, std::int32_t kv_heads) const;
+  void attend_blocks(const AttendArgs& args, std::span<const AttendTask> blocks);
+  void attend_chosen(const AttendArgs& args, std::span<const AttendTask> tasks);
+  [[nodiscard]] AttendKernel kernel(const AttendArgs& args) const {
+    return rounds(args.kv.format) ? kernels_->products.attend_rounded : kernels_->attend;
+  }
+
+  const KernelTable* kernels_;
+  ThreadPool* pool_;
+  ThreadScratch* scratch_;
+  // Kept between calls so that steps do not allocate.
+  AttendPlan plan_;
+  PageSelector page_selector_;
+  std::vector<BoundTask> bound_tasks_;
+};
+
+}  // namespace millrace

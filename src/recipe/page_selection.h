@@ -1,0 +1,22 @@
+// Which pages of the past a row of an answer reads, as a recipe says it (docs/sparsity.md).
+#pragma once
+
+#include <cstdint>
+
+namespace millrace {
+
+enum class PageChoice : std::uint8_t {
+  quest,   // those whose keys could give the largest scores (Tang et al. 2024, arXiv 2406.10774)
+  recent,  // the most recent alone
+  random,  // drawn by lot: what knowing nothing is worth
+};
+
+struct PageSelection {
+  PageChoice choice = PageChoice::quest;
+  std::int64_t tokens = 0;          // positions that a row reads at most, in whole pages
+  std::int64_t sink_tokens = 16;    // of them the first, and
+  std::int64_t recent_tokens = 64;  // the most recent, itself among them
+  std::int64_t dense_layers = 2;    // layers from the first on that read everything
+};
+
+}  // namespace millrace
