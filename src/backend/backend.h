@@ -21,6 +21,7 @@
 #include "core/dtype.h"
 #include "core/result.h"
 #include "quant/kv_format.h"
+#include "recipe/block_selection.h"
 #include "recipe/page_selection.h"
 
 namespace millrace {
@@ -144,6 +145,10 @@ struct AttendArgs {
   // Rows of answers read the pages that this chooses for each kv head (kv/page_choice.h), with their places among these
   // for their positions in the grid of chunks; null: all rows read everything. Not together with a window.
   const PageSelection* selection = nullptr;
+  // Rows of prompts read blocks that this chooses for each kv head (kv/block_choice.h), with their places as above;
+  // null: all rows read everything. A step then holds whole blocks of kQueryBlock rows of a prompt, but for its last,
+  // and pages have 16 positions. Not together with a window.
+  const BlockSelection* prompt_selection = nullptr;
   std::uint32_t layer = 0;  // of the model, for draws by lot
 };
 inline constexpr std::int64_t kAttentionChunk = 64;
@@ -212,7 +217,7 @@ class Backend {
   /// What keys and values may lie in memory in; other formats must not reach rope_store() and attend().
   [[nodiscard]] virtual std::span<const KvFormat> kv_formats() const = 0;
 
-  /// Whether attend() can select pages, and rope_store() keep the bounds for it.
+  /// Whether attend() can select blocks and pages, and rope_store() keep the bounds for these.
   [[nodiscard]] virtual bool selects_pages() const { return false; }
 
   /// What attention multiplies with keys and values in.

@@ -38,11 +38,22 @@ double visible_pairs(std::int64_t first, std::int64_t rows, std::int64_t window)
   return pairs;
 }
 
+/// Blocks that a prompt reads by mass are counted as if they were all that it may read: how many they are is not known
+/// before.
 OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmetic arithmetic) {
   double pairs = 0, positions = 0, bounds = 0;
   for (const SequenceRows& sequence : batch.sequences) {
-    const std::int64_t rows = rows_reading_all(args, sequence);
-    for (std::int64_t i = rows; i < sequence.rows; ++i) {
+    const RowParts parts = parts_of(args, sequence);
+    for (std::int64_t i = parts.prompt_all; i < parts.prompt_end;) {
+      const PromptBlock block = prompt_block(args, sequence, i);
+      const std::int64_t position = sequence.first_position + i,
+                         left_out = block.candidates.end - block.candidates.first - block.candidates.most;
+      const auto past = static_cast<double>(position - left_out * kKeyBlock);
+      pairs += static_cast<double>(block.rows()) * past + visible_pairs(0, block.rows(), 0);
+      positions += past + static_cast<double>(block.rows());
+      i = block.end;
+    }
+    for (std::int64_t i = parts.answer_all; i < sequence.rows; ++i) {
       const std::int64_t position = sequence.first_position + i;
       const PageCandidates some = candidates_of(args, sequence, position);
       const std::int64_t left_out = some.end - some.first - some.chosen;
@@ -51,20 +62,22 @@ OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmet
       positions += read;
       if (args.selection->choice == PageChoice::quest) bounds += static_cast<double>(some.end - some.first);
     }
-    if (rows == 0) continue;
-    pairs += visible_pairs(sequence.first_position, rows, args.window);
-    const std::int64_t first =
-        args.window > 0 ? std::max<std::int64_t>(0, sequence.first_position - args.window + 1) : 0;
-    positions += static_cast<double>(sequence.first_position + rows - first);
+    for (const auto& [begin, end] : {std::pair<std::int64_t, std::int64_t>(0, parts.prompt_all),
+                                     std::pair<std::int64_t, std::int64_t>(parts.prompt_end, parts.answer_all)}) {
+      if (begin >= end) continue;
+      const std::int64_t position = sequence.first_position + begin;
+      pairs += visible_pairs(position, end - begin, args.window);
+      const std::int64_t first = args.window > 0 ? std::max<std::int64_t>(0, position - args.window + 1) : 0;
+      positions += static_cast<double>(sequence.first_position + end - first);
+    }
   }
   for (const SharedPrefix& shared : batch.shared) {
     const auto sequences =
         std::span(batch.sequences)
             .subspan(static_cast<std::size_t>(shared.first_sequence), static_cast<std::size_t>(shared.sequences));
-    const bool all_read_it = args.window == 0 && shared.group == args.kv.group &&
-                             std::ranges::all_of(sequences, [&](const SequenceRows& sequence) {
-                               return rows_reading_all(args, sequence) == sequence.rows;
-                             });
+    const bool all_read_it =
+        args.window == 0 && shared.group == args.kv.group &&
+        std::ranges::all_of(sequences, [&](const SequenceRows& sequence) { return reads_all(args, sequence); });
     if (all_read_it) positions -= static_cast<double>(shared.sequences - 1) * static_cast<double>(shared.tokens);
   }
   OpTotals cost;

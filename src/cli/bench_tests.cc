@@ -87,7 +87,7 @@ UnscheduledSequences BenchTests::make_sequences(std::int32_t count, std::int32_t
 
 /// Tokens [first, end) of a sequence, in steps of the batch limit, with the logits of the last.
 void BenchTests::compute(UnscheduledSequences& sequences, std::int32_t sequence, std::int32_t first, std::int32_t end) {
-  const auto limit = static_cast<std::int32_t>(runner_->limits().max_rows);
+  const auto limit = static_cast<std::int32_t>(runner_->max_prompt_rows());
   for (std::int32_t done = first; done < end; done += limit) {
     const std::int32_t rows = std::min(limit, end - done);
     run(sequences.batch({{{.id = static_cast<SequenceId>(sequence),

@@ -54,9 +54,19 @@ class Group {
     const std::int64_t wanted = (static_cast<std::int64_t>(asked.tokens.size()) + page - 1) / page;
     if (!all_.empty() && wanted > pages_) return false;
     pages_ -= static_cast<std::int32_t>(wanted);
-    // The row that says the first token stands for one in the middle of an answer.
     const auto context = static_cast<std::int64_t>(asked.context);
-    all_.push_back({.asked = &asked, .id = sequences_.add(asked.tokens, context, context - 1)});
+    std::int64_t answer_begin = context;
+    switch (rows_for_policy(*runner_)) {
+      case RowsAre::answer:  // the row that says the first token stands for one in the middle of an answer
+        answer_begin = context - 1;
+        break;
+      case RowsAre::prompt:  // and the continuation for what a prompt says of its own past
+        answer_begin = static_cast<std::int64_t>(asked.tokens.size());
+        break;
+      case RowsAre::half_each:
+        break;
+    }
+    all_.push_back({.asked = &asked, .id = sequences_.add(asked.tokens, context, answer_begin)});
     return true;
   }
 
@@ -79,14 +89,18 @@ class Group {
       Running* of;
       std::size_t start, end, judged;  // positions
     };
+    const auto block = static_cast<std::size_t>(runner_->prompt_block());
     StepPlan plan;
     std::vector<Part> parts;
     std::int64_t rows = runner_->limits().max_rows, logit_rows = runner_->limits().max_logit_rows;
     for (std::size_t i = begin; i < all_.size() && rows > 0 && logit_rows > 0; ++i) {
       Running& r = all_[i];
       std::size_t end = std::min(r.positions(), r.done + static_cast<std::size_t>(rows));
-      const std::size_t judged = std::max(r.done, std::min(r.first_judged(), end));
+      std::size_t judged = std::max(r.done, std::min(r.first_judged(), end));
       end = std::min(end, judged + static_cast<std::size_t>(logit_rows));
+      if (end < r.positions()) end = end / block * block;
+      if (end <= r.done) break;
+      judged = std::min(judged, end);
       parts.push_back({&r, r.done, end, judged});
       plan.entries.push_back({.id = r.id,
                               .rows = static_cast<std::int32_t>(end - r.done),

@@ -28,7 +28,7 @@ Error not_finite() {
 /// What the model says of the predicted tokens of a window, before anything is compared.
 Result<WindowQuality> judge_alone(ModelRunner& runner, const TokenWindow& window) {
   WindowQuality quality;
-  run_tokens(runner, window, RowsAre::answer, [&](std::int64_t position, std::span<const float> logits) {
+  run_tokens(runner, window, rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
     const auto next = static_cast<std::size_t>(position) + 1;
     if (next == window.size()) return;
     quality.nll += log_sum_exp(logits) - logits[static_cast<std::size_t>(window[next])];
@@ -45,7 +45,7 @@ Result<WindowQuality> judge_beside(ModelRunner& runner, const TokenWindow& windo
   WindowQuality quality;
   ReferencePosition reference;
   Status read = Ok{};
-  run_tokens(runner, window, RowsAre::answer, [&](std::int64_t position, std::span<const float> logits) {
+  run_tokens(runner, window, rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
     if (cursor.left == 0 || !read.ok()) return;
     read = file.next(cursor, reference);
     if (!read.ok()) return;
@@ -152,7 +152,7 @@ Status write_reference(ModelRunner& runner, std::span<const TokenWindow> windows
     MILLRACE_CHECK_OK(check_tokens(runner, windows[w]));
     MILLRACE_CHECK_OK(file.begin_window());
     Status added = Ok{};
-    run_tokens(runner, windows[w], RowsAre::answer, [&](std::int64_t position, std::span<const float> logits) {
+    run_tokens(runner, windows[w], rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
       if (added.ok() && static_cast<std::size_t>(position) + 1 < windows[w].size()) added = file.add(logits);
     });
     MILLRACE_CHECK_OK(added);

@@ -18,11 +18,16 @@ std::size_t common_prefix(std::span<const std::int32_t> a, std::span<const std::
 
 }  // namespace
 
-PrefixCache::PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, std::int64_t window)
-    : pools_(pools), page_tokens_(page_tokens), window_(window) {}
+PrefixCache::PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, std::int64_t window,
+                         std::int32_t together)
+    : pools_(pools),
+      page_tokens_(page_tokens),
+      together_(together),
+      key_tokens_(page_tokens * together),
+      window_(window) {}
 
 std::span<const std::int32_t> PrefixCache::tokens(Node node) const {
-  return {tokens_.data() + static_cast<std::size_t>(node) * static_cast<std::size_t>(page_tokens_),
+  return {tokens_.data() + static_cast<std::size_t>(node) * static_cast<std::size_t>(key_tokens_),
           static_cast<std::size_t>(at(node).filled)};
 }
 
@@ -58,32 +63,33 @@ PrefixCache::Node PrefixCache::find(Node parent, std::span<const std::int32_t> w
   return !at(child).hollow && std::ranges::equal(tokens(child), wanted) ? child : kNone;
 }
 
-PrefixCache::Match PrefixCache::match(Node parent, std::span<const std::int32_t> wanted, std::int64_t step) const {
-  const auto page = static_cast<std::size_t>(page_tokens_);
+PrefixCache::Match PrefixCache::match(Node root, std::span<const std::int32_t> wanted, std::int64_t step) const {
+  const auto key = static_cast<std::size_t>(key_tokens_), together = static_cast<std::size_t>(together_);
   Match match;
   std::size_t usable = 0;       // rows of match.rows that can be used together
   std::int64_t with_pages = 0;  // rows in a row, up to the last one, that have pages
-  Node last = parent;
-  while (wanted.size() >= page) {
+  Node last = root;
+  while (wanted.size() >= key) {
     const Entry& entry = at(last);
-    const std::size_t place = lower_bound(entry, wanted.first(page));
+    const std::size_t place = lower_bound(entry, wanted.first(key));
     if (place == entry.children.size()) break;
     const Node child = entry.children[place];
-    if (!std::ranges::equal(tokens(child), wanted.first(page))) break;
+    if (!std::ranges::equal(tokens(child), wanted.first(key))) break;
     match.rows.push_back(child);
     with_pages = at(child).hollow ? 0 : with_pages + 1;
+    last = child;
+    if (match.rows.size() % together != 0) continue;
     const auto length = static_cast<std::int64_t>(match.rows.size());
     if (with_pages == length || (window_ > 0 && with_pages * page_tokens_ >= window_)) usable = match.rows.size();
-    wanted = wanted.subspan(page);
-    last = child;
+    wanted = wanted.subspan(key);
   }
-  if (usable < match.rows.size()) {
+  if (usable < match.rows.size() || together > 1) {
     match.rows.resize(usable);
     return match;
   }
   // In the order of tokens the longest common beginning stands beside the place where the wanted ones would be.
   const Entry& entry = at(last);
-  const std::span<const std::int32_t> next = wanted.first(std::min(page, wanted.size()));
+  const std::span<const std::int32_t> next = wanted.first(std::min(key, wanted.size()));
   const std::size_t place = lower_bound(entry, next);
   for (const std::size_t candidate : {place, place - 1}) {  // place - 1 of 0 wraps beyond the end
     if (candidate >= entry.children.size()) continue;
@@ -105,7 +111,7 @@ PrefixCache::Node PrefixCache::new_entry(Node parent, std::span<const std::int32
   if (unused_.empty()) {
     node = static_cast<Node>(entries_.size());
     entries_.emplace_back();
-    tokens_.resize(tokens_.size() + static_cast<std::size_t>(page_tokens_));
+    tokens_.resize(tokens_.size() + static_cast<std::size_t>(key_tokens_));
     pages_.resize(pages_.size() + pools_.size());
   } else {
     node = unused_.back();
@@ -114,7 +120,7 @@ PrefixCache::Node PrefixCache::new_entry(Node parent, std::span<const std::int32
   }
   at(node).parent = parent;
   at(node).filled = static_cast<std::int32_t>(row.size());
-  std::ranges::copy(row, tokens_.begin() + static_cast<std::ptrdiff_t>(node) * page_tokens_);
+  std::ranges::copy(row, tokens_.begin() + static_cast<std::ptrdiff_t>(node) * key_tokens_);
   return node;
 }
 
@@ -150,7 +156,7 @@ PrefixCache::Node PrefixCache::add(Node parent, std::span<const std::int32_t> ro
         at(child).hollow = false;
         at(child).step = step;
         hold_pages(child, pages);
-      } else if (row.size() < static_cast<std::size_t>(page_tokens_)) {
+      } else if (row.size() < static_cast<std::size_t>(key_tokens_)) {
         return kNone;
       }
       ++at(child).users;
@@ -168,14 +174,14 @@ PrefixCache::Node PrefixCache::add(Node parent, std::span<const std::int32_t> ro
 
 PrefixCache::Node PrefixCache::insert(Node parent, std::span<const std::int32_t> row,
                                       std::span<const std::int32_t> pages, std::int64_t step) {
-  MILLRACE_CHECK(row.size() == static_cast<std::size_t>(page_tokens_), "a row of {} tokens", row.size());
+  MILLRACE_CHECK(row.size() == static_cast<std::size_t>(key_tokens_), "a row of {} tokens", row.size());
   return add(parent, row, pages, step);
 }
 
 PrefixCache::Node PrefixCache::insert_partial(Node parent, std::span<const std::int32_t> row,
                                               std::span<const std::int32_t> pages, std::int64_t step) {
-  MILLRACE_CHECK(!row.empty() && row.size() < static_cast<std::size_t>(page_tokens_), "a part of {} tokens",
-                 row.size());
+  MILLRACE_CHECK(together_ == 1 && !row.empty() && row.size() < static_cast<std::size_t>(page_tokens_),
+                 "a part of {} tokens", row.size());
   return add(parent, row, pages, step);
 }
 

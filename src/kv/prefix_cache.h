@@ -30,7 +30,11 @@ class PrefixCache {
 
   /// `pools`: one a cache group. `window`: how many positions back the group that sees farthest looks, 0 for all; with
   /// a window, rows that everybody's window has passed can be evicted from under their children.
-  PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, std::int64_t window);
+  ///
+  /// `together`: where rows are computed in sets of as many, what a row holds depends on the tokens of all its set.
+  /// They are what it is known by then, and the next row of the set stands behind it with the same ones; there are no
+  /// partial rows.
+  PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, std::int64_t window, std::int32_t together = 1);
 
   /// The root of the tree `name`, locked.
   Node lock_root(std::string_view name);
@@ -41,10 +45,11 @@ class PrefixCache {
     std::int32_t partial_tokens = 0;
     std::int32_t coming_tokens = 0;  // the same of a row that step `step` or a later one fills, not to be copied yet
   };
-  /// The longest known beginning of `tokens` behind `parent`, for a sequence that joins step `step`. Locks nothing.
-  [[nodiscard]] Match match(Node parent, std::span<const std::int32_t> tokens, std::int64_t step) const;
+  /// The longest known beginning of `tokens` behind `root`, in whole sets of rows, for a sequence that joins step
+  /// `step`. Locks nothing.
+  [[nodiscard]] Match match(Node root, std::span<const std::int32_t> tokens, std::int64_t step) const;
 
-  /// The row of exactly these `page_tokens` tokens; kNone if there is none with pages.
+  /// The row of exactly these tokens, of a page or its set; kNone if there is none with pages.
   [[nodiscard]] Node find(Node parent, std::span<const std::int32_t> tokens) const;
 
   /// Makes the row known, whose pages [groups] a sequence fills in step `step`, and locks it. Of a row that is known
@@ -115,9 +120,11 @@ class PrefixCache {
 
   std::span<PagePool> pools_;
   std::int32_t page_tokens_;
+  std::int32_t together_;
+  std::int32_t key_tokens_;  // that a row is known by
   std::int64_t window_;
   std::vector<Entry> entries_;
-  std::vector<std::int32_t> tokens_;  // [entries][page_tokens]
+  std::vector<std::int32_t> tokens_;  // [entries][key_tokens_]
   std::vector<std::int32_t> pages_;   // [entries][groups]
   std::vector<Node> unused_;
   std::map<std::string, Node, std::less<>> roots_;

@@ -48,16 +48,21 @@ GatedFfn ffn_view(const FfnWeights& weights, const LayerSpec& spec) {
 
 }  // namespace
 
-bool layer_selects(const ModelConfig& config, const std::optional<PageSelection>& selection, std::size_t layer) {
-  return selection && static_cast<std::int64_t>(layer) >= selection->dense_layers &&
-         config.layers[layer].attention.window == 0;
+AttentionPolicy layer_policy(const ModelConfig& config, const AttentionPolicy& policy, std::size_t layer) {
+  if (config.layers[layer].attention.window != 0) return {};
+  AttentionPolicy of_layer = policy;
+  const auto index = static_cast<std::int64_t>(layer);
+  if (policy.prefill && index < policy.prefill->dense_layers) of_layer.prefill.reset();
+  if (policy.decode && index < policy.decode->dense_layers) of_layer.decode.reset();
+  return of_layer;
 }
 
-std::vector<KvShape> kv_shapes(const ModelConfig& config, const std::optional<PageSelection>& selection) {
+std::vector<KvShape> kv_shapes(const ModelConfig& config, const AttentionPolicy& policy) {
   std::vector<KvShape> shapes;
   for (std::size_t l = 0; l < config.layers.size(); ++l) {
     const AttentionSpec& a = config.layers[l].attention;
-    const bool bounds = layer_selects(config, selection, l) && selection->choice == PageChoice::quest;
+    const AttentionPolicy of_layer = layer_policy(config, policy, l);
+    const bool bounds = of_layer.decode && of_layer.decode->choice == PageChoice::quest;
     shapes.push_back({a.kv_heads, a.head_dim, a.window, a.kv_source, bounds});
     // Who reads another layer's keys selects by that one's bounds.
     if (a.kv_source >= 0 && shapes.back().key_bounds) shapes[static_cast<std::size_t>(a.kv_source)].key_bounds = true;
@@ -83,13 +88,14 @@ std::size_t Decoder::workspace_bytes(const ModelConfig& config, const Limits& li
 }
 
 Result<std::unique_ptr<Decoder>> Decoder::create(ModelConfig config, ModelWeights weights, Backend& backend,
-                                                 Limits limits, const std::optional<PageSelection>& selection) {
+                                                 Limits limits, const AttentionPolicy& policy) {
   std::unique_ptr<Decoder> decoder(new Decoder(std::move(config), std::move(weights), backend, limits));
-  bool selects = false;
   for (std::size_t l = 0; l < decoder->config_.layers.size(); ++l) {
-    selects = selects || layer_selects(decoder->config_, selection, l);
+    const AttentionPolicy of_layer = layer_policy(decoder->config_, policy, l);
+    decoder->layer_policies_.push_back(of_layer);
+    if (of_layer.prefill) decoder->policy_.prefill = of_layer.prefill;
+    if (of_layer.decode) decoder->policy_.decode = of_layer.decode;
   }
-  if (selects) decoder->selection_ = selection;
   MILLRACE_CHECK_OK(decoder->allocate());
   return decoder;
 }
@@ -241,6 +247,7 @@ void Decoder::attention_block(const ForwardBatch& batch, std::size_t layer, cons
   }
   backend_->rope_store(batch, store);
 
+  const AttentionPolicy& policy = layer_policies_[layer];
   backend_->attend(batch, {.q = qkv_.floats(),
                            .q_stride = width,
                            .out = attended_.floats(),
@@ -252,7 +259,8 @@ void Decoder::attention_block(const ForwardBatch& batch, std::size_t layer, cons
                            .softcap = spec.softcap,
                            .sinks = w.sinks.get(),
                            .kv = kv,
-                           .selection = layer_selects(config_, selection_, layer) ? &*selection_ : nullptr,
+                           .selection = policy.decode ? &*policy.decode : nullptr,
+                           .prompt_selection = policy.prefill ? &*policy.prefill : nullptr,
                            .layer = static_cast<std::uint32_t>(layer)});
   backend_->linear(w.out.view(), attended_.floats(), rows, delta_.floats(), config_.hidden);
 }

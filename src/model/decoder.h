@@ -13,14 +13,15 @@
 #include "kv/page_layout.h"
 #include "model/config.h"
 #include "model/weights.h"
+#include "recipe/attention_policy.h"
 
 namespace millrace {
 
-/// Whether rows of answers select pages in layer `layer`: not in the first ones, and not within a window.
-bool layer_selects(const ModelConfig& config, const std::optional<PageSelection>& selection, std::size_t layer);
+/// What rows select in layer `layer`: nothing in the first ones, and nothing within a window.
+AttentionPolicy layer_policy(const ModelConfig& config, const AttentionPolicy& policy, std::size_t layer);
 
 /// The KV shapes of a model's layers, for make_page_layout.
-std::vector<KvShape> kv_shapes(const ModelConfig& config, const std::optional<PageSelection>& selection = {});
+std::vector<KvShape> kv_shapes(const ModelConfig& config, const AttentionPolicy& policy = {});
 
 class Decoder {
  public:
@@ -32,10 +33,10 @@ class Decoder {
   /// Bytes of activation memory that create() will allocate.
   static std::size_t workspace_bytes(const ModelConfig& config, const Limits& limits);
 
-  /// `backend` must outlive the decoder. `selection`: what rows of answers read, where not everything; pages must have
-  /// the bounds that kv_shapes() asks for. Error: no memory for the activations.
+  /// `backend` must outlive the decoder. `policy`: what rows read, where not everything; pages must have the bounds
+  /// that kv_shapes() asks for. Error: no memory for the activations.
   static Result<std::unique_ptr<Decoder>> create(ModelConfig config, ModelWeights weights, Backend& backend,
-                                                 Limits limits, const std::optional<PageSelection>& selection = {});
+                                                 Limits limits, const AttentionPolicy& policy = {});
 
   /// Runs one step: stores keys and values of every row, returns the logits of batch.logit_rows, [logit_rows, vocab]
   /// f32, device memory that stays valid until the next call. `kv` has one entry a layer. Batch sizes must be within
@@ -49,7 +50,8 @@ class Decoder {
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   [[nodiscard]] const Limits& limits() const { return limits_; }
   /// Nothing where no layer selects.
-  [[nodiscard]] const std::optional<PageSelection>& selection() const { return selection_; }
+  /// Of its layers together: what some of them select.
+  [[nodiscard]] const AttentionPolicy& policy() const { return policy_; }
 
  private:
   Decoder(ModelConfig config, ModelWeights weights, Backend& backend, Limits limits);
@@ -66,7 +68,8 @@ class Decoder {
   ModelWeights weights_;
   Backend* backend_;
   Limits limits_;
-  std::optional<PageSelection> selection_;
+  AttentionPolicy policy_;
+  std::vector<AttentionPolicy> layer_policies_;
 
   std::vector<RopeFrequencies> frequencies_;  // one a rope spec; those that depend on the length are made anew
 

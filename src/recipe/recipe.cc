@@ -5,6 +5,7 @@
 
 #include "core/json_extent.h"
 #include "quant/kv_codec.h"
+#include "recipe/attention_parser.h"
 
 namespace millrace {
 
@@ -57,71 +58,6 @@ Status parse_kv(const Json& kv, const std::string& name, Recipe& recipe) {
   return Ok{};
 }
 
-/// A number of positions, of layers, at the key.
-Result<std::int64_t> parse_count(const Json& value, std::int64_t least, const std::string& where) {
-  constexpr std::int64_t kMost = std::int64_t{1} << 40;
-  if (!value.is_number_integer() || value.get<std::int64_t>() < least || value.get<std::int64_t>() > kMost) {
-    return fail("{}: {} is not a whole number from {} on", where, value.dump(), least);
-  }
-  return value.get<std::int64_t>();
-}
-
-Result<PageSelection> parse_selection(const Json& decode, const std::string& where) {
-  if (!decode.is_object()) return fail("{} is not an object", where);
-  PageSelection selection;
-  bool chosen = false;
-  for (const auto& [key, value] : decode.items()) {
-    const std::string place = fmt::format("{}.\"{}\"", where, key);
-    if (key == "select") {
-      constexpr std::pair<std::string_view, PageChoice> kNames[] = {
-          {"quest", PageChoice::quest}, {"recent", PageChoice::recent}, {"random", PageChoice::random}};
-      const Json& wanted = value;  // which a lambda may capture
-      const auto found = std::ranges::find_if(kNames, [&](const auto& name) { return wanted == name.first; });
-      if (found == std::end(kNames)) {
-        return fail("{}: {} is not supported; this version has quest, recent and random", place, value.dump());
-      }
-      selection.choice = found->second;
-      chosen = true;
-    } else if (key == "tokens") {
-      MILLRACE_TRY(selection.tokens, parse_count(value, 1, place));
-    } else if (key == "sink_tokens") {
-      MILLRACE_TRY(selection.sink_tokens, parse_count(value, 0, place));
-    } else if (key == "recent_tokens") {
-      MILLRACE_TRY(selection.recent_tokens, parse_count(value, 1, place));
-    } else if (key == "dense_layers") {
-      MILLRACE_TRY(selection.dense_layers, parse_count(value, 0, place));
-    } else {
-      return fail(
-          "{} is not supported by this version (it has \"select\", \"tokens\", \"sink_tokens\", \"recent_tokens\" and "
-          "\"dense_layers\")",
-          place);
-    }
-  }
-  if (!chosen || selection.tokens == 0) return fail("{}: \"select\" and \"tokens\" must be there", where);
-  // Whole pages are read: of 16 positions, and for the sake of the earliest recent one up to a page more. One is
-  // chosen.
-  const auto pages = [](std::int64_t tokens) { return (tokens + 15) / 16; };
-  const std::int64_t least = 16 * (pages(selection.sink_tokens) + 1 + pages(selection.recent_tokens - 1) + 1);
-  if (selection.tokens < least) {
-    return fail(
-        "{}: \"tokens\": {} leaves nothing to choose beside {} of \"sink_tokens\" and {} of \"recent_tokens\"; give "
-        "{} or more",
-        where, selection.tokens, selection.sink_tokens, selection.recent_tokens, least);
-  }
-  return selection;
-}
-
-Status parse_attention(const Json& attention, const std::string& name, Recipe& recipe) {
-  if (!attention.is_object()) return fail("{}: \"attention\" is not an object", name);
-  for (const auto& [key, value] : attention.items()) {
-    if (key != "decode") {
-      return fail("{}: \"attention\".\"{}\" is not supported by this version (it has \"decode\")", name, key);
-    }
-    MILLRACE_TRY(recipe.decode_selection, parse_selection(value, name + ": \"attention\".\"decode\""));
-  }
-  return Ok{};
-}
-
 }  // namespace
 
 bool matches(std::string_view pattern, std::string_view text) {
@@ -155,7 +91,8 @@ WeightFormat Recipe::weights_of(std::string_view layer) const {
 }
 
 bool Recipe::lossless() const {
-  return !default_weights && !byte_inputs && !decode_selection && kv_format.value_or(KvFormat::f32) == KvFormat::f32 &&
+  return !default_weights && !byte_inputs && attention.reads_all() &&
+         kv_format.value_or(KvFormat::f32) == KvFormat::f32 &&
          std::ranges::none_of(weights, [](const WeightRule& rule) { return rule.format.has_value(); });
 }
 
@@ -173,7 +110,7 @@ Result<Recipe> parse_recipe(std::string_view text, const std::string& name) {
     } else if (key == "kv") {
       MILLRACE_CHECK_OK(parse_kv(value, name, recipe));
     } else if (key == "attention") {
-      MILLRACE_CHECK_OK(parse_attention(value, name, recipe));
+      MILLRACE_TRY(recipe.attention, parse_attention(value, name + ": \"attention\""));
     } else if (key == "inputs") {
       if (value != "int8") return fail("{}: \"inputs\" is not \"int8\", which is all that there is", name);
       recipe.byte_inputs = true;

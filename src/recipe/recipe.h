@@ -1,14 +1,15 @@
 // Recipe: the lossy methods of one model on one kind of hardware, as a file says them. Pure.
 //
 //   {"millrace_recipe": 1, "weights": {"default": "int8", "model.layers.0.*": "stored"}, "kv": {"format": "int8"},
-//    "attention": {"decode": {"select": "quest", "tokens": 1024}}}
+//    "attention": {"prefill": {"select": "xattention", "mass": 0.9}, "decode": {"select": "quest", "tokens": 1024}}}
 //
 // "weights" says the format of each linear layer by its name (model/weight_builder.h). Of the patterns that match, in
 // which * stands for any text, the last one decides; "default" is for what none matches. A default of 4 bits makes the
 // head (lm_head) int8, or int8.a16: it is the layer that rounding harms most, and there is one of it. "inputs": "int8"
 // rounds inputs of layers that stay as they are stored, where that is as integer codes, also where the checkpoint does
 // not ask for it. "kv" says the format of keys and values; without it they have that of the computation. "attention"
-// says what rows of an answer read of the past (recipe/page_selection.h); without it they read everything.
+// says what rows of prompts ("prefill", recipe/block_selection.h) and of answers ("decode", recipe/page_selection.h)
+// read of the past; without it they read everything.
 #pragma once
 
 #include <optional>
@@ -19,7 +20,7 @@
 #include "core/result.h"
 #include "quant/codes.h"
 #include "quant/kv_format.h"
-#include "recipe/page_selection.h"
+#include "recipe/attention_policy.h"
 
 namespace millrace {
 
@@ -35,7 +36,7 @@ struct Recipe {
   WeightFormat default_weights;
   std::vector<WeightRule> weights;  // in the order of the file
   std::optional<KvFormat> kv_format;
-  std::optional<PageSelection> decode_selection;
+  AttentionPolicy attention;
   bool byte_inputs = false;  // of layers that stay as stored
 
   [[nodiscard]] WeightFormat weights_of(std::string_view layer) const;

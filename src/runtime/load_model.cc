@@ -54,9 +54,19 @@ Status check_kv_format(const LoadOptions& options, const Backend& backend) {
 }
 
 Status check_selection(const LoadOptions& options, const Backend& backend) {
-  if (!options.recipe.decode_selection || backend.selects_pages()) return Ok{};
-  return fail("the recipe's \"attention\": the backend {} cannot select pages",
+  if (options.recipe.attention.reads_all() || backend.selects_pages()) return Ok{};
+  return fail("the recipe's \"attention\": the backend {} cannot select what attention reads",
               backend.numeric_class().substr(0, backend.numeric_class().find('/')));
+}
+
+/// Where prompts are computed in blocks, a step must have room for one beside the sequences that answer, and for its
+/// logits, which may be wanted.
+Decoder::Limits step_limits(const LoadOptions& options) {
+  Decoder::Limits limits = options.limits;
+  if (!options.recipe.attention.prefill) return limits;
+  limits.max_logit_rows += kQueryBlock;
+  limits.max_rows = std::max((limits.max_rows + kQueryBlock - 1) / kQueryBlock * kQueryBlock, limits.max_logit_rows);
+  return limits;
 }
 
 /// What the weights will take. The recipe must not name layers in vain.
@@ -130,9 +140,8 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_CHECK_OK(check_selection(options, *plan.backend));
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
-  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, options.limits);
-  plan.layout =
-      make_page_layout(kv_shapes(plan.config, options.recipe.decode_selection), kPageTokens, kv_format(options));
+  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, step_limits(options));
+  plan.layout = make_page_layout(kv_shapes(plan.config, options.recipe.attention), kPageTokens, kv_format(options));
   return plan;
 }
 
@@ -159,7 +168,7 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
                       [&](const std::string& layer) { return linear_format(options, layer); });
   MILLRACE_TRY(ModelWeights weights, loader.load(plan.weight_bytes, options.progress));
   MILLRACE_TRY(std::unique_ptr<Decoder> decoder, Decoder::create(std::move(plan.config), std::move(weights), backend,
-                                                                 options.limits, options.recipe.decode_selection));
+                                                                 step_limits(options), options.recipe.attention));
   MILLRACE_TRY(std::unique_ptr<KvCache> cache, KvCache::create(plan.layout, model.memory.kv_pages, backend));
   MILLRACE_TRY(model.runner, ModelRunner::create(std::move(plan.backend), std::move(decoder), std::move(cache),
                                                  model.memory.max_sequence_tokens));

@@ -74,7 +74,8 @@ std::span<const float> ModelRunner::hidden() {
 
 SchedulerLimits scheduler_limits(ModelRunner& runner, bool prefix_cache) {
   const Decoder::Limits& limits = runner.limits();
-  const auto sequences = static_cast<std::int32_t>(std::min(limits.max_logit_rows, limits.max_rows));
+  const std::int64_t block = runner.prompt_block(), spare = block > 1 ? block : 0;
+  const auto sequences = static_cast<std::int32_t>(std::min(limits.max_logit_rows, limits.max_rows) - spare);
   return {.max_batch_tokens = static_cast<std::int32_t>(limits.max_rows),
           .max_sequences = sequences,
           .max_logit_rows = static_cast<std::int32_t>(limits.max_logit_rows),
@@ -82,7 +83,8 @@ SchedulerLimits scheduler_limits(ModelRunner& runner, bool prefix_cache) {
                  .page_tokens = runner.cache().layout().page_tokens,
                  .windows = runner.cache().windows(),
                  .prefix_cache = prefix_cache},
-          .share_answers = !runner.selection().has_value()};
+          .share_answers = runner.policy().reads_all(),
+          .prompt_block = block};
 }
 
 }  // namespace millrace

@@ -40,8 +40,12 @@ class ModelRunner {
 
   [[nodiscard]] const ModelConfig& config() const { return decoder_->config(); }
   [[nodiscard]] const Decoder::Limits& limits() const { return decoder_->limits(); }
-  /// What rows of answers read, where not everything.
-  [[nodiscard]] const std::optional<PageSelection>& selection() const { return decoder_->selection(); }
+  /// What rows read, where not everything.
+  [[nodiscard]] const AttentionPolicy& policy() const { return decoder_->policy(); }
+  /// Steps that begin in a prompt at a multiple of this end at one, or behind the prompt.
+  [[nodiscard]] std::int64_t prompt_block() const { return policy().prefill ? kQueryBlock : 1; }
+  /// Rows of a prompt that a step has at most, from such a place on.
+  [[nodiscard]] std::int64_t max_prompt_rows() const { return limits().max_rows / prompt_block() * prompt_block(); }
   [[nodiscard]] std::int64_t max_sequence_tokens() const { return max_sequence_tokens_; }
   [[nodiscard]] KvCache& cache() { return *cache_; }
   [[nodiscard]] const Backend& backend() const { return *backend_; }

@@ -20,14 +20,24 @@ Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens) {
   return Ok{};
 }
 
+RowsAre rows_for_policy(const ModelRunner& runner) {
+  const AttentionPolicy& policy = runner.policy();
+  if (policy.prefill && policy.decode) return RowsAre::half_each;
+  return policy.prefill ? RowsAre::prompt : RowsAre::answer;
+}
+
 void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,
                 const std::function<void(std::int64_t, std::span<const float>)>& take) {
   const auto vocab = static_cast<std::size_t>(runner.config().vocab);
   const auto total = static_cast<std::int64_t>(tokens.size());
   const KvCache& cache = runner.cache();
   UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
-  const SequenceId id = sequences.add({tokens.begin(), tokens.end()}, total, rows == RowsAre::answer ? 0 : total);
-  const std::int64_t step = std::min(runner.limits().max_rows, runner.limits().max_logit_rows);
+  const std::int64_t block = runner.prompt_block();
+  const std::int64_t answer_begin = rows == RowsAre::prompt   ? total
+                                    : rows == RowsAre::answer ? 0
+                                                              : total / 2 / block * block;
+  const SequenceId id = sequences.add({tokens.begin(), tokens.end()}, total, answer_begin);
+  const std::int64_t step = std::min(runner.limits().max_rows, runner.limits().max_logit_rows) / block * block;
   for (std::int64_t start = 0; start < total; start += step) {
     const auto count = static_cast<std::int32_t>(std::min(step, total - start));
     const std::span<const float> logits =

@@ -20,7 +20,7 @@ KvAllocator::KvAllocator(const KvLimits& limits)
     : limits_(limits),
       window_(farthest(limits.windows)),
       pools_(limits.windows.size(), PagePool(limits.pages)),
-      cache_(pools_, limits.page_tokens, window_) {}
+      cache_(pools_, limits.page_tokens, window_, limits.rows_together) {}
 
 SequenceKv KvAllocator::make() {
   SequenceKv kv;
@@ -64,6 +64,10 @@ KvAllocator::Admission KvAllocator::admit(SequenceKv& kv, const Candidate& candi
     kv.root = cache_.lock_root(candidate.name);
     if (candidate.share) {
       match = cache_.match(kv.root, candidate.tokens.first(candidate.tokens.size() - 1), candidate.step);
+      if (!limits_.share_parts) {
+        match.partial = PrefixCache::kNone;
+        match.partial_tokens = match.coming_tokens = 0;
+      }
     }
   }
   admission.wait = candidate.may_wait && match.coming_tokens > match.partial_tokens + 1;
@@ -124,24 +128,36 @@ bool KvAllocator::grow(SequenceKv& kv, std::int64_t tokens) {
   return true;
 }
 
+std::span<const std::int32_t> KvAllocator::key(std::span<const std::int32_t> tokens, std::int64_t at) const {
+  const std::int64_t together = std::int64_t{limits_.page_tokens} * limits_.rows_together;
+  return tokens.subspan(static_cast<std::size_t>(at / together * together), static_cast<std::size_t>(together));
+}
+
 std::int64_t KvAllocator::catch_up(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t computed) {
   if (kv.root == PrefixCache::kNone) return 0;
-  const std::int64_t page = limits_.page_tokens;
+  const std::int64_t page = limits_.page_tokens, together = limits_.rows_together * page;
   std::int64_t at = computed;
-  while (at % page == 0 && at + page < static_cast<std::int64_t>(tokens.size()) &&
+  std::vector<PrefixCache::Node> set;
+  while (at % together == 0 && at + together < static_cast<std::int64_t>(tokens.size()) &&
          static_cast<std::int64_t>(kv.nodes.size()) * page == at && kv.rows * page == at) {
-    const PrefixCache::Node parent = kv.nodes.empty() ? kv.root : kv.nodes.back();
-    const PrefixCache::Node node =
-        cache_.find(parent, tokens.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(page)));
     // A row that could be evicted counts as available: it is only taken in place of one that was promised.
-    if (node == PrefixCache::kNone || kv.reserved == 0) break;
-    cache_.lock(node);
-    kv.nodes.push_back(node);
-    for (std::size_t g = 0; g < pools_.size(); ++g) kv.tables[g].append(cache_.pages(node)[g]);
-    ++kv.rows;
-    --kv.reserved;
-    --reserved_;
-    at += page;
+    if (kv.reserved < limits_.rows_together) break;
+    set.clear();
+    PrefixCache::Node parent = kv.nodes.empty() ? kv.root : kv.nodes.back();
+    for (std::int64_t row = at; row < at + together && parent != PrefixCache::kNone; row += page) {
+      parent = cache_.find(parent, key(tokens, row));
+      if (parent != PrefixCache::kNone) set.push_back(parent);
+    }
+    if (static_cast<std::int64_t>(set.size()) < limits_.rows_together) break;
+    for (const PrefixCache::Node node : set) {
+      cache_.lock(node);
+      kv.nodes.push_back(node);
+      for (std::size_t g = 0; g < pools_.size(); ++g) kv.tables[g].append(cache_.pages(node)[g]);
+      ++kv.rows;
+      --kv.reserved;
+      --reserved_;
+    }
+    at += together;
   }
   return at - computed;
 }
@@ -159,8 +175,7 @@ void KvAllocator::publish(SequenceKv& kv, std::span<const std::int32_t> tokens, 
     const std::size_t row = kv.nodes.size();
     pages_of(row);
     const PrefixCache::Node parent = row == 0 ? kv.root : kv.nodes.back();
-    kv.nodes.push_back(cache_.insert(
-        parent, tokens.subspan(row * static_cast<std::size_t>(page), static_cast<std::size_t>(page)), pages, step));
+    kv.nodes.push_back(cache_.insert(parent, key(tokens, static_cast<std::int64_t>(row) * page), pages, step));
   }
   const std::size_t row = kv.nodes.size();
   const std::int64_t rest = filled - static_cast<std::int64_t>(row) * page;

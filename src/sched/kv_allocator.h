@@ -19,6 +19,8 @@ struct KvLimits {
   std::int32_t page_tokens = 16;
   std::vector<std::int64_t> windows{0};  // of each cache group, 0 for none
   bool prefix_cache = true;
+  std::int32_t rows_together = 1;  // PrefixCache
+  bool share_parts = true;         // a row that is not full may be copied
 };
 
 /// What a sequence has of KV memory. `tables` are its own; the rest is the allocator's.
@@ -71,12 +73,13 @@ class KvAllocator {
   /// Pages for positions [0, tokens), from what was promised and then from what is available. False: too few.
   bool grow(SequenceKv& kv, std::int64_t tokens);
 
-  /// Whole rows behind the `computed` ones that others have computed meanwhile: the sequence takes theirs. Returns how
-  /// many tokens that saves; at least one of `tokens` stays.
+  /// Whole rows, in sets, behind the `computed` ones that others have computed meanwhile: the sequence takes theirs.
+  /// Returns how many tokens that saves; at least one of `tokens` stays.
   std::int64_t catch_up(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t computed);
 
-  /// Makes the rows known that are filled when the first `filled` positions of `tokens` are computed, in `step` or
-  /// before; with `partial` the unfinished one too. Rows that no window reaches any more must be known already.
+  /// Makes the rows known that are filled when the first `filled` positions of `tokens` are computed, a whole number of
+  /// sets, in `step` or before; with `partial` the unfinished one too. Rows that no window reaches any more must be
+  /// known already.
   void publish(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t filled, bool partial,
                std::int64_t step);
 
@@ -91,6 +94,8 @@ class KvAllocator {
 
  private:
   bool make_room(std::int64_t rows);
+  /// What the row that holds position `at` is known by.
+  [[nodiscard]] std::span<const std::int32_t> key(std::span<const std::int32_t> tokens, std::int64_t at) const;
 
   KvLimits limits_;
   std::int64_t window_;  // of the group that sees farthest; 0: all

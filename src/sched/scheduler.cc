@@ -7,11 +7,29 @@
 
 namespace millrace {
 
-Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), kv_(limits.kv) {
+namespace {
+
+/// Rows that are computed together are found together.
+KvLimits kv_limits(const SchedulerLimits& limits) {
+  KvLimits kv = limits.kv;
+  kv.rows_together = static_cast<std::int32_t>(std::max<std::int64_t>(1, limits.prompt_block / kv.page_tokens));
+  kv.share_parts = limits.prompt_block == 1;
+  return kv;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), kv_(kv_limits(limits)) {
   MILLRACE_CHECK(limits.max_batch_tokens >= 1 && limits.max_sequences >= 1, "{} tokens, {} sequences",
                  limits.max_batch_tokens, limits.max_sequences);
   MILLRACE_CHECK(limits.max_logit_rows >= limits.max_sequences, "{} logit rows for {} sequences", limits.max_logit_rows,
                  limits.max_sequences);
+  const std::int64_t block = limits.prompt_block;
+  MILLRACE_CHECK(
+      block == 1 || (block % limits.kv.page_tokens == 0 && !limits.share_answers &&
+                     std::min(limits.max_batch_tokens, limits.max_logit_rows) >= block + limits.max_sequences),
+      "blocks of {}: pages of {}, {} tokens, {} logit rows, {} sequences", block, limits.kv.page_tokens,
+      limits.max_batch_tokens, limits.max_logit_rows, limits.max_sequences);
 }
 
 Status Scheduler::add(SequenceId id, SequenceSpec spec) {
@@ -168,7 +186,13 @@ void Scheduler::plan_prompt(StepPlan& plan, SlotIndex index) {
   if (rows < slot.left() && end / page * page > slot.computed) rows = end / page * page - slot.computed;
   if (rows == slot.left() && slot.samples && logit_budget_ == 0)
     --rows;  // the last row in a step that can say its logits
+  if (rows < slot.left()) rows = last_cut(slot, slot.computed + rows) - slot.computed;
   if (rows > 0) plan_rows(plan, index, rows);
+}
+
+std::int64_t Scheduler::last_cut(const Slot& slot, std::int64_t end) const {
+  if (end >= slot.prompt_tokens) return end;
+  return std::max(slot.computed, end / limits_.prompt_block * limits_.prompt_block);
 }
 
 void Scheduler::plan_rows(StepPlan& plan, SlotIndex index, std::int64_t rows) {
@@ -204,6 +228,8 @@ std::span<const std::int32_t> Scheduler::shared_tokens(const Slot& slot) const {
 void Scheduler::publish(Slot& slot, bool partial) {
   std::int64_t filled = std::min(slot.computed, static_cast<std::int64_t>(slot.known.size()));
   if (!limits_.share_answers) filled = std::min(filled, slot.prompt_tokens);
+  filled = filled / limits_.prompt_block * limits_.prompt_block;
+  partial = partial && limits_.prompt_block == 1;
   if (partial || static_cast<std::int64_t>(slot.kv.nodes.size() + 1) * kv_.page_tokens() <= filled) {
     kv_.publish(slot.kv, slot.known, filled, partial, slot.planned_in);
   }

@@ -35,6 +35,10 @@ struct SchedulerLimits {
   KvLimits kv;
   // False: what rows of an answer store is not what a prompt with its tokens would, so that only prompts are shared.
   bool share_answers = true;
+  // Rows of a prompt are computed, and shared, in blocks of as many positions, but for its last: a whole number of
+  // pages, or 1. Above 1, answers must not be shared, max_batch_tokens and max_logit_rows leave room for a block
+  // beside max_sequences rows, and what a partial page holds is not copied.
+  std::int64_t prompt_block = 1;
 };
 
 struct SequenceSpec {
@@ -142,6 +146,8 @@ class Scheduler {
   void plan_prompts(StepPlan& plan);
   void plan_prompt(StepPlan& plan, SlotIndex index);
   void plan_rows(StepPlan& plan, SlotIndex index, std::int64_t rows);
+  /// The last place up to `end` where a step may end that computes the slot's rows.
+  [[nodiscard]] std::int64_t last_cut(const Slot& slot, std::int64_t end) const;
   void publish(Slot& slot, bool partial);
   void give_back(Slot& slot);  // its memory; what can be shared of it is known
   /// Tokens among whose rows it may have some from others: all but the last.

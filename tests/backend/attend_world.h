@@ -24,6 +24,7 @@ struct AttendShape {
   KvFormat format = KvFormat::f32;
   std::optional<PageSelection> selection = {};  // of rows from `answer_begin` on
   std::int64_t answer_begin = 0;
+  std::optional<BlockSelection> prompt_selection = {};  // of rows before it
 };
 
 /// Sequences whose keys and values lie in pages of one buffer. Whatever no row may look at holds NaN.
@@ -194,6 +195,7 @@ class AttendWorld {
                     .sinks = shape_.sinks ? sinks_.data() : nullptr,
                     .kv = kv_,
                     .selection = shape_.selection ? &*shape_.selection : nullptr,
+                    .prompt_selection = shape_.prompt_selection ? &*shape_.prompt_selection : nullptr,
                     .layer = 1};
     std::vector<float> out(static_cast<std::size_t>(batch.rows() * q_width()), -7e33f);
     args.out = out.data();

@@ -95,7 +95,8 @@ class Usage(unittest.TestCase):
             self.assertEqual(millrace("run", FIXTURE, "--dummy", "--ids", "1", "-n", "1", "--recipe", path).returncode, 0)
             for text, complaint in (
                 ('{"millrace_recipe": 1, "sparsity": {}}', '"sparsity" is not supported'),
-                ('{"millrace_recipe": 1, "attention": {"prefill": {}}}', '"prefill" is not supported'),
+                ('{"millrace_recipe": 1, "attention": {"encode": {}}}', '"encode" is not supported'),
+                ('{"millrace_recipe": 1, "attention": {"prefill": {"mass": 0.9}}}', '"select" must be there'),
                 ('{"millrace_recipe": 1, "kv": {"format": "int7"}}', '"int7" is not supported'),
                 ('{"millrace_recipe": 1, "weights": {"default": "int7"}}', '"int7" is not supported'),
                 ('{"millrace_recipe": 1, "weights": {"*.no_such_proj": "int8"}}', "matches no linear layer"),

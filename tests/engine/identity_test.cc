@@ -44,17 +44,18 @@ class Identity : public testing::TestWithParam<const char*> {
   }
 
   static void expect_the_same_alone_and_together(const LoadedModel& model);
-  static void expect_the_same_in_all_settings(const std::string& recipe);
+  static void expect_the_same_in_all_settings(const std::string& recipe, std::size_t longer = 1);
 
-  /// 64 requests of mixed lengths and settings; half of them begin with one of three common prompts.
-  static std::vector<Request> requests(std::int64_t vocab) {
+  /// 64 requests of mixed lengths and settings; half of them begin with one of three common prompts, which are `longer`
+  /// times as long.
+  static std::vector<Request> requests(std::int64_t vocab, std::size_t longer = 1) {
     std::mt19937 random(2026);
     const auto tokens = [&](std::size_t count) {
       std::vector<std::int32_t> ids(count);
       for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random() % static_cast<unsigned>(vocab));
       return ids;
     };
-    const std::vector<std::vector<std::int32_t>> common{tokens(64), tokens(75), tokens(37)};
+    const std::vector<std::vector<std::int32_t>> common{tokens(64 * longer), tokens(75 * longer), tokens(37 * longer)};
     std::vector<Request> all;
     for (int i = 0; i < 64; ++i) {
       Request request;
@@ -115,20 +116,24 @@ Identity::Answers Identity::each_alone(const LoadedModel& model, const std::vect
   return alone;
 }
 
-void Identity::expect_the_same_in_all_settings(const std::string& recipe) {
+void Identity::expect_the_same_in_all_settings(const std::string& recipe, std::size_t longer) {
+  const auto long_pages = static_cast<std::int32_t>(12 * longer);
   Answers alone;
   std::vector<Request> all;
   {
     const LoadedModel model = load(96, 4000, DType::f32, recipe);
-    all = requests(model.runner->config().vocab);
+    all = requests(model.runner->config().vocab, longer);
     alone = each_alone(model, all, 1);
   }
   const Setting settings[] = {
       {.name = "together, without prefix cache", .prefix_cache = false},
       {.name = "together"},
       {.name = "arriving one by one", .order = 7, .steps_between = 2},
-      {.name = "preempted, without prefix cache", .prefix_cache = false, .pages = 12, .expect_preemptions = true},
-      {.name = "preempted", .pages = 12, .order = 3, .steps_between = 1, .expect_preemptions = true},
+      {.name = "preempted, without prefix cache",
+       .prefix_cache = false,
+       .pages = long_pages,
+       .expect_preemptions = true},
+      {.name = "preempted", .pages = long_pages, .order = 3, .steps_between = 1, .expect_preemptions = true},
       {.name = "small steps", .rows = 17, .order = 11},
   };
   for (const Setting& setting : settings) {
@@ -164,6 +169,25 @@ TEST_P(Identity, OfAnswersThatSelectPagesToo) {
   EXPECT_EQ(of_dense != of_selecting, std::ranges::find(windows, 0) != windows.end());
   // Prompts do not: they say the first token.
   for (const auto& [key, tokens] : of_dense) EXPECT_EQ(of_selecting.at(key).front(), tokens.front()) << key.first;
+}
+
+TEST_P(Identity, OfPromptsThatSelectBlocksToo) {
+  const auto recipe = [](const char* prefill, const char* decode) {
+    return fmt::format(R"({{"millrace_recipe": 1, "attention": {{"prefill": {{{}, "sink_tokens": 0,
+        "recent_tokens": 1, "dense_layers": 0}}{}}}}})",
+                       prefill, decode);
+  };
+  const std::string by_mass = recipe(R"("select": "xattention", "mass": 0.05)", "");
+  expect_the_same_in_all_settings(by_mass, 2);
+  expect_the_same_in_all_settings(recipe(R"("select": "xattention", "mass": 0.5, "tokens": 128)",
+                                         R"(, "decode": {"select": "quest", "tokens": 64, "sink_tokens": 16,
+                                             "recent_tokens": 16, "dense_layers": 0})"),
+                                  2);
+  // They do select, where a layer has no window; else the test says nothing.
+  const LoadedModel dense = load(96, 4000), selecting = load(96, 4000, DType::f32, by_mass);
+  const std::vector<std::int64_t> windows = dense.runner->cache().windows();
+  const std::vector<Request> all = requests(dense.runner->config().vocab, 2);
+  EXPECT_EQ(each_alone(dense, all, 2) != each_alone(selecting, all, 2), std::ranges::find(windows, 0) != windows.end());
 }
 
 /// Every fourth request alone without the prefix cache, and all at once, last come first, with it.

@@ -21,8 +21,8 @@ struct World {
   std::vector<PagePool> pools;
   PrefixCache cache;
 
-  explicit World(std::int32_t pages, std::size_t groups = 1, std::int64_t window = 0)
-      : pools(groups, PagePool(pages)), cache(pools, kPage, window) {}
+  explicit World(std::int32_t pages, std::size_t groups = 1, std::int64_t window = 0, std::int32_t together = 1)
+      : pools(groups, PagePool(pages)), cache(pools, kPage, window, together) {}
 
   Tokens new_pages() {
     Tokens pages;
@@ -35,8 +35,8 @@ struct World {
   /// A row whose pages only the cache holds, still locked.
   PrefixCache::Node insert(PrefixCache::Node parent, const Tokens& tokens, std::int64_t step = 1) {
     const Tokens pages = new_pages();
-    const PrefixCache::Node node = tokens.size() == kPage ? cache.insert(parent, tokens, pages, step)
-                                                          : cache.insert_partial(parent, tokens, pages, step);
+    const PrefixCache::Node node = tokens.size() % kPage == 0 ? cache.insert(parent, tokens, pages, step)
+                                                              : cache.insert_partial(parent, tokens, pages, step);
     release(pages);
     return node;
   }
@@ -92,6 +92,34 @@ TEST(PrefixCache, FindsTheLongestBeginningAndAPartToCopy) {
   EXPECT_EQ(match.partial, PrefixCache::kNone);
   EXPECT_EQ(w.cache.find(root, Tokens{1, 2, 3, 4}), a);
   EXPECT_EQ(w.cache.find(root, Tokens{1, 2, 3, 5}), PrefixCache::kNone);
+}
+
+/// Two sets that begin alike have no row in common, and a set that has lost its end is not found.
+TEST(PrefixCache, RowsOfASetAreFoundTogether) {
+  World w(8, 1, 0, 2);
+  const auto root = w.cache.lock_root("m");
+  const Tokens first{1, 2, 3, 4, 5, 6, 7, 8}, other{1, 2, 3, 4, 5, 6, 7, 9}, second{9, 9, 9, 9, 8, 8, 8, 8};
+  const auto a = w.insert(root, first), b = w.insert(a, first);
+  const auto c = w.insert(root, other), d = w.insert(c, other);
+  const auto e = w.insert(b, second), f = w.insert(e, second);
+  EXPECT_NE(a, c);
+  using Nodes = std::vector<PrefixCache::Node>;
+  EXPECT_EQ(w.cache.match(root, first, 2).rows, (Nodes{a, b}));
+  EXPECT_EQ(w.cache.match(root, other, 2).rows, (Nodes{c, d}));
+  EXPECT_TRUE(w.cache.match(root, Tokens{1, 2, 3, 4, 5, 6, 7}, 2).rows.empty());
+  Tokens both = first;
+  both.insert(both.end(), second.begin(), second.end());
+  EXPECT_EQ(w.cache.match(root, both, 2).rows, (Nodes{a, b, e, f}));
+  both[9] = 0;
+  const auto match = w.cache.match(root, both, 2);
+  EXPECT_EQ(match.rows, (Nodes{a, b}));
+  EXPECT_EQ(match.partial, PrefixCache::kNone);
+  both[9] = 9;
+  w.cache.unlock(f);
+  ASSERT_TRUE(w.cache.evict());
+  EXPECT_EQ(w.cache.match(root, both, 2).rows, (Nodes{a, b}));
+  EXPECT_EQ(w.cache.find(b, second), e);
+  w.cache.check();
 }
 
 TEST(PrefixCache, APartIsNotCopiedInTheStepThatFillsIt) {

@@ -69,19 +69,19 @@ TEST(Recipe, AnswersMaySelectWhatTheyRead) {
       parse_recipe(R"({"millrace_recipe": 1, "attention": {"decode": {"select": "quest", "tokens": 1024}}})", "r.json");
   ASSERT_TRUE(recipe.ok()) << recipe.error().message;
   EXPECT_FALSE(recipe->lossless());
-  ASSERT_TRUE(recipe->decode_selection);
-  EXPECT_EQ(recipe->decode_selection->choice, PageChoice::quest);
-  EXPECT_EQ(recipe->decode_selection->tokens, 1024);
-  EXPECT_EQ(recipe->decode_selection->sink_tokens, 16);
-  EXPECT_EQ(recipe->decode_selection->recent_tokens, 64);
-  EXPECT_EQ(recipe->decode_selection->dense_layers, 2);
+  ASSERT_TRUE(recipe->attention.decode);
+  EXPECT_EQ(recipe->attention.decode->choice, PageChoice::quest);
+  EXPECT_EQ(recipe->attention.decode->tokens, 1024);
+  EXPECT_EQ(recipe->attention.decode->sink_tokens, 16);
+  EXPECT_EQ(recipe->attention.decode->recent_tokens, 64);
+  EXPECT_EQ(recipe->attention.decode->dense_layers, 2);
   const auto other = parse_recipe(R"({"millrace_recipe": 1, "attention": {"decode": {"select": "recent", "tokens": 200,
       "sink_tokens": 0, "recent_tokens": 100, "dense_layers": 0}}})",
                                   "r.json");
   ASSERT_TRUE(other.ok()) << other.error().message;
-  EXPECT_EQ(other->decode_selection->choice, PageChoice::recent);
-  EXPECT_EQ(other->decode_selection->recent_tokens, 100);
-  EXPECT_FALSE(parse_recipe(R"({"millrace_recipe": 1, "attention": {}})", "r.json")->decode_selection);
+  EXPECT_EQ(other->attention.decode->choice, PageChoice::recent);
+  EXPECT_EQ(other->attention.decode->recent_tokens, 100);
+  EXPECT_FALSE(parse_recipe(R"({"millrace_recipe": 1, "attention": {}})", "r.json")->attention.decode);
   const auto refused = [](const std::string& decode) {
     return message(R"({"millrace_recipe": 1, "attention": {"decode": )" + decode + "}}");
   };
@@ -90,7 +90,7 @@ TEST(Recipe, AnswersMaySelectWhatTheyRead) {
   EXPECT_EQ(refused("{}"), where + R"(: "select" and "tokens" must be there)");
   EXPECT_EQ(refused(R"({"select": "quest"})"), where + R"(: "select" and "tokens" must be there)");
   EXPECT_EQ(refused(R"({"select": "best", "tokens": 512})"),
-            where + R"(."select": "best" is not supported; this version has quest, recent and random)");
+            where + R"(."select": "best" is not supported; this version has quest, recent, random)");
   EXPECT_EQ(refused(R"({"select": "quest", "tokens": 0.5})"),
             where + R"(."tokens": 0.5 is not a whole number from 1 on)");
   EXPECT_EQ(refused(R"({"select": "quest", "tokens": 18446744073709551615})"),
@@ -100,8 +100,49 @@ TEST(Recipe, AnswersMaySelectWhatTheyRead) {
                     R"("recent_tokens"; give 112 or more)");
   EXPECT_NE(refused(R"({"select": "quest", "tokens": 512, "pages": 3})").find(R"("pages" is not supported)"),
             std::string::npos);
-  EXPECT_EQ(message(R"({"millrace_recipe": 1, "attention": {"prefill": {}}})"),
-            R"(r.json: "attention"."prefill" is not supported by this version (it has "decode"))");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "attention": {"encode": {}}})"),
+            R"(r.json: "attention"."encode" is not supported by this version (it has "prefill" and "decode"))");
+}
+
+TEST(Recipe, SaysWhatBlocksPromptsRead) {
+  const auto recipe = parse_recipe(
+      R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "xattention", "mass": 0.9}}})", "r.json");
+  ASSERT_TRUE(recipe.ok()) << recipe.error().message;
+  ASSERT_TRUE(recipe->attention.prefill);
+  EXPECT_FALSE(recipe->attention.decode);
+  EXPECT_FALSE(recipe->lossless());
+  EXPECT_EQ(recipe->attention.prefill->choice, BlockChoice::xattention);
+  EXPECT_EQ(recipe->attention.prefill->mass, 0.9);
+  EXPECT_GT(recipe->attention.prefill->tokens, std::int64_t{1} << 40);
+  EXPECT_EQ(recipe->attention.prefill->dense_layers, 2);
+  const auto other = parse_recipe(R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "random", "tokens": 448,
+      "sink_tokens": 65, "recent_tokens": 200, "dense_layers": 1}}})",
+                                  "r.json");
+  ASSERT_TRUE(other.ok()) << other.error().message;
+  EXPECT_EQ(other->attention.prefill->choice, BlockChoice::random);
+  EXPECT_EQ(other->attention.prefill->tokens, 448);
+  EXPECT_EQ(other->attention.prefill->sink_tokens, 65);
+  EXPECT_EQ(other->attention.prefill->recent_tokens, 200);
+  EXPECT_EQ(other->attention.prefill->dense_layers, 1);
+  const auto refused = [](const std::string& prefill) {
+    return message(R"({"millrace_recipe": 1, "attention": {"prefill": )" + prefill + "}}");
+  };
+  const std::string where = R"(r.json: "attention"."prefill")";
+  EXPECT_EQ(refused("3"), where + " is not an object");
+  EXPECT_EQ(refused("{}"), where + R"(: "select" must be there, and "mass" or "tokens")");
+  EXPECT_EQ(refused(R"({"select": "xattention"})"), where + R"(: "select" must be there, and "mass" or "tokens")");
+  EXPECT_EQ(refused(R"({"select": "quest", "tokens": 512})"),
+            where + R"(."select": "quest" is not supported; this version has xattention, recent, random)");
+  for (const char* mass : {"0", "-1", "1.01", "\"all\"", "null"}) {
+    EXPECT_EQ(refused(fmt::format(R"({{"select": "xattention", "mass": {}}})", mass)),
+              fmt::format(R"({}."mass": {} is not a part of attention, above 0 and up to 1)", where, mass));
+  }
+  EXPECT_NE(refused(R"({"select": "recent", "mass": 0.5})").find("give \"tokens\""), std::string::npos);
+  EXPECT_NE(refused(R"({"select": "recent", "mass": 0.5, "tokens": 1024})").find("\"mass\" is for xattention"),
+            std::string::npos);
+  EXPECT_EQ(refused(R"({"select": "xattention", "tokens": 255})"),
+            where + R"(: "tokens": 255 leaves nothing to choose beside 64 of "sink_tokens" and 128 of )"
+                    R"("recent_tokens"; give 256 or more)");
 }
 
 TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {

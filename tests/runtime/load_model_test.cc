@@ -53,7 +53,8 @@ TEST(LoadModel, SelectionIsRefusedWhereTheBackendHasNone) {
   options.wrap_backend = [](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
     return std::make_unique<PlainBackend>(std::move(inner));
   };
-  EXPECT_EQ(load_model(options).error().message, "the recipe's \"attention\": the backend plain cannot select pages");
+  EXPECT_EQ(load_model(options).error().message,
+            "the recipe's \"attention\": the backend plain cannot select what attention reads");
 }
 
 }  // namespace

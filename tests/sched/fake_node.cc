@@ -20,9 +20,19 @@ std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
 void FakeSequence::append(std::int32_t token) {
   // Trees of the prefix cache hold what is not interchangeable, so a tree's name is part of what a page holds.
   std::uint64_t before = chain.empty() ? std::hash<std::string>{}(spec.cache_name) : chain.back();
-  if (!shares_answers && tokens.size() >= spec.tokens.size()) before = mix(before, spec.tokens.size());
+  const bool of_prompt = tokens.size() < spec.tokens.size();
+  if (!policy.share_answers && !of_prompt) before = mix(before, spec.tokens.size());
+  if (policy.prompt_block > 1 && of_prompt) before = mix(before, ahead_of(tokens.size()));
   chain.push_back(mix(before, static_cast<std::uint64_t>(token)));
   tokens.push_back(token);
+}
+
+std::uint64_t FakeSequence::ahead_of(std::size_t position) const {
+  const auto block = static_cast<std::size_t>(policy.prompt_block);
+  const std::size_t end = std::min(spec.tokens.size(), (position / block + 1) * block);
+  std::uint64_t all = end;
+  for (std::size_t p = position + 1; p < end; ++p) all = mix(all, static_cast<std::uint64_t>(spec.tokens[p]));
+  return all;
 }
 
 bool FakeSequence::complete() const {
@@ -34,8 +44,8 @@ std::int32_t fake_sample(std::uint64_t chain, std::uint64_t seed) {
   return static_cast<std::int32_t>(mix(chain, seed) % 3);  // few tokens, so that generations meet
 }
 
-std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed, bool shares_answers) {
-  FakeSequence sequence{.spec = spec, .seed = seed, .tokens = {}, .chain = {}, .shares_answers = shares_answers};
+std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed, const FakePolicy& policy) {
+  FakeSequence sequence{.spec = spec, .seed = seed, .tokens = {}, .chain = {}, .policy = policy};
   for (const std::int32_t token : spec.tokens) sequence.append(token);
   while (spec.samples && static_cast<std::int64_t>(sequence.tokens.size()) < spec.max_tokens) {
     sequence.append(fake_sample(sequence.chain.back(), seed));
@@ -53,7 +63,7 @@ bool FakeNode::add(SequenceId id, SequenceSpec spec, std::uint64_t seed) {
   if (!scheduler_.add(id, spec).ok()) return false;
   auto sequence = std::make_shared<FakeSequence>();
   sequence->seed = seed;
-  sequence->shares_answers = limits_.share_answers;
+  sequence->policy = {limits_.share_answers, limits_.prompt_block};
   sequence->spec = std::move(spec);
   for (const std::int32_t token : sequence->spec.tokens) sequence->append(token);
   alive_.emplace(id, std::move(sequence));
@@ -85,6 +95,11 @@ bool FakeNode::schedule() {
     MILLRACE_CHECK(view.tokens.size() <= sequence.tokens.size() &&
                        std::equal(view.tokens.begin(), view.tokens.end(), sequence.tokens.begin()),
                    "sequence {} has other tokens", entry.id);
+    const std::int64_t block = limits_.prompt_block, end = entry.first_position + entry.rows;
+    MILLRACE_CHECK(entry.first_position >= view.prompt_tokens ||
+                       (entry.first_position % block == 0 && (end >= view.prompt_tokens || end % block == 0)),
+                   "rows {} to {} of a prompt of {}, in blocks of {}", entry.first_position, end, view.prompt_tokens,
+                   block);
     Entry kept{.sequence = found->second, .tables = {}};
     for (const PageTable& table : view.tables) kept.tables.emplace_back(table.entries().begin(), table.entries().end());
     step.entries.push_back(std::move(kept));

@@ -16,6 +16,12 @@
 
 namespace millrace {
 
+/// What the keys and values of a row depend on beside the tokens up to its own.
+struct FakePolicy {
+  bool share_answers = true;      // else rows of an answer depend on where the prompt ended
+  std::int64_t prompt_block = 1;  // rows of a prompt depend on all tokens of their block that are of the prompt
+};
+
 /// A generation as it must come out, and what has come out of it so far.
 struct FakeSequence {
   SequenceSpec spec;
@@ -24,9 +30,11 @@ struct FakeSequence {
   std::vector<std::uint64_t> chain;  // [tokens] hashes
   std::int64_t prompt_logits = 0;    // positions whose logits an all_logits sequence was given, from the first on
   bool prompt_done = false;
-  bool shares_answers = true;  // else what rows of an answer store depends on where the prompt ended
+  FakePolicy policy;
 
   void append(std::int32_t token);
+  /// Tokens behind a position of the prompt that its row depends on.
+  [[nodiscard]] std::uint64_t ahead_of(std::size_t position) const;
   /// All its rows have run.
   [[nodiscard]] bool complete() const;
 };
@@ -35,7 +43,7 @@ struct FakeSequence {
 std::int32_t fake_sample(std::uint64_t chain, std::uint64_t seed);
 
 /// The tokens of a sequence that ran alone, without any scheduler.
-std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed, bool shares_answers);
+std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed, const FakePolicy& policy);
 
 class FakeNode {
  public:

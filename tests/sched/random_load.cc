@@ -61,6 +61,14 @@ class RandomLoad {
     limits.max_batch_tokens = static_cast<std::int32_t>(pick(3) == 0 ? 1 + pick(6) : 1 + pick(100));
     limits.max_sequences = static_cast<std::int32_t>(1 + pick(12));
     limits.max_logit_rows = limits.max_sequences + static_cast<std::int32_t>(pick(2) * pick(20));
+    if (!limits.share_answers && pick(2) == 0) {
+      limits.prompt_block = limits.kv.page_tokens * (1 + pick(5));
+      if (limits.prompt_block > 1) {
+        const std::int32_t least = static_cast<std::int32_t>(limits.prompt_block) + limits.max_sequences;
+        limits.max_batch_tokens = std::max(limits.max_batch_tokens, least);
+        limits.max_logit_rows = std::max(limits.max_logit_rows, least);
+      }
+    }
     return limits;
   }
 
@@ -176,8 +184,9 @@ class RandomLoad {
 
   void complete(SequenceId id) {
     const FakeSequence& sequence = *node_.alive().at(id);
-    MILLRACE_CHECK(sequence.tokens == fake_answer(sequence.spec, sequence.seed, limits_.share_answers),
-                   "sequence {} has another answer", id);
+    MILLRACE_CHECK(
+        sequence.tokens == fake_answer(sequence.spec, sequence.seed, {limits_.share_answers, limits_.prompt_block}),
+        "sequence {} has another answer", id);
     const auto prompt = static_cast<std::int64_t>(sequence.spec.tokens.size());
     MILLRACE_CHECK(!sequence.spec.all_logits || sequence.prompt_logits >= prompt, "{} of {} positions have logits",
                    sequence.prompt_logits, prompt);

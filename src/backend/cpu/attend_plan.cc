@@ -82,8 +82,12 @@ void AttendPlan::make(const ForwardBatch& batch, const AttendArgs& args, int thr
     const SequenceRows& sequence = batch.sequences[s];
     const std::int64_t begin = shared_tokens_[s];
     std::vector<AttendTask>& blocks = begin > 0 ? resumed_ : first_;
-    for (std::int64_t end = rows_reading_all(args, sequence); end > 0;) {
-      const std::int64_t first = (end - 1) / block_rows * block_rows;
+    const RowParts parts = parts_of(args, sequence);
+    for (std::int64_t end = parts.answer_all; end > 0;) {
+      if (end == parts.prompt_end) end = parts.prompt_all;  // what is between them reads blocks
+      if (end == 0) break;
+      const std::int64_t from = end > parts.prompt_end ? parts.prompt_end : 0;
+      const std::int64_t first = std::max(from, (end - 1) / block_rows * block_rows);
       blocks.push_back({.args = &args,
                         .page_table = page_table(sequence, args).data(),
                         .batch_row = sequence.first_row + first,
@@ -105,8 +109,8 @@ void AttendPlan::add_shared(const ForwardBatch& batch, const AttendArgs& args, c
   const std::int64_t tokens = set.tokens / kAttentionChunk * kAttentionChunk;
   const std::span<const SequenceRows> sequences(batch.sequences.data() + first, count);
   const std::int64_t blocks = shared_blocks(sequences, args, threads), rows = count_rows(sequences);
-  const bool all_read_it = std::ranges::all_of(
-      sequences, [&](const SequenceRows& sequence) { return rows_reading_all(args, sequence) == sequence.rows; });
+  const bool all_read_it =
+      std::ranges::all_of(sequences, [&](const SequenceRows& sequence) { return reads_all(args, sequence); });
   if (tokens == 0 || blocks == 0 || !all_read_it) return;
 
   const auto pages = (tokens + args.kv.page_tokens - 1) / args.kv.page_tokens;

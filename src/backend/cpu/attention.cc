@@ -13,9 +13,15 @@ void Attention::attend(const ForwardBatch& batch, const AttendArgs& args) {
                              attend_scratch(group, args.head_dim, kAttendHeads)));
   attend_blocks(args, plan_.first());
   attend_blocks(args, plan_.resumed());
-  if (args.selection == nullptr) return;
-  page_selector_.begin(batch, args);
-  for (auto tasks = page_selector_.next(); !tasks.empty(); tasks = page_selector_.next()) attend_chosen(args, tasks);
+  if (args.prompt_selection != nullptr) {
+    block_selector_.begin(batch, args, rounds(args.kv.format), attend_block_rows(args));
+    for (auto tasks = block_selector_.next(); !tasks.empty(); tasks = block_selector_.next())
+      attend_chosen(args, tasks);
+  }
+  if (args.selection != nullptr) {
+    page_selector_.begin(batch, args);
+    for (auto tasks = page_selector_.next(); !tasks.empty(); tasks = page_selector_.next()) attend_chosen(args, tasks);
+  }
 }
 
 void Attention::bound_keys(const ForwardBatch& batch, const RopeStoreArgs& args) {
@@ -69,10 +75,11 @@ void Attention::attend_blocks(const AttendArgs& args, std::span<const AttendTask
            });
 }
 
-/// Rows that have a page table of their own for each kv head.
+/// Rows that have a page table of their own, and for each kv head another.
 void Attention::attend_chosen(const AttendArgs& args, std::span<const AttendTask> tasks) {
   const AttendKernel run = kernel(args);
-  const std::int64_t products = 2 * tasks.front().end * args.heads / args.kv_heads * args.head_dim;
+  const AttendTask& first = tasks.front();
+  const std::int64_t products = 2 * first.rows * first.end * args.heads / args.kv_heads * args.head_dim;
   for_each(*pool_, static_cast<std::int64_t>(tasks.size()), products, kParallelProducts,
            [&](std::int64_t index, int thread) {
              AttendTask task = tasks[static_cast<std::size_t>(index)];

@@ -1,4 +1,4 @@
-// Attention on the CPU: the plan of a batch, the choice of pages, and the tasks on the pool's threads.
+// Attention on the CPU: the plan of a batch, the choice of blocks and pages, and the tasks on the pool's threads.
 #pragma once
 
 #include <span>
@@ -6,6 +6,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/attend_plan.h"
+#include "backend/cpu/block_selector.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/page_selector.h"
 #include "backend/cpu/thread_scratch.h"
@@ -17,7 +18,11 @@ class Attention {
  public:
   /// All must outlive it.
   Attention(const KernelTable& kernels, ThreadPool& pool, ThreadScratch& scratch)
-      : kernels_(&kernels), pool_(&pool), scratch_(&scratch), page_selector_(kernels, pool) {}
+      : kernels_(&kernels),
+        pool_(&pool),
+        scratch_(&scratch),
+        block_selector_(kernels, pool),
+        page_selector_(kernels, pool) {}
 
   /// Whether queries and weights are rounded to bf16: where keys and values are rounded too, and the level can.
   [[nodiscard]] bool rounds(KvFormat format) const {
@@ -43,6 +48,7 @@ class Attention {
   ThreadScratch* scratch_;
   // Kept between calls so that steps do not allocate.
   AttendPlan plan_;
+  BlockSelector block_selector_;
   PageSelector page_selector_;
   std::vector<BoundTask> bound_tasks_;
 };

@@ -15,6 +15,7 @@ KernelTable improved(KernelTable kernels, const ProductKernels& better) {
   if (better.multiply_integers != nullptr) products.multiply_integers = better.multiply_integers;
   if (better.multiply_pairs != nullptr) products.multiply_pairs = better.multiply_pairs;
   if (better.attend_rounded != nullptr) products.attend_rounded = better.attend_rounded;
+  if (better.score_cells_rounded != nullptr) products.score_cells_rounded = better.score_cells_rounded;
   for (std::size_t a = 0; a < kArithmetics; ++a) {
     if (better.multiply_add[a] != nullptr) products.multiply_add[a] = better.multiply_add[a];
   }

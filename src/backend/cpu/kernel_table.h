@@ -238,6 +238,46 @@ constexpr std::int64_t page_score_scratch(std::int64_t heads, std::int64_t head_
   return 2 * heads * round_up(head_dim, kPanelRows);
 }
 
+/// Positions of a cell of keys: a page, and of a cell of rows.
+inline constexpr std::int64_t kCell = 16;
+inline constexpr std::int64_t kQueryCells = kQueryBlock / kCell;
+
+/// Scores of cells: column g * kQueryCells + c belongs to cell c of query head g of the kv head. Those behind the last
+/// head's mean nothing.
+constexpr std::int64_t cell_columns(std::int64_t group) {
+  return round_up(group * kQueryCells, kPanelRows);
+}
+
+/// Of each cell of rows and each page, the sum of the products along an antidiagonal: row 15 of the cell with position
+/// 0 of the page, row 14 with position 1, and so on; of those that there are. Pages must be full, of kCell positions.
+struct CellTask {
+  const AttendArgs* args = nullptr;
+  const std::int32_t* page_table = nullptr;
+  std::int64_t batch_row = 0, rows = 0;  // at most kQueryBlock
+  std::int32_t kv_head = 0;
+  std::int64_t first = 0, end = 0;  // pages
+  float* scores = nullptr;          // [end - first][cell_columns(group)]
+  float* scratch = nullptr;         // cell_scratch(group, head_dim) floats, 64-byte aligned
+};
+
+/// Columns of queries, and pages: some as floats, or more in half of that. Each has room for one more number of the
+/// head. What becomes of pages that do not exist.
+constexpr std::int64_t cell_scratch(std::int64_t group, std::int64_t head_dim) {
+  return (cell_columns(group) + 2 * kPanelRows) * (head_dim + 1) * kCell + 2 * kPanelRows * kPanelRows;
+}
+
+/// What part of attention blocks of keys have for each query head of a kv head, by the scores of `pages` pages, which
+/// are used up. Of the pages `history` are before the rows, and the others, as far as they are full, theirs: cell c
+/// sees the first c + 1 of those.
+struct CellWeightTask {
+  float* scores = nullptr;  // [pages][cell_columns(group)]
+  std::int64_t pages = 0, history = 0;
+  std::int64_t rows = 0, group = 0;
+  float scale = 0.0f;       // of a product of a query and a key
+  float* shares = nullptr;  // [group][stride], of blocks of keys from the sequence's start on
+  std::int64_t stride = 0;
+};
+
 /// A row of qkv and where its keys and values go.
 struct RopeStoreTask {
   const RopeStoreArgs* args = nullptr;
@@ -279,6 +319,8 @@ struct ProductKernels {
   /// Attention whose queries and weights are rounded to bfloat16, of keys and values that are not f32; null at the end:
   /// `attend` takes them all.
   AttendKernel attend_rounded = nullptr;
+  /// Where queries are rounded for attention; null at the end: `score_cells` takes them all.
+  void (*score_cells_rounded)(const CellTask& task) = nullptr;
   MultiplyAdd multiply_add[kArithmetics] = {};
 };
 
@@ -292,6 +334,8 @@ struct KernelTable {
   void (*rope_store)(const RopeStoreTask& task);
   void (*bound_keys)(const BoundTask& task);
   void (*score_pages)(const PageScoreTask& task);
+  void (*score_cells)(const CellTask& task);
+  void (*weigh_cells)(const CellWeightTask& task);
   void (*residual_norm)(const ResidualNormArgs& args, std::int64_t first_row, std::int64_t end_row);
   /// out[i] = act(gate[i]) * up[i], swiglu_clamp as its definition says; out may be gate.
   void (*activate)(Activation activation, float limit, const float* gate, const float* up, float* out,

@@ -27,6 +27,8 @@ namespace {
 #include "backend/cpu/kernels/kv_elements.h"
 #include "backend/cpu/kernels/attend_state.h"
 #include "backend/cpu/kernels/attention_amx.h"
+#include "backend/cpu/kernels/cells.h"
+#include "backend/cpu/kernels/cell_scores_amx.h"
 // clang-format on
 
 }  // namespace
@@ -35,6 +37,7 @@ const ProductKernels kAmxProducts = {
     .multiply_integers = multiply_integers_by_tiles,
     .multiply_pairs = multiply_pairs_by_tiles,
     .attend_rounded = attend_by_tiles,
+    .score_cells_rounded = score_cells_by_tiles,
     .multiply_add = {nullptr, multiply_add_pairs, multiply_add_pairs, multiply_add_bytes_by_tiles}};
 
 }  // namespace millrace

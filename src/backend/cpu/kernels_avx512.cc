@@ -26,6 +26,8 @@ namespace {
 #include "backend/cpu/kernels/attention.h"
 #include "backend/cpu/kernels/rowwise.h"
 #include "backend/cpu/kernels/page_bounds.h"
+#include "backend/cpu/kernels/cells.h"
+#include "backend/cpu/kernels/cell_scores.h"
 #include "backend/cpu/kernels/limits.h"
 #include "backend/cpu/kernels/table.h"
 // clang-format on

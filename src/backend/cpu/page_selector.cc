@@ -23,7 +23,7 @@ void PageSelector::begin(const ForwardBatch& batch, const AttendArgs& args) {
   pages_ = candidates_ = 0;
   for (const SequenceRows& sequence : batch.sequences) {
     const std::int32_t* table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)].data();
-    for (std::int64_t i = rows_reading_all(args, sequence); i < sequence.rows; ++i) {
+    for (std::int64_t i = parts_of(args, sequence).answer_all; i < sequence.rows; ++i) {
       const std::int64_t position = sequence.first_position + i;
       const PageCandidates some = candidates_of(args, sequence, position);
       pages_ = std::max(pages_, some.first + some.chosen + position / args.kv.page_tokens + 1 - some.end);

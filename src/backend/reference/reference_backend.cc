@@ -8,7 +8,7 @@
 #include <new>
 #include <numeric>
 
-#include "backend/selected_pages.h"
+#include "backend/reference/seen_positions.h"
 #include "core/check.h"
 #include "core/float16.h"
 #include "core/memory.h"
@@ -164,26 +164,6 @@ void rms_norm(const float* x, const float* weight, float eps, std::int64_t width
   for (std::int64_t i = 0; i < width; ++i) target[i] = x[i] * scale * (weight != nullptr ? weight[i] : 1.0f);
 }
 
-/// The key of kv head `head` at `position`, or its value. Args: RopeStoreArgs or AttendArgs.
-template <typename Args>
-KvSlot kv_slot(const Args& args, std::span<const std::int32_t> table, std::int64_t position, std::int32_t head,
-               bool key) {
-  const KvLayer& kv = args.kv;
-  const auto page_index = static_cast<std::size_t>(position / kv.page_tokens);
-  MILLRACE_CHECK(page_index < table.size() && table[page_index] >= 0, "position {} has no page", position);
-  std::byte* page = kv.pages + static_cast<std::size_t>(table[page_index]) * kv.page_bytes;
-  const auto bytes = static_cast<std::ptrdiff_t>(kv_element_bytes(kv.format)),
-             row_bytes =
-                 bytes * static_cast<std::ptrdiff_t>(kv_elements(kv.format, static_cast<std::size_t>(args.head_dim)));
-  const std::int64_t slots = std::int64_t{head} * kv.page_tokens, slot = position % kv.page_tokens;
-  KvSlot at;
-  at.elements = page + (key ? kv.key_offset : kv.value_offset) + slots * row_bytes + slot * (key ? bytes : row_bytes);
-  at.step = key ? kv.page_tokens * bytes : bytes;
-  at.scale = reinterpret_cast<float*>(page + (key ? kv.key_scale_offset : kv.value_scale_offset)) + slots + slot;
-  at.middle = at.scale + std::int64_t{args.kv_heads} * kv.page_tokens;
-  return at;
-}
-
 class ReferenceBackend final : public Backend {
  public:
   [[nodiscard]] std::string numeric_class() const override { return "reference/scalar/3"; }
@@ -305,9 +285,10 @@ class ReferenceBackend final : public Backend {
 
   void attend(const ForwardBatch& batch, const AttendArgs& args) override {
     for (const SequenceRows& sequence : batch.sequences) {
-      for (std::int32_t i = 0; i < sequence.rows; ++i) {
-        for (std::int32_t kv_head = 0; kv_head < args.kv_heads; ++kv_head) {
-          const std::vector<std::int64_t> seen = seen_positions(sequence, i, kv_head, args);
+      SeenPositions positions(args, sequence);
+      for (std::int32_t kv_head = 0; kv_head < args.kv_heads; ++kv_head) {
+        for (std::int32_t i = 0; i < sequence.rows; ++i) {
+          const std::vector<std::int64_t> seen = positions.of(i, kv_head);
           const std::int32_t group = args.heads / args.kv_heads;
           for (std::int32_t g = 0; g < group; ++g) attend_row(sequence, i, kv_head * group + g, seen, args);
         }
@@ -424,76 +405,6 @@ class ReferenceBackend final : public Backend {
       encode_kv(args.kv.format, k + h * args.head_dim, args.head_dim, kv_slot(args, table, position, h, true));
       encode_kv(args.kv.format, value, args.head_dim, kv_slot(args, table, position, h, false));
     }
-  }
-
-  /// The largest and smallest number that the keys of a page have in each dimension, of pages that have become full.
-  static void keep_key_bounds(const SequenceRows& sequence, const RopeStoreArgs& args) {
-    const KvLayer& kv = args.kv;
-    const std::int64_t full = (sequence.first_position + sequence.rows) / kv.page_tokens;
-    const auto table = sequence.page_tables[static_cast<std::size_t>(kv.group)];
-    for (std::int64_t page = sequence.first_position / kv.page_tokens; page < full; ++page) {
-      for (std::int32_t head = 0; head < args.kv_heads; ++head) {
-        std::uint16_t* largest = key_bounds(kv, table, page, head, args.head_dim);
-        std::uint16_t* smallest = largest + kv_bound_numbers(static_cast<std::size_t>(args.head_dim));
-        for (std::int32_t i = 0; i < args.head_dim; ++i) {
-          float high = -std::numeric_limits<float>::infinity(), low = -high;
-          for (std::int64_t t = page * kv.page_tokens; t < (page + 1) * kv.page_tokens; ++t) {
-            const float number = decode_kv(kv.format, kv_slot(args, table, t, head, true), i);
-            high = std::fmax(high, number);
-            low = std::fmin(low, number);
-          }
-          largest[i] = kv_bound(high, true);
-          smallest[i] = kv_bound(low, false);
-        }
-        const auto padded = static_cast<std::int32_t>(kv_bound_numbers(static_cast<std::size_t>(args.head_dim)));
-        for (std::int32_t i = args.head_dim; i < padded; ++i) largest[i] = smallest[i] = 0;
-      }
-    }
-  }
-
-  static std::uint16_t* key_bounds(const KvLayer& kv, std::span<const std::int32_t> table, std::int64_t page,
-                                   std::int32_t kv_head, std::int32_t head_dim) {
-    return kv.key_bounds + static_cast<std::size_t>(table[static_cast<std::size_t>(page)]) * kv.key_bound_numbers +
-           static_cast<std::size_t>(kv_head) * 2 * kv_bound_numbers(static_cast<std::size_t>(head_dim));
-  }
-
-  /// The positions that queries of a row and kv head see, ascending.
-  static std::vector<std::int64_t> seen_positions(const SequenceRows& sequence, std::int32_t index,
-                                                  std::int32_t kv_head, const AttendArgs& args) {
-    const std::int64_t position = sequence.first_position + index, page_tokens = args.kv.page_tokens;
-    std::vector<std::int64_t> seen;
-    const PageCandidates candidates = candidates_of(args, sequence, position);
-    MILLRACE_CHECK(candidates.all() || args.window == 0, "pages are selected in a layer with a window of {}",
-                   args.window);
-    if (candidates.all()) {
-      const std::int64_t begin = args.window != 0 ? std::max<std::int64_t>(0, position - args.window + 1) : 0;
-      for (std::int64_t t = begin; t <= position; ++t) seen.push_back(t);
-      return seen;
-    }
-    const std::int64_t count = candidates.end - candidates.first, group = args.heads / args.kv_heads;
-    std::vector<float> scores(static_cast<std::size_t>(group * count));
-    const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
-    const float* q = args.q + (sequence.first_row + index) * args.q_stride + kv_head * group * args.head_dim;
-    for (std::int64_t page = 0; args.selection->choice == PageChoice::quest && page < count; ++page) {
-      const std::uint16_t* largest = key_bounds(args.kv, table, candidates.first + page, kv_head, args.head_dim);
-      const std::uint16_t* smallest = largest + kv_bound_numbers(static_cast<std::size_t>(args.head_dim));
-      for (std::int64_t g = 0; g < group; ++g) {
-        float& score = scores[static_cast<std::size_t>(g * count + page)];
-        for (std::int32_t i = 0; i < args.head_dim; ++i) {
-          const float number = q[g * args.head_dim + i];
-          score += number * bf16_to_float(number > 0.0f ? largest[i] : smallest[i]);
-        }
-      }
-    }
-    PageChooser chooser;
-    for (const std::int32_t page :
-         chooser.choose(*args.selection, candidates, position / page_tokens, scores.data(), group, count,
-                        {position, args.layer, static_cast<std::uint32_t>(kv_head)})) {
-      for (std::int64_t t = page * page_tokens; t <= std::min(position, (page + 1) * page_tokens - 1); ++t) {
-        seen.push_back(t);
-      }
-    }
-    return seen;
   }
 
   static void attend_row(const SequenceRows& sequence, std::int32_t index, std::int32_t head,

@@ -54,3 +54,11 @@ inline Lanes round_to_unscaled(const E5m2*, Lanes v) {
   const Lanes rounded = with_sign(min(sub(add(magnitude(v), digits), digits), broadcast(57344.0f)), v);
   return select_less(broadcast(-1.0f), magnitude(v), rounded, broadcast(__builtin_nanf("")));
 }
+
+/// A number of the keys of 16 positions as it is in the computation.
+template <typename Element>
+inline Lanes whole_number(Lanes codes, const float* scale, const float* middle) {
+  if constexpr (kScaled<Element>) codes = mul(mul(codes, broadcast(kUnit<Element>)), load(scale));
+  if constexpr (kHasMiddle<Element>) codes = add(codes, load(middle));
+  return codes;
+}

@@ -11,14 +11,6 @@ inline std::uint16_t bound(float number, bool up) {
                                     (negative && magnitude > 0 ? 0x8000u : 0u));
 }
 
-/// A number of the keys of 16 positions as it is in the computation.
-template <typename Element>
-inline Lanes whole_number(Lanes codes, const float* scale, const float* middle) {
-  if constexpr (kScaled<Element>) codes = mul(mul(codes, broadcast(kUnit<Element>)), load(scale));
-  if constexpr (kHasMiddle<Element>) codes = add(codes, load(middle));
-  return codes;
-}
-
 template <typename Element>
 inline void bound_keys_of(const BoundTask& task) {
   constexpr float kPlaces[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

@@ -12,6 +12,8 @@ constexpr KernelTable kTable{
     .rope_store = rope_store,
     .bound_keys = bound_keys,
     .score_pages = score_pages,
+    .score_cells = score_cells,
+    .weigh_cells = weigh_cells,
     .residual_norm = residual_norm,
     .activate = activate,
     .route = route,

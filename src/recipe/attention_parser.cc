@@ -1,0 +1,155 @@
+#include "recipe/attention_parser.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string_view>
+#include <utility>
+
+namespace millrace {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+template <typename Choice>
+using Names = std::span<const std::pair<std::string_view, Choice>>;
+
+constexpr std::pair<std::string_view, BlockChoice> kBlockChoices[] = {
+    {"xattention", BlockChoice::xattention}, {"recent", BlockChoice::recent}, {"random", BlockChoice::random}};
+constexpr std::pair<std::string_view, PageChoice> kPageChoices[] = {
+    {"quest", PageChoice::quest}, {"recent", PageChoice::recent}, {"random", PageChoice::random}};
+
+template <typename Choice>
+Status parse_choice(const Json& value, Names<Choice> names, const std::string& where, Choice& choice) {
+  std::string known;
+  for (const auto& [name, meaning] : names) {
+    if (value == name) {
+      choice = meaning;
+      return Ok{};
+    }
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", name);
+  }
+  return fail("{}: {} is not supported; this version has {}", where, value.dump(), known);
+}
+
+/// A number of positions, of layers, at the key.
+Status parse_count(const Json& value, std::int64_t least, const std::string& where, std::int64_t& count) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 40;
+  if (!value.is_number_integer() || value.get<std::int64_t>() < least || value.get<std::int64_t>() > kMost) {
+    return fail("{}: {} is not a whole number from {} on", where, value.dump(), least);
+  }
+  count = value.get<std::int64_t>();
+  return Ok{};
+}
+
+/// The keys that both phases have; false: it is none of these.
+template <typename Selection, typename Choice>
+Result<bool> parse_common(const std::string& key, const Json& value, Names<Choice> names, const std::string& where,
+                          Selection& selection) {
+  if (key == "select") {
+    MILLRACE_CHECK_OK(parse_choice(value, names, where, selection.choice));
+  } else if (key == "tokens") {
+    MILLRACE_CHECK_OK(parse_count(value, 1, where, selection.tokens));
+  } else if (key == "sink_tokens") {
+    MILLRACE_CHECK_OK(parse_count(value, 0, where, selection.sink_tokens));
+  } else if (key == "recent_tokens") {
+    MILLRACE_CHECK_OK(parse_count(value, 1, where, selection.recent_tokens));
+  } else if (key == "dense_layers") {
+    MILLRACE_CHECK_OK(parse_count(value, 0, where, selection.dense_layers));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+std::int64_t whole(std::int64_t tokens, std::int64_t unit) {
+  return (tokens + unit - 1) / unit * unit;
+}
+
+Status check_room(std::int64_t tokens, std::int64_t least, std::int64_t sinks, std::int64_t recent,
+                  const std::string& where) {
+  if (tokens >= least) return Ok{};
+  return fail(
+      "{}: \"tokens\": {} leaves nothing to choose beside {} of \"sink_tokens\" and {} of \"recent_tokens\"; give {} "
+      "or "
+      "more",
+      where, tokens, sinks, recent, least);
+}
+
+Result<BlockSelection> parse_prefill(const Json& prefill, const std::string& where) {
+  if (!prefill.is_object()) return fail("{} is not an object", where);
+  BlockSelection selection;
+  for (const auto& [key, value] : prefill.items()) {
+    const std::string place = fmt::format("{}.\"{}\"", where, key);
+    if (key == "mass") {
+      if (!value.is_number() || !(value.get<double>() > 0.0) || !(value.get<double>() <= 1.0)) {
+        return fail("{}: {} is not a part of attention, above 0 and up to 1", place, value.dump());
+      }
+      selection.mass = value.get<double>();
+      continue;
+    }
+    MILLRACE_TRY(const bool known, parse_common(key, value, Names<BlockChoice>(kBlockChoices), place, selection));
+    if (known) continue;
+    return fail(
+        "{} is not supported by this version (it has \"select\", \"mass\", \"tokens\", \"sink_tokens\", "
+        "\"recent_tokens\" and \"dense_layers\")",
+        place);
+  }
+  if (!prefill.contains("select") || (!prefill.contains("mass") && !prefill.contains("tokens"))) {
+    return fail("{}: \"select\" must be there, and \"mass\" or \"tokens\"", where);
+  }
+  if (selection.choice != BlockChoice::xattention && !prefill.contains("tokens")) {
+    return fail("{}: \"mass\" is for xattention: others do not know what attention a block has; give \"tokens\"",
+                where);
+  }
+  if (selection.choice != BlockChoice::xattention && prefill.contains("mass")) {
+    return fail("{}: \"mass\" is for xattention: others do not know what attention a block has", where);
+  }
+  const std::int64_t least =
+      whole(selection.sink_tokens, kKeyBlock) + kKeyBlock + whole(selection.recent_tokens, kKeyBlock);
+  MILLRACE_CHECK_OK(check_room(selection.tokens, least, selection.sink_tokens, selection.recent_tokens, where));
+  return selection;
+}
+
+Result<PageSelection> parse_decode(const Json& decode, const std::string& where) {
+  if (!decode.is_object()) return fail("{} is not an object", where);
+  PageSelection selection;
+  for (const auto& [key, value] : decode.items()) {
+    const std::string place = fmt::format("{}.\"{}\"", where, key);
+    MILLRACE_TRY(const bool known, parse_common(key, value, Names<PageChoice>(kPageChoices), place, selection));
+    if (known) continue;
+    return fail(
+        "{} is not supported by this version (it has \"select\", \"tokens\", \"sink_tokens\", \"recent_tokens\" and "
+        "\"dense_layers\")",
+        place);
+  }
+  if (!decode.contains("select") || selection.tokens == 0) {
+    return fail("{}: \"select\" and \"tokens\" must be there", where);
+  }
+  // Whole pages are read: of 16 positions, and for the sake of the earliest recent one up to a page more. One is
+  // chosen.
+  const std::int64_t least = whole(selection.sink_tokens, 16) + 16 + whole(selection.recent_tokens - 1, 16) + 16;
+  MILLRACE_CHECK_OK(check_room(selection.tokens, least, selection.sink_tokens, selection.recent_tokens, where));
+  return selection;
+}
+
+}  // namespace
+
+Result<AttentionPolicy> parse_attention(const Json& attention, const std::string& where) {
+  if (!attention.is_object()) return fail("{} is not an object", where);
+  AttentionPolicy policy;
+  for (const auto& [key, value] : attention.items()) {
+    const std::string place = fmt::format("{}.\"{}\"", where, key);
+    if (key == "prefill") {
+      MILLRACE_TRY(policy.prefill, parse_prefill(value, place));
+    } else if (key == "decode") {
+      MILLRACE_TRY(policy.decode, parse_decode(value, place));
+    } else {
+      return fail("{} is not supported by this version (it has \"prefill\" and \"decode\")", place);
+    }
+  }
+  return policy;
+}
+
+}  // namespace millrace

@@ -1,0 +1,18 @@
+// What attention reads of the past, as a recipe says it; without one, everything.
+#pragma once
+
+#include <optional>
+
+#include "recipe/block_selection.h"
+#include "recipe/page_selection.h"
+
+namespace millrace {
+
+struct AttentionPolicy {
+  std::optional<BlockSelection> prefill;  // rows of prompts
+  std::optional<PageSelection> decode;    // rows of answers
+
+  [[nodiscard]] bool reads_all() const { return !prefill && !decode; }
+};
+
+}  // namespace millrace
