@@ -51,7 +51,7 @@ TEST_P(CpuBlocksRead, ScoresAreAntidiagonals) {
       World world(shape, 1, 71);
       world.store(0, 0, shape.length);
       Random random(72);
-      const std::int64_t rows = 100, pages = shape.length / kCell, group = shape.heads / shape.kv_heads;
+      const std::int64_t rows = 300, pages = shape.length / kCell, group = shape.heads / shape.kv_heads;
       std::vector<float> q = random.normals(rows * world.q_width());
       if (rounded) {
         for (float& number : q) number = round_to_bf16(number);
@@ -64,7 +64,8 @@ TEST_P(CpuBlocksRead, ScoresAreAntidiagonals) {
                             .kv = world.kv()};
       std::vector<std::int32_t> table;
       for (std::int64_t p = 0; p < pages; ++p) table.push_back(world.page_number(0, p));
-      const std::int64_t columns = cell_columns(group), first = 3, kv_head = shape.kv_heads - 1;
+      const std::int64_t of_block = cell_columns(group), columns = 3 * of_block, first = 3,
+                         kv_head = shape.kv_heads - 1;
       // One more page, which must stay as it is.
       std::vector<float> scores(static_cast<std::size_t>((pages - first + 1) * columns), -7e33f);
       std::vector<float> memory(static_cast<std::size_t>(cell_scratch(group, shape.head_dim)) + 16);
@@ -81,8 +82,10 @@ TEST_P(CpuBlocksRead, ScoresAreAntidiagonals) {
       for (std::int64_t i = 0; i < columns; ++i)
         EXPECT_EQ(scores[scores.size() - 1 - static_cast<std::size_t>(i)], -7e33f);
       for (std::int64_t page = first; page < pages; ++page) {
-        for (std::int64_t column = 0; column < group * kQueryCells; ++column) {
-          const std::int64_t cell = column % kQueryCells, head = kv_head * group + column / kQueryCells;
+        for (std::int64_t column = 0; column < columns; ++column) {
+          const std::int64_t of_heads = column % of_block, head = kv_head * group + of_heads / kQueryCells;
+          if (of_heads >= group * kQueryCells) continue;
+          const std::int64_t cell = column / of_block * kQueryCells + of_heads % kQueryCells;
           double sum = 0.0, size = 0.0;
           for (std::int64_t place = 0; place < kCell; ++place) {
             const std::int64_t row = cell * kCell + kCell - 1 - place;
@@ -109,13 +112,14 @@ TEST_P(CpuBlocksRead, SharesAreThoseOfTheSoftmax) {
   const KernelTable kernels = kernel_table(GetParam());
   for (const std::int64_t group : {1, 3, 4, 10}) {
     for (const std::int64_t rows : {128, 96, 100, 16, 5}) {
-      const std::int64_t history = 24, pages = history + rows / kCell, columns = cell_columns(group);
+      const std::int64_t history = 24, pages = history + rows / kCell, columns = cell_columns(group) + 16;
       Random random(73);
       std::vector<float> scores = random.normals(pages * columns, 40.0f);
       const std::vector<float> before = scores;
       const std::int64_t blocks = history / 4, stride = blocks + 2;
       std::vector<float> shares(static_cast<std::size_t>(group * stride), 99.0f);
       kernels.weigh_cells({.scores = scores.data(),
+                           .score_stride = columns,
                            .pages = pages,
                            .history = history,
                            .rows = rows,

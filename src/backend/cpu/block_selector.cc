@@ -10,8 +10,9 @@ namespace millrace {
 namespace {
 
 constexpr std::int64_t kPagesOfBlock = kKeyBlock / kCell;
-constexpr std::int64_t kTaskPages = 256;       // whose keys a task scores at least: it lays out the queries first
-constexpr std::int64_t kMostScores = 1 << 21;  // that are kept at a time: 8 MiB, and more only where one block needs it
+constexpr std::int64_t kTaskPages = 256;  // whose keys a task scores at least: it lays out the queries first
+constexpr std::int64_t kMostScores =
+    1 << 22;  // that are kept at a time: 16 MiB, and more only where one block needs it
 
 }  // namespace
 
@@ -49,19 +50,39 @@ std::span<const AttendTask> BlockSelector::next() {
   const std::int64_t columns = cell_columns(args_->heads / args_->kv_heads),
                      most = std::max<std::int64_t>(1, kMostScores / (args_->kv_heads * columns * pages_));
   const std::size_t count = std::min(blocks_.size() - done_, static_cast<std::size_t>(most));
-  const std::span<const Block> blocks = std::span<const Block>(blocks_).subspan(done_, count);
+  const std::span<Block> blocks = std::span<Block>(blocks_).subspan(done_, count);
   done_ += count;
   if (args_->prompt_selection->choice == BlockChoice::xattention) score(blocks);
   choose(blocks);
   return tasks_;
 }
 
-void BlockSelector::score(std::span<const Block> blocks) {
+void BlockSelector::score(std::span<Block> blocks) {
   const AttendArgs& args = *args_;
   const std::int64_t group = args.heads / args.kv_heads, columns = cell_columns(group);
-  const std::int64_t count = static_cast<std::int64_t>(blocks.size()) * args.kv_heads;
+  sets_.clear();
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    const bool follows = b > 0 && blocks[b].page_table == blocks[b - 1].page_table &&
+                         blocks[b].row == blocks[b - 1].row + kQueryBlock && sets_.back().blocks < kCellBlocks;
+    if (follows) {
+      ++sets_.back().blocks;
+    } else {
+      sets_.push_back({b, 1});
+    }
+  }
+  scores_.resize(blocks.size() * static_cast<std::size_t>(args.kv_heads * pages_ * columns));
+  float* next = scores_.data();
+  for (const Set& set : sets_) {
+    const std::int64_t stride = static_cast<std::int64_t>(set.blocks) * columns;
+    for (std::size_t b = 0; b < set.blocks; ++b) {
+      blocks[set.first + b].scores = next + static_cast<std::int64_t>(b) * columns;
+      blocks[set.first + b].score_stride = stride;
+    }
+    next += args.kv_heads * pages_ * stride;
+  }
+
+  const std::int64_t count = static_cast<std::int64_t>(sets_.size()) * args.kv_heads;
   const std::int64_t scratch = cell_scratch(group, args.head_dim);
-  scores_.resize(static_cast<std::size_t>(count * pages_ * columns));
   scratch_.resize(static_cast<std::size_t>(pool_->threads() * scratch) + kPanelRows);
   auto* const aligned = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(scratch_.data()) + 63) / 64 * 64);
   // As many tasks as keep the threads busy, no smaller than pays.
@@ -71,18 +92,20 @@ void BlockSelector::score(std::span<const Block> blocks) {
   const auto run = rounded_ ? kernels_->products.score_cells_rounded : kernels_->score_cells;
   for_each(*pool_, count * pieces, pages * columns * args.head_dim * kCell, kParallelProducts,
            [&](std::int64_t task, int thread) {
-             const std::int64_t head = task / pieces, first = task % pieces * pages;
-             const Block& block = blocks[static_cast<std::size_t>(head / args.kv_heads)];
-             const std::int64_t end = std::min(block.full_pages(), first + pages);
+             const Set& set = sets_[static_cast<std::size_t>(task / pieces / args.kv_heads)];
+             const std::int64_t kv_head = task / pieces % args.kv_heads, first = task % pieces * pages;
+             const Block& block = blocks[set.first];
+             const Block& last = blocks[set.first + set.blocks - 1];
+             const std::int64_t end = std::min(last.full_pages(), first + pages);
              if (first >= end) return;
              run({.args = &args,
                   .page_table = block.page_table,
                   .batch_row = block.row,
-                  .rows = block.rows,
-                  .kv_head = static_cast<std::int32_t>(head % args.kv_heads),
+                  .rows = last.row + last.rows - block.row,
+                  .kv_head = static_cast<std::int32_t>(kv_head),
                   .first = first,
                   .end = end,
-                  .scores = scores_.data() + (head * pages_ + first) * columns,
+                  .scores = block.scores + (kv_head * pages_ + first) * block.score_stride,
                   .scratch = aligned + thread * scratch});
            });
 }
@@ -110,7 +133,8 @@ void BlockSelector::choose(const Block& block, std::int64_t index, std::int64_t 
   float* const shares = shares_.data() + index * group * stride;
   const bool scored = selection.choice == BlockChoice::xattention;
   if (scored) {
-    kernels_->weigh_cells({.scores = scores_.data() + index * pages_ * cell_columns(group),
+    kernels_->weigh_cells({.scores = block.scores + kv_head * pages_ * block.score_stride,
+                           .score_stride = block.score_stride,
                            .pages = block.full_pages(),
                            .history = block.history(),
                            .rows = block.rows,

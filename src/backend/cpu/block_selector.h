@@ -31,12 +31,19 @@ class BlockSelector {
     std::int64_t position = 0;       // of its first row
     const std::int32_t* page_table = nullptr;
     BlockCandidates candidates;
+    float* scores = nullptr;  // of kv head 0
+    std::int64_t score_stride = 0;
 
     [[nodiscard]] std::int64_t history() const { return position / kCell; }              // pages before the rows
     [[nodiscard]] std::int64_t full_pages() const { return (position + rows) / kCell; }  // those, and of the rows
   };
 
-  void score(std::span<const Block> blocks);
+  /// Blocks of one sequence, one behind the other, that are scored together.
+  struct Set {
+    std::size_t first = 0, blocks = 0;  // of those that are looked at
+  };
+
+  void score(std::span<Block> blocks);
   void choose(std::span<const Block> blocks);
   void choose(const Block& block, std::int64_t index, std::int64_t kv_head, BlockChooser& chooser);
 
@@ -51,9 +58,10 @@ class BlockSelector {
   std::int64_t cuts_ = 0;             // tasks that the rows of a block make at most, for a kv head
   std::vector<std::int32_t> tables_;  // [blocks][kv heads][pages_]
   std::vector<AttendTask> tasks_;     // [blocks][kv heads][cuts_], then without those that have no rows
-  std::vector<float> scores_;         // [blocks][kv heads][pages_][columns]
-  std::vector<float> shares_;         // [blocks][kv heads][group][pages_ / 4]
-  std::vector<float> scratch_;        // of each thread
+  std::vector<Set> sets_;
+  std::vector<float> scores_;   // [sets][kv heads][pages_][blocks of the set][columns]
+  std::vector<float> shares_;   // [blocks][kv heads][group][pages_ / 4]
+  std::vector<float> scratch_;  // of each thread
   std::vector<BlockChooser> choosers_;
 };
 

@@ -242,35 +242,40 @@ constexpr std::int64_t page_score_scratch(std::int64_t heads, std::int64_t head_
 inline constexpr std::int64_t kCell = 16;
 inline constexpr std::int64_t kQueryCells = kQueryBlock / kCell;
 
-/// Scores of cells: column g * kQueryCells + c belongs to cell c of query head g of the kv head. Those behind the last
-/// head's mean nothing.
+/// Columns of scores of a block of rows: g * kQueryCells + c belongs to cell c of query head g of the kv head. Those
+/// behind the last head's mean nothing.
 constexpr std::int64_t cell_columns(std::int64_t group) {
   return round_up(group * kQueryCells, kPanelRows);
 }
+/// Blocks that are scored together: keys are read once for them.
+inline constexpr std::int64_t kCellBlocks = 4;
 
 /// Of each cell of rows and each page, the sum of the products along an antidiagonal: row 15 of the cell with position
 /// 0 of the page, row 14 with position 1, and so on; of those that there are. Pages must be full, of kCell positions.
 struct CellTask {
   const AttendArgs* args = nullptr;
   const std::int32_t* page_table = nullptr;
-  std::int64_t batch_row = 0, rows = 0;  // at most kQueryBlock
+  std::int64_t batch_row = 0, rows = 0;  // of blocks one behind the other, at most kCellBlocks; the last may be shorter
   std::int32_t kv_head = 0;
   std::int64_t first = 0, end = 0;  // pages
-  float* scores = nullptr;          // [end - first][cell_columns(group)]
+  float* scores = nullptr;          // [end - first][blocks][cell_columns(group)]
   float* scratch = nullptr;         // cell_scratch(group, head_dim) floats, 64-byte aligned
+
+  [[nodiscard]] constexpr std::int64_t blocks() const { return (rows + kQueryBlock - 1) / kQueryBlock; }
 };
 
 /// Columns of queries, and pages: some as floats, or more in half of that. Each has room for one more number of the
 /// head. What becomes of pages that do not exist.
 constexpr std::int64_t cell_scratch(std::int64_t group, std::int64_t head_dim) {
-  return (cell_columns(group) + 2 * kPanelRows) * (head_dim + 1) * kCell + 2 * kPanelRows * kPanelRows;
+  return (kCellBlocks * cell_columns(group) + 2 * kPanelRows) * (head_dim + 1) * kCell + 2 * kPanelRows * kPanelRows;
 }
 
 /// What part of attention blocks of keys have for each query head of a kv head, by the scores of `pages` pages, which
 /// are used up. Of the pages `history` are before the rows, and the others, as far as they are full, theirs: cell c
 /// sees the first c + 1 of those.
 struct CellWeightTask {
-  float* scores = nullptr;  // [pages][cell_columns(group)]
+  float* scores = nullptr;  // [pages][score_stride], of which cell_columns(group) are the block's
+  std::int64_t score_stride = 0;
   std::int64_t pages = 0, history = 0;
   std::int64_t rows = 0, group = 0;
   float scale = 0.0f;       // of a product of a query and a key

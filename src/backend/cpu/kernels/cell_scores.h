@@ -8,16 +8,17 @@ inline std::int64_t rows_of_cell(std::int64_t rows, std::int64_t cell) {
   return left < 0 ? 0 : left < kCell ? left : kCell;
 }
 
-/// Queries as columns: [columns][head_dim][kCell], zeros where there is no row.
+/// Queries as columns: [blocks][columns][head_dim][kCell], zeros where there is no row.
 inline void arrange_cells(const CellTask& task, float* target) {
   const AttendArgs& args = *task.args;
   const std::int64_t head_dim = args.head_dim, group = args.heads / args.kv_heads, width = head_dim * kCell;
-  for (std::int64_t i = 0; i < cell_columns(group) * width; i += 16) store(target + i, broadcast(0.0f));
+  const std::int64_t columns = cell_columns(group);
+  for (std::int64_t i = 0; i < task.blocks() * columns * width; i += 16) store(target + i, broadcast(0.0f));
   for (std::int64_t row = 0; row < task.rows; ++row) {
-    const std::int64_t cell = row / kCell, place = row_of_cell(row % kCell);
+    const std::int64_t cell = row / kCell % kQueryCells, place = row_of_cell(row % kCell);
     const float* q = args.q + (task.batch_row + row) * args.q_stride + task.kv_head * group * head_dim;
     for (std::int64_t g = 0; g < group; ++g, q += head_dim) {
-      float* column = target + (g * kQueryCells + cell) * width + place;
+      float* column = target + (row / kQueryBlock * columns + g * kQueryCells + cell) * width + place;
       for (std::int64_t d = 0; d < head_dim; ++d) column[d * kCell] = q[d];
     }
   }
@@ -43,7 +44,7 @@ inline void multiply_cells(const float* queries, std::int64_t query_stride, cons
 template <typename Element>
 inline void score_cells_of(const CellTask& task) {
   const AttendArgs& args = *task.args;
-  const std::int64_t width = args.head_dim * kCell, columns = cell_columns(args.heads / args.kv_heads);
+  const std::int64_t width = args.head_dim * kCell, columns = task.blocks() * cell_columns(args.heads / args.kv_heads);
   const std::int64_t key_stride = width + kCell;
   float* const queries = task.scratch;
   float* const keys = queries + columns * width;
@@ -87,7 +88,7 @@ void score_cells(const CellTask& task) {
 /// of all cells. Columns lie side by side, 16 at a time.
 void weigh_cells(const CellWeightTask& task) {
   constexpr std::int64_t kPagesOfBlock = kKeyBlock / kCell;
-  const std::int64_t columns = cell_columns(task.group), blocks = task.history / kPagesOfBlock;
+  const std::int64_t columns = task.score_stride, blocks = task.history / kPagesOfBlock;
   const std::int64_t cells = (task.rows + kCell - 1) / kCell;
   for (std::int64_t i = 0; i < task.group * blocks; ++i) task.shares[i / blocks * task.stride + i % blocks] = 0.0f;
   for (std::int64_t first = 0; first < task.group * kQueryCells; first += 16) {

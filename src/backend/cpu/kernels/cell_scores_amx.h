@@ -12,17 +12,17 @@ inline std::int64_t cell_width(const CellTask& task) {
   return round_up(task.args->head_dim, 2) * kCell;
 }
 
-/// Queries as columns: [columns / 16][width / 2][16 columns][2], zeros where there is no row.
+/// Queries as columns: [blocks][columns / 16][width / 2][16 columns][2], zeros where there is no row.
 inline void pair_up_cells(const CellTask& task, std::int64_t width, std::uint16_t* target) {
   const AttendArgs& args = *task.args;
   const std::int64_t head_dim = args.head_dim, group = args.heads / args.kv_heads;
-  const std::int64_t numbers = cell_columns(group) * width;
+  const std::int64_t columns = cell_columns(group), numbers = task.blocks() * columns * width;
   for (std::int64_t i = 0; i < numbers; i += 32) _mm512_store_si512(target + i, _mm512_setzero_si512());
   for (std::int64_t row = 0; row < task.rows; ++row) {
-    const std::int64_t cell = row / kCell, place = row_of_cell(row % kCell);
+    const std::int64_t cell = row / kCell % kQueryCells, place = row_of_cell(row % kCell);
     const float* q = args.q + (task.batch_row + row) * args.q_stride + task.kv_head * group * head_dim;
     for (std::int64_t g = 0; g < group; ++g, q += head_dim) {
-      const std::int64_t column = g * kQueryCells + cell;
+      const std::int64_t column = row / kQueryBlock * columns + g * kQueryCells + cell;
       std::uint16_t* const lines =
           target + column / 16 * 16 * width + place / 2 * 32 + column % 16 * 2 + place % 2;  // of number 0
       for (std::int64_t d = 0; d < head_dim; d += 16) {
@@ -65,7 +65,7 @@ inline void round_page(const CellTask& task, std::int64_t page, std::int64_t wid
 template <typename Element>
 inline void score_cells_by_tiles_of(const CellTask& task) {
   const AttendArgs& args = *task.args;
-  const std::int64_t width = cell_width(task), columns = cell_columns(args.heads / args.kv_heads);
+  const std::int64_t width = cell_width(task), columns = task.blocks() * cell_columns(args.heads / args.kv_heads);
   constexpr std::int64_t kPages = kPageTiles * kTileSide;
   auto* const queries = reinterpret_cast<std::uint16_t*>(task.scratch);
   std::uint16_t* const keys = queries + columns * width;
