@@ -51,6 +51,9 @@ class Decoder {
   /// Nothing where no layer selects.
   [[nodiscard]] const std::optional<PageSelection>& selection() const { return selection_; }
 
+  /// Whether rows of answers compute what the same tokens would not as a prompt: they select pages or leave out inputs.
+  [[nodiscard]] bool answers_differ() const;
+
  private:
   Decoder(ModelConfig config, ModelWeights weights, Backend& backend, Limits limits);
 

@@ -9,6 +9,8 @@
 // rounds inputs of layers that stay as they are stored, where that is as integer codes, also where the checkpoint does
 // not ask for it. "kv" says the format of keys and values; without it they have that of the computation. "attention"
 // says what rows of an answer read of the past (recipe/page_selection.h); without it they read everything.
+// "activations" says which inputs of linear layers they leave out (recipe/input_skipping.h): {"method": "teal",
+// "profile": "FILE", "density": 0.5}, or {"method": "teal", "thresholds": {"*": 0.02}}.
 #pragma once
 
 #include <optional>
@@ -19,6 +21,7 @@
 #include "core/result.h"
 #include "quant/codes.h"
 #include "quant/kv_format.h"
+#include "recipe/input_skipping.h"
 #include "recipe/page_selection.h"
 
 namespace millrace {
@@ -36,6 +39,7 @@ struct Recipe {
   std::vector<WeightRule> weights;  // in the order of the file
   std::optional<KvFormat> kv_format;
   std::optional<PageSelection> decode_selection;
+  std::optional<InputSkipping> activations;
   bool byte_inputs = false;  // of layers that stay as stored
 
   [[nodiscard]] WeightFormat weights_of(std::string_view layer) const;

@@ -82,7 +82,7 @@ SchedulerLimits scheduler_limits(ModelRunner& runner, bool prefix_cache) {
                  .page_tokens = runner.cache().layout().page_tokens,
                  .windows = runner.cache().windows(),
                  .prefix_cache = prefix_cache},
-          .share_answers = !runner.selection().has_value()};
+          .share_answers = !runner.answers_differ()};
 }
 
 }  // namespace millrace

@@ -42,6 +42,8 @@ class ModelRunner {
   [[nodiscard]] const Decoder::Limits& limits() const { return decoder_->limits(); }
   /// What rows of answers read, where not everything.
   [[nodiscard]] const std::optional<PageSelection>& selection() const { return decoder_->selection(); }
+  /// Whether rows of answers compute what the same tokens would not as a prompt.
+  [[nodiscard]] bool answers_differ() const { return decoder_->answers_differ(); }
   [[nodiscard]] std::int64_t max_sequence_tokens() const { return max_sequence_tokens_; }
   [[nodiscard]] KvCache& cache() { return *cache_; }
   [[nodiscard]] const Backend& backend() const { return *backend_; }

@@ -1,6 +1,7 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -80,12 +81,14 @@ class CpuBackend final : public Backend {
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
   [[nodiscard]] bool selects_pages() const override { return true; }
+  [[nodiscard]] bool skips_inputs() const override { return true; }
+  [[nodiscard]] SkipCounts skip_counts() const override { return inputs_.skipped().counts(); }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return attention_.rounds(format) ? Arithmetic::bf16 : Arithmetic::f32;
   }
   void wait() override {}
 
-  void begin(const ForwardBatch& /*batch*/) override {}
+  void begin(const ForwardBatch& batch) override { inputs_.begin(batch); }
 
   void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
     const std::int64_t width = table.cols();
@@ -165,15 +168,15 @@ class CpuBackend final : public Backend {
                      multiply_panels(up_run.to(up, columns, row, width + column), up_panel + first, up_panel + end, row,
                                      count, space);
                      for (std::int64_t r = 0; r < count; ++r) {
-                       kernels_.activate(ffn.activation, ffn.clamp_limit, gate + r * columns, up + r * columns,
-                                         scratch + (row + r) * stride + column, columns);
+                       activate_row(ffn, row + r, gate + r * columns, up + r * columns,
+                                    scratch + (row + r) * stride + column, columns);
                      }
                    });
     } else {
       matmul(up_run);
       for_each(rows, 8 * width, kParallelElements, [&](std::int64_t row, int) {
         float* const gate = scratch + row * stride;
-        kernels_.activate(ffn.activation, ffn.clamp_limit, gate, gate + width, gate, width);
+        activate_row(ffn, row, gate, gate + width, gate, width);
       });
     }
     const CpuMatrix& down = as_cpu(*ffn.down.weight);
@@ -221,6 +224,29 @@ class CpuBackend final : public Backend {
     constexpr std::int64_t kPiece = 1 << 13;
     for_each((count + kPiece - 1) / kPiece, kPiece * work, kParallelElements,
              [&](std::int64_t piece, int) { fn(piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
+  }
+
+  /// Some columns of a row: out = act(gate) * up, or zero where a row of an answer leaves the neuron out. `out` may be
+  /// gate.
+  void activate_row(const GatedFfn& ffn, std::int64_t row, const float* gate, const float* up, float* out,
+                    std::int64_t columns) const {
+    const std::optional<float> threshold = ffn.down.weight->skip().gate_threshold;
+    if (!threshold || !inputs_.skipped().is_answer(row)) {
+      kernels_.activate(ffn.activation, ffn.clamp_limit, gate, up, out, columns);
+      return;
+    }
+    // The gate by itself is what it gives with an up that counts as one.
+    constexpr std::int64_t kPiece = 256;
+    float ones[kPiece], gates[kPiece];
+    std::fill_n(ones, kPiece, ffn.activation == Activation::swiglu_clamp ? 0.0f : 1.0f);
+    for (std::int64_t first = 0; first < columns; first += kPiece) {
+      const std::int64_t count = std::min(kPiece, columns - first);
+      kernels_.activate(ffn.activation, ffn.clamp_limit, gate + first, ones, gates, count);
+      kernels_.activate(ffn.activation, ffn.clamp_limit, gate + first, up + first, out + first, count);
+      for (std::int64_t i = 0; i < count; ++i) {
+        if (std::fabs(gates[i]) <= *threshold) out[first + i] = 0.0f;
+      }
+    }
   }
 
   /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows.

@@ -8,6 +8,7 @@
 
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
+#include "backend/cpu/skipped_inputs.h"
 #include "core/thread_pool.h"
 
 namespace millrace {
@@ -42,10 +43,15 @@ struct MatmulRun {
 /// What the last call made stays until the next. Used from one thread.
 class InputRows {
  public:
-  InputRows(const KernelTable& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+  InputRows(const KernelTable& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool), skipped_(pool) {}
+
+  /// Which rows of the step's products are of answers.
+  void begin(const ForwardBatch& batch) { skipped_.begin(batch); }
 
   /// The run with its inputs as its weight wants them.
   MatmulRun prepare(MatmulRun run);
+
+  [[nodiscard]] const SkippedInputs& skipped() const { return skipped_; }
 
  private:
   void reorder(MatmulRun& run);
@@ -66,6 +72,7 @@ class InputRows {
 
   const KernelTable& kernels_;
   ThreadPool& pool_;
+  SkippedInputs skipped_;
   Memory ordered_, values_, pairs_, codes_;
 };
 

@@ -290,6 +290,7 @@ void CpuMatrix::add_piece(const MatrixPiece& piece, const LinearFormat& format, 
 void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
   cols_ = source.cols();
   input_ = format.input;
+  skip_ = format.skip;
   codes_ = format.codes;
   if (codes_) {
     rows_ = source.rows();

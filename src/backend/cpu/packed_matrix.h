@@ -52,6 +52,7 @@ class CpuMatrix final : public PackedMatrix {
     if (e4m3() && paired()) return Arithmetic::fp8;
     return round_inputs() ? Arithmetic::bf16 : Arithmetic::f32;
   }
+  [[nodiscard]] InputSkip skip() const override { return skip_; }
   [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16 && !e4m3(); }
   /// Weights and inputs are E4M3 with scales.
   [[nodiscard]] bool e4m3() const { return codes_ && codes_->kind == CodeKind::e4m3 && !codes_->float_inputs; }
@@ -87,6 +88,7 @@ class CpuMatrix final : public PackedMatrix {
   std::int64_t rows_ = 0, cols_ = 0;
   std::size_t bytes_ = 0;
   DType input_ = DType::f32;
+  InputSkip skip_;
   std::optional<CodeFormat> codes_;
   std::optional<std::int64_t> input_group_;
   std::vector<std::int32_t> input_order_;
