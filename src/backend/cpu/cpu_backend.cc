@@ -12,6 +12,7 @@
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/products.h"
 #include "backend/cpu/thread_scratch.h"
 #include "core/check.h"
 #include "core/cpu_info.h"
@@ -37,6 +38,7 @@ class CpuBackend final : public Backend {
         level_(level),
         kernels_(kernel_table(level)),
         inputs_(kernels_, *pool_),
+        products_(kernels_),
         scratch_(pool_->threads()),
         attention_(kernels_, *pool_, scratch_) {}
 
@@ -71,12 +73,12 @@ class CpuBackend final : public Backend {
   }
 
   Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
-    MILLRACE_TRY(std::unique_ptr<CpuMatrix> matrix, CpuMatrix::pack(source, format, pairs(), *pool_, weights_));
+    MILLRACE_TRY(std::unique_ptr<CpuMatrix> matrix, CpuMatrix::pack(source, format, layouts(), *pool_, weights_));
     return std::unique_ptr<PackedMatrix>(std::move(matrix));
   }
 
   [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
-    return CpuMatrix::packed_bytes(source, format, pairs());
+    return CpuMatrix::packed_bytes(source, format, layouts());
   }
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
@@ -164,9 +166,9 @@ class CpuBackend final : public Backend {
                                         columns = std::min(end * kPanelRows, width) - column;
                      float* const gate = space + kMatmulScratch;
                      float* const up = gate + count * columns;
-                     multiply_panels(up_run.to(gate, columns, row, column), first, end, row, count, space);
-                     multiply_panels(up_run.to(up, columns, row, width + column), up_panel + first, up_panel + end, row,
-                                     count, space);
+                     products_.multiply(up_run.to(gate, columns, row, column), first, end, row, count, space);
+                     products_.multiply(up_run.to(up, columns, row, width + column), up_panel + first, up_panel + end,
+                                        row, count, space);
                      for (std::int64_t r = 0; r < count; ++r) {
                        activate_row(ffn, row + r, gate + r * columns, up + r * columns,
                                     scratch + (row + r) * stride + column, columns);
@@ -249,69 +251,18 @@ class CpuBackend final : public Backend {
     }
   }
 
-  /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows.
-  void multiply_panels(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count,
-                       float* space) const {
-    for (const CpuMatrix::Segment& segment : run.weight->segments()) {
-      const std::int64_t from = std::max(first, segment.first_panel) - segment.first_panel;
-      const std::int64_t to = std::min(end, segment.first_panel + segment.panels()) - segment.first_panel;
-      if (from >= to) continue;
-      float* out = run.out + (row - run.out_row) * run.out_stride + segment.first_row - run.out_column;
-      const float* bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr;
-      if (segment.integer_inputs) {
-        const IntegerInputs& x = run.integers;
-        const std::int64_t blocks = x.stride / kInputBlock;
-        kernels_.products.multiply_integers({.weight = *segment.integers,
-                                             .first_panel = from,
-                                             .end_panel = to,
-                                             .x = {.codes = x.codes + row * x.stride,
-                                                   .sums = x.sums + row * blocks,
-                                                   .totals = x.totals + row * (blocks + 1),
-                                                   .scales = x.scales + row * x.groups,
-                                                   .shifts = x.shifts + row * x.groups,
-                                                   .tile_scales = x.tile_scales + row * x.groups,
-                                                   .tile_shifts = x.tile_shifts + row * x.groups,
-                                                   .stride = x.stride,
-                                                   .groups = x.groups},
-                                             .rows = count,
-                                             .out = out,
-                                             .out_stride = run.out_stride,
-                                             .bias = bias});
-      } else if (segment.stored.paired) {
-        kernels_.products.multiply_pairs({.weight = segment.stored,
-                                          .first_panel = from,
-                                          .end_panel = to,
-                                          .x = run.pairs + row * run.pairs_stride,
-                                          .x_stride = run.pairs_stride,
-                                          .x_scales = run.x_scales != nullptr ? run.x_scales + row : nullptr,
-                                          .rows = count,
-                                          .out = out,
-                                          .out_stride = run.out_stride,
-                                          .bias = bias});
-      } else {
-        PackedSegment weight = segment.stored;
-        if (segment.integers) {
-          weight.format = QuantFormat::codes;
-          weight.codes = &*segment.integers;
-        }
-        kernels_.matmul({.weight = weight,
-                         .first_panel = from,
-                         .end_panel = to,
-                         .x = run.x + row * run.x_stride,
-                         .x_stride = run.x_stride,
-                         .x_scales = run.x_scales != nullptr ? run.x_scales + row : nullptr,
-                         .rows = count,
-                         .round_inputs = run.weight->round_inputs(),
-                         .out = out,
-                         .out_stride = run.out_stride,
-                         .bias = bias,
-                         .scratch = space});
-      }
-    }
+  /// Panels that a task takes at least: what a tile of rows takes, or of weights that are skipped a whole tile, so that
+  /// memory is read in long pieces; but some tasks for each thread.
+  [[nodiscard]] std::int64_t task_panels(const MatmulRun& run, std::int64_t panels) const {
+    if (run.kept == nullptr) return run.rows > 1 ? 4 : 8;
+    std::int64_t group = run.weight->segments().front().tile() / kPanelRows;
+    while (group > 8 && panels / group < std::int64_t{4} * pool_->threads()) group /= 2;
+    return group;
   }
 
   /// Cuts `panels` panels times the rows into tasks fn(first panel, end panel, first row, rows, scratch). `parts`: how
-  /// many matrices of that size a task multiplies. `scratch`: kMatmulScratch, and room for what a task gives.
+  /// many matrices of that size a task multiplies. `scratch`: as Products wants it, with room behind for what a task
+  /// gives.
   template <typename Function>
   void matmul_tasks(const MatmulRun& run, std::int64_t panels, std::int64_t parts, Function&& fn) {
     if (run.rows == 0) return;
@@ -320,17 +271,19 @@ class CpuBackend final : public Backend {
     const std::int64_t block_rows = row_blocks == 1 ? run.rows : round_up((run.rows + row_blocks - 1) / row_blocks, 16);
     // Many tasks a thread, so that a slow one does not keep all waiting; whole groups of panels, so that the tiles of a
     // few rows are full. Many rows come back to the weights, which the second-level cache has to hold.
-    const std::int64_t group = run.rows > 1 ? 4 : 8, wanted = 12 * pool_->threads();
+    const std::int64_t group = task_panels(run, panels), wanted = 12 * pool_->threads();
     std::int64_t step = round_up((panels + wanted - 1) / wanted, group);
-    if (run.rows > 1) {
+    if (run.rows > 1 && run.kept == nullptr) {
       const std::int64_t inputs = std::max<std::int64_t>(run.weight->cols() * parts, 1);
       step = std::min(step, std::max(group, std::min(kMostPanels, kTaskWeights / inputs / group * group)));
     }
     const std::int64_t steps = (panels + step - 1) / step;
-    scratch_.reserve(kMatmulScratch + parts * step * kPanelRows * block_rows);
+    const std::int64_t gathered = Products::gathered_floats(*run.weight);
+    scratch_.reserve(gathered + kMatmulScratch + parts * step * kPanelRows * block_rows);
     const auto multiply = [&](std::int64_t index, std::int64_t row, int thread) {
       const std::int64_t first = index * step;
-      fn(first, std::min(first + step, panels), row, std::min(block_rows, run.rows - row), scratch_.of(thread));
+      fn(first, std::min(first + step, panels), row, std::min(block_rows, run.rows - row),
+         scratch_.of(thread) + gathered);
     };
     const std::int64_t products = step * kPanelRows * run.weight->cols() * parts;
     if (row_blocks == 1 || steps >= 2 * pool_->threads()) {
@@ -345,13 +298,15 @@ class CpuBackend final : public Backend {
     }
   }
 
-  /// Weights that are multiplied in bf16 or E4M3 are paired.
-  [[nodiscard]] bool pairs() const { return kernels_.products.multiply_pairs != nullptr; }
+  [[nodiscard]] CpuLayouts layouts() const {
+    return {.pairs = kernels_.products.multiply_pairs != nullptr,
+            .code_tiles = kernels_.products.skip_integers != nullptr};
+  }
 
   void matmul(const MatmulRun& run) {
     matmul_tasks(run, run.weight->panels(), 1,
                  [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
-                   multiply_panels(run, first, end, row, count, space);
+                   products_.multiply(run, first, end, row, count, space);
                  });
   }
 
@@ -359,6 +314,7 @@ class CpuBackend final : public Backend {
   IsaLevel level_;
   KernelTable kernels_;
   InputRows inputs_;
+  Products products_;
   DeviceArena weights_;
   ThreadScratch scratch_;
   Attention attention_;

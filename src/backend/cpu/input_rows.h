@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "backend/cpu/input_tiles.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
 #include "backend/cpu/skipped_inputs.h"
@@ -25,7 +26,8 @@ struct MatmulRun {
   IntegerInputs integers = {};           // x in codes, for integer weights
   const std::uint16_t* pairs = nullptr;  // x in bf16, for paired weights
   std::int64_t pairs_stride = 0;
-  const float* x_scales = nullptr;  // of x in values of E4M3, for such weights
+  const float* x_scales = nullptr;   // of x in values of E4M3, for such weights
+  const KeptInputs* kept = nullptr;  // where the rows are so few, and leave out so much, that kernels skip the rest
   // Of `out`'s first element.
   std::int64_t out_row = 0, out_column = 0;
 
@@ -54,6 +56,8 @@ class InputRows {
   [[nodiscard]] const SkippedInputs& skipped() const { return skipped_; }
 
  private:
+  void list_kept(MatmulRun& run);
+  void round_floats(MatmulRun& run);
   void reorder(MatmulRun& run);
   void quantize(MatmulRun& run, std::int64_t group);
   void round_to_e4m3(MatmulRun& run);
@@ -73,6 +77,7 @@ class InputRows {
   const KernelTable& kernels_;
   ThreadPool& pool_;
   SkippedInputs skipped_;
+  KeptInputs kept_;
   Memory ordered_, values_, pairs_, codes_;
 };
 

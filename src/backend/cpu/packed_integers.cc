@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "backend/cpu/input_tiles.h"
 #include "core/check.h"
 #include "core/float16.h"
 
@@ -75,7 +76,29 @@ Element* writable(const Element* part) {
   return const_cast<Element*>(part);
 }
 
+/// The byte of input 0 of an output in codes that lie input by input, and how far the next input's is from there.
+TiledPanel tiled_code(const PackedIntegers& layout, std::int64_t row) {
+  const std::int64_t of_input = code_panel_bytes(layout);
+  TiledPanel place = tiled_panel(layout.rows, layout.tile, layout.padded_cols, row / kPanelRows, of_input);
+  place.offset += row % of_input;
+  return place;
+}
+
+bool upper_half(const PackedIntegers& layout, std::int64_t row) {
+  return layout.kind != CodeKind::int8 && row % kPanelRows >= kPanelRows / 2;
+}
+
+void write_tiled_codes(const PackedIntegers& layout, std::int64_t row, const std::int8_t* codes) {
+  const TiledPanel place = tiled_code(layout, row);
+  std::byte* target = writable(layout.codes) + place.offset;
+  const int shift = upper_half(layout, row) ? 4 : 0;
+  for (std::int64_t k = 0; k < layout.cols; ++k, target += place.stride) {
+    *target |= static_cast<std::byte>(static_cast<std::uint8_t>(codes[k])) << shift;
+  }
+}
+
 void write_codes(const PackedIntegers& layout, std::int64_t row, const std::int8_t* codes) {
+  if (layout.tile > 0) return write_tiled_codes(layout, row, codes);
   const std::int64_t lane = row % kPanelRows;
   std::byte* panel = writable(layout.codes) + row / kPanelRows * panel_bytes(layout);
   const bool bytes = layout.kind == CodeKind::int8;
@@ -296,7 +319,14 @@ void decode_integer_row(const PackedIntegers& weight, std::int64_t row, float* t
   for (std::int64_t k = 0; k < weight.cols; ++k) {
     const std::int64_t group = k / weight.group, super = group >> weight.super_shift;
     std::int32_t code = 0;
-    if (weight.kind == CodeKind::int8) {
+    if (weight.tile > 0) {
+      const TiledPanel place = tiled_code(weight, row);
+      const std::byte byte = weight.codes[place.offset + k * place.stride];
+      const int both = std::to_integer<std::uint8_t>(byte);
+      code = weight.kind == CodeKind::int8 ? std::int32_t{std::to_integer<std::int8_t>(byte)}
+             : upper_half(weight, row)     ? both >> 4
+                                           : both & 15;
+    } else if (weight.kind == CodeKind::int8) {
       code = std::int32_t{std::to_integer<std::int8_t>(panel[(k / kQuad * kPanelRows + lane) * kQuad + k % kQuad])};
     } else {
       const auto both = std::to_integer<std::uint8_t>(

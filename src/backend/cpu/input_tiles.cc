@@ -1,0 +1,251 @@
+#include "backend/cpu/input_tiles.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
+namespace millrace {
+
+namespace {
+
+constexpr std::int64_t kQuad = 4;
+
+std::int64_t panels_of(std::int64_t rows) {
+  return (rows + kPanelRows - 1) / kPanelRows;
+}
+
+std::int64_t padded_cols(const PackedSegment& weight) {
+  return weight.paired ? round_up(weight.cols, kPairBlock) : weight.cols;
+}
+
+std::int64_t element_bytes(const PackedSegment& weight) {
+  return weight.format == QuantFormat::f32 ? 4 : 2;
+}
+
+/// 16 outputs of two inputs, side by side for each output.
+void pair_up(const std::byte* first, const std::byte* second, std::byte* target) {
+#if defined(__x86_64__)
+  for (int half = 0; half < 2; ++half) {
+    const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + half * 16));
+    const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + half * 16));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + half * 32), _mm_unpacklo_epi16(a, b));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + half * 32 + 16), _mm_unpackhi_epi16(a, b));
+  }
+#else
+  for (std::int64_t o = 0; o < kPanelRows; ++o) {
+    std::memcpy(target + o * 4, first + o * 2, 2);
+    std::memcpy(target + o * 4 + 2, second + o * 2, 2);
+  }
+#endif
+}
+
+/// Eight bytes of four inputs, side by side for each.
+void quad_up(const std::byte* const (&inputs)[kQuad], std::byte* target) {
+#if defined(__x86_64__)
+  __m128i in[kQuad];
+  for (int k = 0; k < kQuad; ++k) in[k] = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(inputs[k]));
+  const __m128i first = _mm_unpacklo_epi8(in[0], in[1]), second = _mm_unpacklo_epi8(in[2], in[3]);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm_unpacklo_epi16(first, second));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target + 16), _mm_unpackhi_epi16(first, second));
+#else
+  for (std::int64_t b = 0; b < 8; ++b) {
+    for (std::int64_t k = 0; k < kQuad; ++k) target[b * kQuad + k] = inputs[k][b];
+  }
+#endif
+}
+
+}  // namespace
+
+TiledPanel tiled_panel(std::int64_t rows, std::int64_t tile, std::int64_t inputs, std::int64_t panel,
+                       std::int64_t of_input) {
+  const std::int64_t tile_panels = tile / kPanelRows, first = panel / tile_panels * tile_panels;
+  const std::int64_t width = std::min(tile_panels, panels_of(rows) - first);
+  return {(first * inputs + panel - first) * of_input, width * of_input};
+}
+
+std::size_t gathered_bytes(const PackedSegment& weight, std::int64_t first, std::int64_t end) {
+  return static_cast<std::size_t>((end - first) * padded_cols(weight) * kPanelRows * element_bytes(weight));
+}
+
+std::size_t gathered_bytes(const PackedIntegers& weight, std::int64_t first, std::int64_t end) {
+  return static_cast<std::size_t>((end - first) * weight.padded_cols * code_panel_bytes(weight));
+}
+
+PackedSegment gather_panels(const PackedSegment& weight, std::int64_t first, std::int64_t end, std::byte* target) {
+  PackedSegment part = weight;
+  part.tile = 0;
+  part.data = target;
+  part.rows = std::min(weight.rows, end * kPanelRows) - first * kPanelRows;
+  const std::int64_t cols = padded_cols(weight), of_input = kPanelRows * element_bytes(weight);
+  for (std::int64_t panel = first; panel < end; ++panel) {
+    const TiledPanel place = tiled_panel(weight.rows, weight.tile, cols, panel, of_input);
+    const std::byte* source = weight.data + place.offset;
+    if (weight.paired) {
+      for (std::int64_t k = 0; k < cols; k += 2, source += 2 * place.stride, target += 2 * of_input) {
+        pair_up(source, source + place.stride, target);
+      }
+    } else if (of_input == 32) {  // a constant size, for the compiler
+      for (std::int64_t k = 0; k < cols; ++k, source += place.stride, target += 32) std::memcpy(target, source, 32);
+    } else {
+      for (std::int64_t k = 0; k < cols; ++k, source += place.stride, target += 64) std::memcpy(target, source, 64);
+    }
+  }
+  return part;
+}
+
+PackedIntegers gather_panels(const PackedIntegers& weight, std::int64_t first, std::int64_t end, std::byte* target) {
+  PackedIntegers part = weight;
+  part.tile = 0;
+  part.codes = target;
+  part.rows = std::min(weight.rows, end * kPanelRows) - first * kPanelRows;
+  const std::int64_t groups = first * weight.groups * kPanelRows, supers = first * weight.supers * kPanelRows;
+  const auto move = [](auto& part_of, std::int64_t elements) {
+    if (part_of != nullptr) part_of += elements;
+  };
+  move(part.row_scales, first * kPanelRows);
+  move(part.scales, supers);
+  move(part.float_scales, groups);
+  move(part.factors, groups);
+  move(part.zeros, groups);
+  move(part.minimums, supers);
+  move(part.minimum_factors, groups);
+  const std::int64_t of_input = code_panel_bytes(weight);
+  for (std::int64_t panel = first; panel < end; ++panel) {
+    const TiledPanel place = tiled_panel(weight.rows, weight.tile, weight.padded_cols, panel, of_input);
+    const std::byte* source = weight.codes + place.offset;
+    for (std::int64_t k = 0; k < weight.padded_cols; k += kQuad, source += kQuad * place.stride) {
+      for (std::int64_t b = 0; b < of_input; b += 8, target += 8 * kQuad) {
+        quad_up({source + b, source + place.stride + b, source + 2 * place.stride + b, source + 3 * place.stride + b},
+                target);
+      }
+    }
+  }
+  return part;
+}
+
+void KeptInputs::finish() {
+  count_ = static_cast<std::int64_t>(kept_.size());
+  kept_.insert(kept_.end(), static_cast<std::size_t>(kSkipAhead + kQuad), kept_.empty() ? 0 : kept_.back());
+}
+
+void KeptInputs::list_floats(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t cols) {
+  kept_.clear();
+  rows_ = rows;
+  for (std::int64_t k = 0; k < cols; ++k) {
+    bool keep = false;
+    for (std::int64_t r = 0; r < rows; ++r) keep = keep || x[r * stride + k] != 0.0f;
+    if (keep) kept_.push_back(static_cast<std::int32_t>(k));
+  }
+  finish();
+  values_.resize(static_cast<std::size_t>(rows * count_));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < count_; ++i) {
+      values_[static_cast<std::size_t>(r * count_ + i)] = x[r * stride + kept_[static_cast<std::size_t>(i)]];
+    }
+  }
+}
+
+void KeptInputs::list_pairs(PairOrder order, const std::uint16_t* x, std::int64_t stride, std::int64_t rows,
+                            std::int64_t cols) {
+  kept_.clear();
+  begins_.clear();
+  rows_ = rows;
+  const auto keeps = [&](std::int64_t k) {
+    bool keep = false;
+    for (std::int64_t r = 0; r < rows; ++r) keep = keep || (x[r * stride + k] & 0x7fff) != 0;
+    return keep;
+  };
+  const auto value = [&](std::int64_t r, std::int64_t k) { return x[r * stride + k]; };
+  const std::int64_t padded = round_up(cols, kPairBlock);
+  if (order == PairOrder::tiles) {
+    for (std::int64_t block = 0; block < padded; block += kPairBlock) {
+      for (std::int64_t parity = 0; parity < 2; ++parity) {
+        begins_.push_back(static_cast<std::int32_t>(kept_.size()));
+        for (std::int64_t k = block + parity; k < block + kPairBlock; k += 2) {
+          if (keeps(k)) kept_.push_back(static_cast<std::int32_t>(k));
+        }
+      }
+    }
+    begins_.push_back(static_cast<std::int32_t>(kept_.size()));
+    finish();
+    values_.resize(static_cast<std::size_t>(rows * count_));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t i = 0; i < count_; ++i) {
+        values_[static_cast<std::size_t>(r * count_ + i)] =
+            std::bit_cast<float>(std::uint32_t{value(r, kept_[static_cast<std::size_t>(i)])} << 16);
+      }
+    }
+    return;
+  }
+  for (std::int64_t k = 0; k < padded; k += 2) {
+    const bool first = keeps(k), second = keeps(k + 1);
+    if (!first && !second) continue;
+    kept_.push_back(static_cast<std::int32_t>(first ? k : k + 1));
+    kept_.push_back(static_cast<std::int32_t>(second ? k + 1 : k));
+  }
+  finish();
+  pairs_.resize(static_cast<std::size_t>(rows * count_));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < count_; ++i) {
+      const std::int64_t k = kept_[static_cast<std::size_t>(i)] / 2 * 2 + i % 2;
+      pairs_[static_cast<std::size_t>(r * count_ + i)] = value(r, k);
+    }
+  }
+}
+
+bool KeptInputs::list_codes(const PackedIntegers& weight, const IntegerInputs& x, std::int64_t rows) {
+  if (!std::ranges::all_of(x.scales, x.scales + rows * x.groups, [](float s) { return std::isfinite(s); }))
+    return false;
+  kept_.clear();
+  begins_.clear();
+  rows_ = rows;
+  std::vector<bool> fills;  // up a group's fours
+  for (std::int64_t group = 0; group < weight.groups; ++group) {
+    begins_.push_back(static_cast<std::int32_t>(kept_.size()));
+    const std::int64_t end = std::min(weight.padded_cols, (group + 1) * weight.group);
+    for (std::int64_t k = group * weight.group; k < end; ++k) {
+      bool keep = false;
+      for (std::int64_t r = 0; r < rows; ++r) keep = keep || x.codes[r * x.stride + k] != 0;
+      if (keep) kept_.push_back(static_cast<std::int32_t>(k));
+    }
+    fills.resize(kept_.size(), false);
+    while (kept_.size() % kQuad != 0) kept_.push_back(kept_.back());
+    fills.resize(kept_.size(), true);
+  }
+  begins_.push_back(static_cast<std::int32_t>(kept_.size()));
+  finish();
+  codes_.resize(static_cast<std::size_t>(rows * count_));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t i = 0; i < count_; ++i) {
+      const auto place = static_cast<std::size_t>(i);
+      codes_[static_cast<std::size_t>(r * count_ + i)] =
+          fills[place] ? std::int8_t{0} : x.codes[r * x.stride + kept_[place]];
+    }
+  }
+  return true;
+}
+
+void KeptInputs::fill(SkipTask& task) const {
+  task.kept = kept_.data();
+  task.count = count_;
+  task.begins = begins_.data();
+  task.x = values_.data();
+  task.pairs = pairs_.data();
+  task.x_stride = count_;
+  task.rows = rows_;
+}
+
+void KeptInputs::fill(SkipIntegerTask& task) const {
+  task.kept = kept_.data();
+  task.begins = begins_.data();
+  task.codes = codes_.data();
+  task.codes_stride = count_;
+  task.rows = rows_;
+}
+
+}  // namespace millrace
