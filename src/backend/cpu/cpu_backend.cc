@@ -251,13 +251,11 @@ class CpuBackend final : public Backend {
     }
   }
 
-  /// Panels that a task takes at least: what a tile of rows takes, or of weights that are skipped a whole tile, so that
-  /// memory is read in long pieces; but some tasks for each thread.
-  [[nodiscard]] std::int64_t task_panels(const MatmulRun& run, std::int64_t panels) const {
+  /// Panels that a task takes at least: what a tile of rows takes; of weights that are skipped a whole tile, so that
+  /// memory is read in long pieces.
+  [[nodiscard]] static std::int64_t task_panels(const MatmulRun& run) {
     if (run.kept == nullptr) return run.rows > 1 ? 4 : 8;
-    std::int64_t group = run.weight->segments().front().tile() / kPanelRows;
-    while (group > 8 && panels / group < std::int64_t{4} * pool_->threads()) group /= 2;
-    return group;
+    return run.weight->segments().front().tile() / kPanelRows;
   }
 
   /// Cuts `panels` panels times the rows into tasks fn(first panel, end panel, first row, rows, scratch). `parts`: how
@@ -271,7 +269,7 @@ class CpuBackend final : public Backend {
     const std::int64_t block_rows = row_blocks == 1 ? run.rows : round_up((run.rows + row_blocks - 1) / row_blocks, 16);
     // Many tasks a thread, so that a slow one does not keep all waiting; whole groups of panels, so that the tiles of a
     // few rows are full. Many rows come back to the weights, which the second-level cache has to hold.
-    const std::int64_t group = task_panels(run, panels), wanted = 12 * pool_->threads();
+    const std::int64_t group = task_panels(run), wanted = 12 * pool_->threads();
     std::int64_t step = round_up((panels + wanted - 1) / wanted, group);
     if (run.rows > 1 && run.kept == nullptr) {
       const std::int64_t inputs = std::max<std::int64_t>(run.weight->cols() * parts, 1);
@@ -300,7 +298,8 @@ class CpuBackend final : public Backend {
 
   [[nodiscard]] CpuLayouts layouts() const {
     return {.pairs = kernels_.products.multiply_pairs != nullptr,
-            .code_tiles = kernels_.products.skip_integers != nullptr};
+            .code_tiles = kernels_.products.skip_integers != nullptr,
+            .threads = pool_->threads()};
   }
 
   void matmul(const MatmulRun& run) {

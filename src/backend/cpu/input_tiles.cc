@@ -61,6 +61,15 @@ void quad_up(const std::byte* const (&inputs)[kQuad], std::byte* target) {
 
 }  // namespace
 
+std::int64_t tile_outputs(std::int64_t rows, std::int64_t of_input, int threads) {
+  constexpr std::int64_t kPage = 4096, kMostPanels = 256;
+  const std::int64_t panels = panels_of(rows), most = std::min(kPage / of_input, kMostPanels);
+  for (std::int64_t tiles = threads;; tiles += threads) {
+    const std::int64_t panels_of_tile = std::max<std::int64_t>((panels + tiles - 1) / tiles, 1);
+    if (panels_of_tile <= most) return panels_of_tile * kPanelRows;
+  }
+}
+
 TiledPanel tiled_panel(std::int64_t rows, std::int64_t tile, std::int64_t inputs, std::int64_t panel,
                        std::int64_t of_input) {
   const std::int64_t tile_panels = tile / kPanelRows, first = panel / tile_panels * tile_panels;
@@ -130,7 +139,7 @@ PackedIntegers gather_panels(const PackedIntegers& weight, std::int64_t first, s
 
 void KeptInputs::finish() {
   count_ = static_cast<std::int64_t>(kept_.size());
-  kept_.insert(kept_.end(), static_cast<std::size_t>(kSkipAhead + kQuad), kept_.empty() ? 0 : kept_.back());
+  kept_.insert(kept_.end(), static_cast<std::size_t>(kSkipAheadCodes + kQuad), kept_.empty() ? 0 : kept_.back());
 }
 
 void KeptInputs::list_floats(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t cols) {

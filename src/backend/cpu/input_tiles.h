@@ -10,8 +10,10 @@
 
 namespace millrace {
 
-/// Bytes of an input's weights in a tile: enough lines one behind the other that memory is read as a stream.
-inline constexpr std::int64_t kTileBytes = 256;
+/// Outputs of a tile for `threads` threads, of which each is to have as much: up to a page of an input's weights. The
+/// memory's prefetchers read on to the end of a page, so that what is left out of it costs as much as what is read.
+/// `of_input`: bytes of a panel's weights of one input.
+std::int64_t tile_outputs(std::int64_t rows, std::int64_t of_input, int threads);
 
 /// Bytes that a panel's codes of one input take.
 constexpr std::int64_t code_panel_bytes(const PackedIntegers& weight) {

@@ -165,17 +165,18 @@ struct IntegerTask {
   const float* bias = nullptr;  // may be null
 };
 
-/// Rows that kernels of kept inputs take at most, and entries of the list of inputs that they read behind its end.
-inline constexpr std::int64_t kSkipRows = 4, kSkipAhead = 16;
+/// Rows that kernels of kept inputs take at most, and entries of the list of inputs, and of that of codes, that they
+/// look ahead: they are there behind its end too.
+inline constexpr std::int64_t kSkipRows = 4, kSkipAhead = 16, kSkipAheadCodes = 64;
 
 /// A product of rows with the inputs of which some row is not zero: what MatmulTask, or PairTask, makes of the rows
 /// whole, to the bit. Weights lie input by input.
 struct SkipTask {
   PackedSegment weight;
   std::int64_t first_panel = 0, end_panel = 0;
-  // The inputs, ascending, and the last again kSkipAhead times. For tiles: of every kPairBlock inputs first those with
-  // even, then those with odd indexes. For dot products: in twos, of each pair of inputs both where both are kept, else
-  // twice the one that is.
+  // The inputs, ascending, and the last again as often as kernels look ahead. For tiles: of every kPairBlock inputs
+  // first those with even, then those with odd indexes. For dot products: in twos, of each pair of inputs both where
+  // both are kept, else twice the one that is.
   const std::int32_t* kept = nullptr;
   std::int64_t count = 0;
   const std::int32_t* begins = nullptr;  // for tiles: of the even and of the odd ones of each block, and the end

@@ -336,11 +336,11 @@ void CpuMatrix::tile(Segment& segment) const {
     constexpr std::int64_t kMostOfGroup = 128;  // SkipIntegerTask
     const bool whole = codes.scales == nullptr && codes.kind == CodeKind::int8;
     if (!layouts_.code_tiles || !segment.integer_inputs || (!whole && codes.group > kMostOfGroup)) return;
-    codes.tile = kTileBytes / code_panel_bytes(codes) * kPanelRows;
-  } else if (segment.stored.format == QuantFormat::f32) {
-    segment.stored.tile = kTileBytes / 4;
-  } else if (segment.stored.format == QuantFormat::bf16 || segment.stored.format == QuantFormat::f16) {
-    segment.stored.tile = kTileBytes / 2;
+    codes.tile = tile_outputs(codes.rows, code_panel_bytes(codes), layouts_.threads);
+  } else if (segment.stored.format == QuantFormat::f32 || segment.stored.format == QuantFormat::bf16 ||
+             segment.stored.format == QuantFormat::f16) {
+    const auto bytes = static_cast<std::int64_t>(format_info(segment.stored.format).block_bytes);
+    segment.stored.tile = tile_outputs(segment.stored.rows, kPanelRows * bytes, layouts_.threads);
   }
 }
 

@@ -18,6 +18,7 @@ namespace millrace {
 struct CpuLayouts {
   bool pairs = false;       // weights that are multiplied in bf16, or in E4M3, are paired (PackedSegment)
   bool code_tiles = false;  // codes may lie input by input
+  int threads = 1;          // that share the tiles of what lies so
 };
 
 /// Outputs in segments of one format each, one below the other. Panels are numbered through all segments; a segment

@@ -30,6 +30,7 @@ MILLRACE_INLINE void add_line(const SkipIntegerTask& a, const std::byte* line, s
     __m512i input[4];
     MILLRACE_UNROLL for (int k = 0; k < 4; ++k) {
       input[k] = _mm512_maskz_loadu_epi8(there, line + a.kept[i + k] * stride);
+      __builtin_prefetch(line + a.kept[i + k + kSkipAheadCodes] * stride, 0, 2);
     }
     const __m512i low = _mm512_unpacklo_epi8(input[0], input[1]), high = _mm512_unpackhi_epi8(input[0], input[1]);
     const __m512i more_low = _mm512_unpacklo_epi8(input[2], input[3]),
@@ -92,7 +93,7 @@ MILLRACE_INLINE void in_panels(const __m512i (&sums)[SkipLine<kKind>::kSums],
 
 /// What rows have of a task's outputs: floats over groups, or integers where there is one group.
 struct SkipTotals {
-  static constexpr std::int64_t kPanels = 64;
+  static constexpr std::int64_t kPanels = 256;
   alignas(64) std::int32_t of[kSkipRows][kPanels][16];
 };
 
@@ -158,15 +159,6 @@ inline void skip_span(const SkipIntegerTask& a, const std::byte* w, std::int64_t
   }
 }
 
-/// Asks for the weights of inputs [first, end) of the list.
-inline void prefetch_inputs(const SkipIntegerTask& a, const std::byte* w, std::int64_t stride, std::int64_t bytes,
-                            std::int64_t first, std::int64_t end) {
-  for (std::int64_t i = first; i < end; ++i) {
-    const std::byte* const line = w + a.kept[i] * stride;
-    for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(line + b);
-  }
-}
-
 /// The task's panels are of one tile.
 template <typename Tile>
 void skip_integer_panels(const SkipIntegerTask& a) {
@@ -174,18 +166,15 @@ void skip_integer_panels(const SkipIntegerTask& a) {
   const PackedIntegers& weight = a.weight;
   const TilePlace place = tile_place(weight.rows, weight.tile, weight.padded_cols, a.first_panel, Line::kPanelBytes);
   const std::byte* const w = weight.codes + place.offset;
-  const std::int64_t panels = a.end_panel - a.first_panel, bytes = panels * Line::kPanelBytes;
+  const std::int64_t panels = a.end_panel - a.first_panel;
   SkipTotals totals;
   for (std::int64_t r = 0; r < a.rows; ++r) {
     for (std::int64_t p = 0; p < panels; ++p) _mm512_store_si512(totals.of[r][p], _mm512_setzero_si512());
   }
-  const std::int64_t all = a.begins[weight.groups];
   for (std::int64_t group = 0; group < weight.groups; ++group) {
     const std::int64_t begin = a.begins[group], end_of_group = a.begins[group + 1];
     for (std::int64_t first = begin; first < end_of_group; first += kSkipSpan) {
       const std::int64_t end = end_of_group - first < kSkipSpan ? end_of_group : first + kSkipSpan;
-      // What comes behind this span, before it is wanted.
-      prefetch_inputs(a, w, place.stride, bytes, end, all - end < end - first ? all : end + (end - first));
       std::int64_t row = 0;
       for (; row + 2 <= a.rows; row += 2) skip_span<Tile, 2>(a, w, place.stride, row, group, first, end, totals);
       if (row < a.rows) skip_span<Tile, 1>(a, w, place.stride, row, group, first, end, totals);

@@ -2,34 +2,53 @@
 // pairs put together from the two inputs' weights. Included inside an anonymous namespace (see kernel_table.h), after
 // skip_pairs.h.
 
+/// Pairs [first, end) of the list, in single inputs, and kPanels panels, of which input 0's weights are at w.
 template <int kRows, int kPanels>
-inline void skip_dots_tile(const SkipTask& a, std::int64_t panel) {
-  const std::int64_t inputs = (a.weight.cols + kPairBlock - 1) / kPairBlock * kPairBlock;
-  const TilePlace place = tile_place(a.weight.rows, a.weight.tile, inputs, panel, 32);
-  const std::byte* const w = a.weight.data + place.offset;
-  PairSums<kRows, kPanels> total;
-  total.zero();
-  for (std::int64_t i = 0; i < a.count; i += 2) {
-    const std::byte* const first = w + a.kept[i] * place.stride;
-    const std::byte* const second = w + a.kept[i + 1] * place.stride;
-    prefetch_input(w + a.kept[i + kSkipAhead] * place.stride, kPanels * 32);
-    prefetch_input(w + a.kept[i + 1 + kSkipAhead] * place.stride, kPanels * 32);
+MILLRACE_INLINE void skip_dots(const SkipTask& a, const std::byte* w, std::int64_t stride, std::int64_t first,
+                               std::int64_t end, std::int64_t place, SkipSums& sums) {
+  Lanes sum[kRows][kPanels];
+  MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
+    MILLRACE_UNROLL for (int p = 0; p < kPanels; ++p) sum[r][p] = load(sums.of[r][place + p]);
+  }
+  for (std::int64_t i = first; i < end; i += 2) {
+    const std::byte* const lower = w + a.kept[i] * stride;
+    const std::byte* const upper = w + a.kept[i + 1] * stride;
+    prefetch_input(w + a.kept[i + kSkipAhead] * stride, kPanels * kPairBytes);
+    prefetch_input(w + a.kept[i + 1 + kSkipAhead] * stride, kPanels * kPairBytes);
     __m512i weight[kPanels];
     MILLRACE_UNROLL for (int p = 0; p < kPanels; ++p) {
-      weight[p] = _mm512_or_si512(widen_words(first + p * 32), _mm512_slli_epi32(widen_words(second + p * 32), 16));
+      weight[p] = _mm512_or_si512(widen_words(lower + p * kPairBytes),
+                                  _mm512_slli_epi32(widen_words(upper + p * kPairBytes), 16));
     }
     MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
       std::int32_t pair;
       __builtin_memcpy(&pair, a.pairs + r * a.x_stride + i, sizeof pair);
       const __m512i value = _mm512_set1_epi32(pair);
       MILLRACE_UNROLL for (int p = 0; p < kPanels; ++p) {
-        total.of[r][p].all = _mm512_dpbf16_ps(total.of[r][p].all, (__m512bh)value, (__m512bh)weight[p]);
+        sum[r][p].all = _mm512_dpbf16_ps(sum[r][p].all, (__m512bh)value, (__m512bh)weight[p]);
       }
     }
   }
-  store_pairs(a, panel, total);
+  MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
+    MILLRACE_UNROLL for (int p = 0; p < kPanels; ++p) store(sums.of[r][place + p], sum[r][p]);
+  }
 }
 
 void skip_pairs_by_dots(const SkipTask& a) {
-  with_pair_tiles(a, [&]<int kRows, int kPanels>(std::int64_t panel) { skip_dots_tile<kRows, kPanels>(a, panel); });
+  constexpr std::int64_t kChunk = 16;  // inputs that all panels of a tile meet before the next come
+  SkipSums sums;
+  with_tiles(a, [&](std::int64_t panel, std::int64_t panels) {
+    const TilePlace place = pair_place(a, panel);
+    sums.begin(a.rows, panels);
+    with_rows(a.rows, [&]<int kRows>() {
+      for (std::int64_t first = 0; first < a.count; first += kChunk) {
+        const std::int64_t end = first + kChunk < a.count ? first + kChunk : a.count;
+        in_steps<pair_panels(kRows)>(0, panels, [&]<int kPanels>(std::int64_t p) {
+          skip_dots<kRows, kPanels>(a, a.weight.data + place.offset + p * kPairBytes, place.stride, first, end, p,
+                                    sums);
+        });
+      }
+    });
+    store_skip_sums(a, panel, panels, sums);
+  });
 }
