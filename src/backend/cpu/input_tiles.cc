@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -77,12 +78,21 @@ TiledPanel tiled_panel(std::int64_t rows, std::int64_t tile, std::int64_t inputs
   return {(first * inputs + panel - first) * of_input, width * of_input};
 }
 
+std::int64_t group_place(const PackedIntegers& weight, std::int64_t panel, std::int64_t count, std::int64_t group) {
+  if (weight.tile == 0) return (panel * count + group) * kPanelRows;
+  const TiledPanel place = tiled_panel(weight.rows, weight.tile, count, panel, kPanelRows);
+  return place.offset + group * place.stride;
+}
+
 std::size_t gathered_bytes(const PackedSegment& weight, std::int64_t first, std::int64_t end) {
   return static_cast<std::size_t>((end - first) * padded_cols(weight) * kPanelRows * element_bytes(weight));
 }
 
 std::size_t gathered_bytes(const PackedIntegers& weight, std::int64_t first, std::int64_t end) {
-  return static_cast<std::size_t>((end - first) * weight.padded_cols * code_panel_bytes(weight));
+  const std::int64_t of_groups = weight.groups * 7, of_supers = weight.supers * 4;  // bytes of all parts together
+  const std::int64_t lines = 6 * 64;                                                // each part on a line of its own
+  return static_cast<std::size_t>(
+      (end - first) * (weight.padded_cols * code_panel_bytes(weight) + kPanelRows * (of_groups + of_supers)) + lines);
 }
 
 PackedSegment gather_panels(const PackedSegment& weight, std::int64_t first, std::int64_t end, std::byte* target) {
@@ -112,17 +122,7 @@ PackedIntegers gather_panels(const PackedIntegers& weight, std::int64_t first, s
   part.tile = 0;
   part.codes = target;
   part.rows = std::min(weight.rows, end * kPanelRows) - first * kPanelRows;
-  const std::int64_t groups = first * weight.groups * kPanelRows, supers = first * weight.supers * kPanelRows;
-  const auto move = [](auto& part_of, std::int64_t elements) {
-    if (part_of != nullptr) part_of += elements;
-  };
-  move(part.row_scales, first * kPanelRows);
-  move(part.scales, supers);
-  move(part.float_scales, groups);
-  move(part.factors, groups);
-  move(part.zeros, groups);
-  move(part.minimums, supers);
-  move(part.minimum_factors, groups);
+  if (part.row_scales != nullptr) part.row_scales += first * kPanelRows;
   const std::int64_t of_input = code_panel_bytes(weight);
   for (std::int64_t panel = first; panel < end; ++panel) {
     const TiledPanel place = tiled_panel(weight.rows, weight.tile, weight.padded_cols, panel, of_input);
@@ -134,6 +134,26 @@ PackedIntegers gather_panels(const PackedIntegers& weight, std::int64_t first, s
       }
     }
   }
+  const auto gather = [&](auto& elements, std::int64_t count) {
+    if (elements == nullptr) return;
+    using Element = std::remove_cvref_t<decltype(*elements)>;
+    auto* next = reinterpret_cast<Element*>(target);
+    const Element* const all = elements;
+    elements = next;
+    for (std::int64_t panel = first; panel < end; ++panel) {
+      for (std::int64_t g = 0; g < count; ++g, next += kPanelRows) {
+        std::copy_n(all + group_place(weight, panel, count, g), kPanelRows, next);
+      }
+    }
+    const auto bytes = static_cast<std::int64_t>(sizeof(Element)) * (end - first) * count * kPanelRows;
+    target += round_up(bytes, 64);
+  };
+  gather(part.scales, weight.supers);
+  gather(part.float_scales, weight.groups);
+  gather(part.factors, weight.groups);
+  gather(part.zeros, weight.groups);
+  gather(part.minimums, weight.supers);
+  gather(part.minimum_factors, weight.groups);
   return part;
 }
 

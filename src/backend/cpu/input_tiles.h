@@ -27,6 +27,9 @@ struct TiledPanel {
 TiledPanel tiled_panel(std::int64_t rows, std::int64_t tile, std::int64_t inputs, std::int64_t panel,
                        std::int64_t of_input);
 
+/// Where group `group` of a panel has its 16 elements of a part with `count` groups for each panel.
+std::int64_t group_place(const PackedIntegers& weight, std::int64_t panel, std::int64_t count, std::int64_t group);
+
 /// Bytes of panels [first, end) as gather_panels() writes them.
 std::size_t gathered_bytes(const PackedSegment& weight, std::int64_t first, std::int64_t end);
 std::size_t gathered_bytes(const PackedIntegers& weight, std::int64_t first, std::int64_t end);

@@ -116,8 +116,9 @@ inline constexpr std::int32_t kE2m1Zero = 12;
 ///   int8: [padded_cols / 4][16 outputs][4 inputs] int8
 ///   int4, e2m1: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
 /// Or codes input by input, in tiles of `tile` outputs: [tile][padded_cols][panels of the tile][16 or 8 bytes], bytes
-/// as above. The other parts are the same in both. Groups of inputs have scales; what a format lacks is null. Products
-/// with codes of inputs know no float_scales, and one kind of zero at a time.
+/// as above; what groups have lies as they do then, [tile][groups or supers][panels of the tile][16]. Groups of inputs
+/// have scales; what a format lacks is null. Products with codes of inputs know no float_scales, and one kind of zero
+/// at a time.
 struct PackedIntegers {
   CodeKind kind = CodeKind::int8;  // not e4m3
   std::int64_t rows = 0, cols = 0, padded_cols = 0;

@@ -97,12 +97,22 @@ struct SkipTotals {
   alignas(64) std::int32_t of[kSkipRows][kPanels][16];
 };
 
+/// Where the tile's groups have their elements: `width` panels side by side.
+struct GroupPlace {
+  std::int64_t first = 0, width = 0;  // panels
+
+  /// Of a part with `count` groups for each panel.
+  [[nodiscard]] std::int64_t of(std::int64_t panel, std::int64_t count, std::int64_t group) const {
+    return first * count + group * width + panel - first;
+  }
+};
+
 /// Folds a group into the totals of one panel, as integer_tile() does.
 template <typename Tile>
-MILLRACE_INLINE void fold_group(const SkipIntegerTask& a, std::int64_t row, std::int64_t panel, std::int64_t group,
-                                __m512i sum, std::int32_t* total) {
+MILLRACE_INLINE void fold_group(const SkipIntegerTask& a, const GroupPlace& tile, std::int64_t row, std::int64_t panel,
+                                std::int64_t group, __m512i sum, std::int32_t* total) {
   const PackedIntegers& weight = a.weight;
-  const std::int64_t place = panel * weight.groups + group, first = group * weight.group;
+  const std::int64_t place = tile.of(panel, weight.groups, group), first = group * weight.group;
   const std::int64_t left = weight.padded_cols - first, count = left < weight.group ? left : weight.group;
   const std::int64_t blocks = a.x.stride / kInputBlock;
   const std::int32_t* const totals = a.x.totals + row * (blocks + 1) + first / kInputBlock;
@@ -115,7 +125,7 @@ MILLRACE_INLINE void fold_group(const SkipIntegerTask& a, std::int64_t row, std:
   } else if constexpr (Tile::kOffset == Offset::one) {
     sum = _mm512_add_epi32(sum, _mm512_set1_epi32(-inputs * weight.zero));
   }
-  const std::int64_t super = panel * weight.supers + (group >> weight.super_shift);
+  const std::int64_t super = tile.of(panel, weight.supers, group >> weight.super_shift);
   const std::int64_t input_group = first >> weight.input_shift;
   const Lanes scales = scaled_halves(weight.scales, weight.factors, super, place);
   auto* const kept = reinterpret_cast<float*>(total);
@@ -131,7 +141,8 @@ MILLRACE_INLINE void fold_group(const SkipIntegerTask& a, std::int64_t row, std:
 /// Inputs [first, end) of the list, of one group, for kRows rows from `row` on and the task's panels.
 template <typename Tile, int kRows>
 inline void skip_span(const SkipIntegerTask& a, const std::byte* w, std::int64_t stride, std::int64_t row,
-                      std::int64_t group, std::int64_t first, std::int64_t end, SkipTotals& totals) {
+                      std::int64_t group, std::int64_t first, std::int64_t end, const GroupPlace& tile,
+                      SkipTotals& totals) {
   using Line = SkipLine<Tile::kKind>;
   const std::int64_t panels = a.end_panel - a.first_panel;
   for (std::int64_t done = 0; done < panels; done += Line::kPanels) {
@@ -150,7 +161,7 @@ inline void skip_span(const SkipIntegerTask& a, const std::byte* w, std::int64_t
         if (p >= count) break;
         std::int32_t* const total = totals.of[row + r][done + p];
         if constexpr (Tile::kGrouped) {
-          fold_group<Tile>(a, row + r, a.first_panel + done + p, group, of_panels[p], total);
+          fold_group<Tile>(a, tile, row + r, a.first_panel + done + p, group, of_panels[p], total);
         } else {
           _mm512_store_si512(total, _mm512_add_epi32(_mm512_load_si512(total), of_panels[p]));
         }
@@ -166,6 +177,8 @@ void skip_integer_panels(const SkipIntegerTask& a) {
   const PackedIntegers& weight = a.weight;
   const TilePlace place = tile_place(weight.rows, weight.tile, weight.padded_cols, a.first_panel, Line::kPanelBytes);
   const std::byte* const w = weight.codes + place.offset;
+  const std::int64_t tile_panels = weight.tile / 16;
+  const GroupPlace tile{a.first_panel / tile_panels * tile_panels, place.stride / Line::kPanelBytes};
   const std::int64_t panels = a.end_panel - a.first_panel;
   SkipTotals totals;
   for (std::int64_t r = 0; r < a.rows; ++r) {
@@ -176,8 +189,8 @@ void skip_integer_panels(const SkipIntegerTask& a) {
     for (std::int64_t first = begin; first < end_of_group; first += kSkipSpan) {
       const std::int64_t end = end_of_group - first < kSkipSpan ? end_of_group : first + kSkipSpan;
       std::int64_t row = 0;
-      for (; row + 2 <= a.rows; row += 2) skip_span<Tile, 2>(a, w, place.stride, row, group, first, end, totals);
-      if (row < a.rows) skip_span<Tile, 1>(a, w, place.stride, row, group, first, end, totals);
+      for (; row + 2 <= a.rows; row += 2) skip_span<Tile, 2>(a, w, place.stride, row, group, first, end, tile, totals);
+      if (row < a.rows) skip_span<Tile, 1>(a, w, place.stride, row, group, first, end, tile, totals);
     }
     // A group of which nothing is kept adds nothing but its minimum, whose share of the inputs is zero as well.
   }
