@@ -5,7 +5,6 @@
 // Four kept inputs of a group, whichever they are, are put side by side for each output, as the instruction wants them.
 // Sums within a group are exact, so that they are those of the dense kernels; groups are folded as those fold them.
 
-constexpr int kSkipSums = 8;             // registers with the sums of a row in a line of weights
 constexpr std::int64_t kSkipSpan = 128;  // kept inputs at a time where all inputs are one group
 
 /// How a line of 64 bytes of an input's weights is divided.
@@ -16,12 +15,32 @@ struct SkipLine {
   static constexpr int kSums = kKind == CodeKind::int8 ? 4 : 8;
 };
 
+/// Asks for weights of the inputs that come next, one line after the other: memory wants them in long pieces, while the
+/// products take a line of many inputs at a time.
+struct SkipPrefetch {
+  const std::byte* w = nullptr;  // of input 0, in the task's first panel
+  std::int64_t stride = 0, bytes = 0;
+  const std::int32_t* next = nullptr;
+  const std::int32_t* end = nullptr;
+  std::int64_t line = 0;
+
+  MILLRACE_INLINE void ask() {
+    if (next >= end) return;
+    __builtin_prefetch(w + *next * stride + line, 0, 2);
+    line += 64;
+    if (line >= bytes) {
+      line = 0;
+      ++next;
+    }
+  }
+};
+
 /// sums[r] += the products of kept inputs [first, end) of a line. Of sum q (int8) the 128-bit lane l has outputs 4 q to
 /// 4 q + 3 of panel l; of sums 2 q and 2 q + 1 (4 bits) it has outputs 4 (q % 2) to 4 (q % 2) + 3, and 8 more, of panel
 /// 2 l + q / 2.
 template <CodeKind kKind, int kRows>
 MILLRACE_INLINE void add_line(const SkipIntegerTask& a, const std::byte* line, std::int64_t stride, std::int64_t row,
-                              std::int64_t first, std::int64_t end, __mmask64 there,
+                              std::int64_t first, std::int64_t end, __mmask64 there, SkipPrefetch& ahead,
                               __m512i (&sums)[kRows][SkipLine<kKind>::kSums]) {
   const __m512i nibble = _mm512_set1_epi8(15), sign = _mm512_set1_epi8(-128);
   const __m512i steps = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kE2m1Raised)));
@@ -30,7 +49,7 @@ MILLRACE_INLINE void add_line(const SkipIntegerTask& a, const std::byte* line, s
     __m512i input[4];
     MILLRACE_UNROLL for (int k = 0; k < 4; ++k) {
       input[k] = _mm512_maskz_loadu_epi8(there, line + a.kept[i + k] * stride);
-      __builtin_prefetch(line + a.kept[i + k + kSkipAheadCodes] * stride, 0, 2);
+      ahead.ask();
     }
     const __m512i low = _mm512_unpacklo_epi8(input[0], input[1]), high = _mm512_unpackhi_epi8(input[0], input[1]);
     const __m512i more_low = _mm512_unpacklo_epi8(input[2], input[3]),
@@ -142,7 +161,7 @@ MILLRACE_INLINE void fold_group(const SkipIntegerTask& a, const GroupPlace& tile
 template <typename Tile, int kRows>
 inline void skip_span(const SkipIntegerTask& a, const std::byte* w, std::int64_t stride, std::int64_t row,
                       std::int64_t group, std::int64_t first, std::int64_t end, const GroupPlace& tile,
-                      SkipTotals& totals) {
+                      SkipPrefetch& ahead, SkipTotals& totals) {
   using Line = SkipLine<Tile::kKind>;
   const std::int64_t panels = a.end_panel - a.first_panel;
   for (std::int64_t done = 0; done < panels; done += Line::kPanels) {
@@ -153,7 +172,7 @@ inline void skip_span(const SkipIntegerTask& a, const std::byte* w, std::int64_t
     MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
       MILLRACE_UNROLL for (int s = 0; s < Line::kSums; ++s) sums[r][s] = _mm512_setzero_si512();
     }
-    add_line<Tile::kKind, kRows>(a, w + done * Line::kPanelBytes, stride, row, first, end, there, sums);
+    add_line<Tile::kKind, kRows>(a, w + done * Line::kPanelBytes, stride, row, first, end, there, ahead, sums);
     MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
       __m512i of_panels[Line::kPanels];
       in_panels<Tile::kKind>(sums[r], of_panels);
@@ -180,6 +199,8 @@ void skip_integer_panels(const SkipIntegerTask& a) {
   const std::int64_t tile_panels = weight.tile / 16;
   const GroupPlace tile{a.first_panel / tile_panels * tile_panels, place.stride / Line::kPanelBytes};
   const std::int64_t panels = a.end_panel - a.first_panel;
+  const std::int32_t* const all = a.kept + a.begins[weight.groups];
+  SkipPrefetch ahead{.w = w, .stride = place.stride, .bytes = panels * Line::kPanelBytes, .next = a.kept};
   SkipTotals totals;
   for (std::int64_t r = 0; r < a.rows; ++r) {
     for (std::int64_t p = 0; p < panels; ++p) _mm512_store_si512(totals.of[r][p], _mm512_setzero_si512());
@@ -188,9 +209,17 @@ void skip_integer_panels(const SkipIntegerTask& a) {
     const std::int64_t begin = a.begins[group], end_of_group = a.begins[group + 1];
     for (std::int64_t first = begin; first < end_of_group; first += kSkipSpan) {
       const std::int64_t end = end_of_group - first < kSkipSpan ? end_of_group : first + kSkipSpan;
+      // As far as the next span, and never what has come already.
+      const std::int32_t* const now = a.kept + end;
+      ahead.end = all - now < kSkipAheadCodes ? all : now + kSkipAheadCodes;
+      if (ahead.next < now) {
+        ahead.next = now;
+        ahead.line = 0;
+      }
       std::int64_t row = 0;
-      for (; row + 2 <= a.rows; row += 2) skip_span<Tile, 2>(a, w, place.stride, row, group, first, end, tile, totals);
-      if (row < a.rows) skip_span<Tile, 1>(a, w, place.stride, row, group, first, end, tile, totals);
+      for (; row + 2 <= a.rows; row += 2)
+        skip_span<Tile, 2>(a, w, place.stride, row, group, first, end, tile, ahead, totals);
+      if (row < a.rows) skip_span<Tile, 1>(a, w, place.stride, row, group, first, end, tile, ahead, totals);
     }
     // A group of which nothing is kept adds nothing but its minimum, whose share of the inputs is zero as well.
   }
