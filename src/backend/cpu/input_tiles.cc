@@ -60,6 +60,27 @@ void quad_up(const std::byte* const (&inputs)[kQuad], std::byte* target) {
 #endif
 }
 
+/// Appends those of `first`, `first` + step, … below `end` that some row keeps to the list of `count` and returns its
+/// new length. Without branches, which nothing could predict. `target` has room for all.
+template <typename Keeps>
+std::int64_t append_kept(std::int32_t* target, std::int64_t count, std::int64_t first, std::int64_t end,
+                         std::int64_t step, std::int64_t rows, const Keeps& keeps) {
+  if (rows == 1) {
+    for (std::int64_t k = first; k < end; k += step) {
+      target[count] = static_cast<std::int32_t>(k);
+      count += keeps(0, k) ? 1 : 0;
+    }
+    return count;
+  }
+  for (std::int64_t k = first; k < end; k += step) {
+    bool keep = false;
+    for (std::int64_t r = 0; r < rows; ++r) keep = keep | keeps(r, k);
+    target[count] = static_cast<std::int32_t>(k);
+    count += keep ? 1 : 0;
+  }
+  return count;
+}
+
 }  // namespace
 
 std::int64_t tile_outputs(std::int64_t rows, std::int64_t of_input, int threads) {
@@ -158,18 +179,16 @@ PackedIntegers gather_panels(const PackedIntegers& weight, std::int64_t first, s
 }
 
 void KeptInputs::finish() {
-  count_ = static_cast<std::int64_t>(kept_.size());
-  kept_.insert(kept_.end(), static_cast<std::size_t>(kSkipAheadCodes + kQuad), kept_.empty() ? 0 : kept_.back());
+  const std::int32_t last = count_ == 0 ? 0 : kept_[static_cast<std::size_t>(count_ - 1)];
+  kept_.resize(static_cast<std::size_t>(count_));
+  kept_.insert(kept_.end(), static_cast<std::size_t>(kSkipAheadCodes + kQuad), last);
 }
 
 void KeptInputs::list_floats(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t cols) {
-  kept_.clear();
   rows_ = rows;
-  for (std::int64_t k = 0; k < cols; ++k) {
-    bool keep = false;
-    for (std::int64_t r = 0; r < rows; ++r) keep = keep || x[r * stride + k] != 0.0f;
-    if (keep) kept_.push_back(static_cast<std::int32_t>(k));
-  }
+  kept_.resize(static_cast<std::size_t>(cols + 1));
+  count_ = append_kept(kept_.data(), 0, 0, cols, 1, rows,
+                       [&](std::int64_t r, std::int64_t k) { return x[r * stride + k] != 0.0f; });
   finish();
   values_.resize(static_cast<std::size_t>(rows * count_));
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -181,26 +200,21 @@ void KeptInputs::list_floats(const float* x, std::int64_t stride, std::int64_t r
 
 void KeptInputs::list_pairs(PairOrder order, const std::uint16_t* x, std::int64_t stride, std::int64_t rows,
                             std::int64_t cols) {
-  kept_.clear();
   begins_.clear();
   rows_ = rows;
-  const auto keeps = [&](std::int64_t k) {
-    bool keep = false;
-    for (std::int64_t r = 0; r < rows; ++r) keep = keep || (x[r * stride + k] & 0x7fff) != 0;
-    return keep;
-  };
-  const auto value = [&](std::int64_t r, std::int64_t k) { return x[r * stride + k]; };
   const std::int64_t padded = round_up(cols, kPairBlock);
+  kept_.resize(static_cast<std::size_t>(padded + 2));
+  const auto value = [&](std::int64_t r, std::int64_t k) { return x[r * stride + k]; };
+  const auto keeps = [&](std::int64_t r, std::int64_t k) { return (value(r, k) & 0x7fff) != 0; };
   if (order == PairOrder::tiles) {
+    count_ = 0;
     for (std::int64_t block = 0; block < padded; block += kPairBlock) {
       for (std::int64_t parity = 0; parity < 2; ++parity) {
-        begins_.push_back(static_cast<std::int32_t>(kept_.size()));
-        for (std::int64_t k = block + parity; k < block + kPairBlock; k += 2) {
-          if (keeps(k)) kept_.push_back(static_cast<std::int32_t>(k));
-        }
+        begins_.push_back(static_cast<std::int32_t>(count_));
+        count_ = append_kept(kept_.data(), count_, block + parity, block + kPairBlock, 2, rows, keeps);
       }
     }
-    begins_.push_back(static_cast<std::int32_t>(kept_.size()));
+    begins_.push_back(static_cast<std::int32_t>(count_));
     finish();
     values_.resize(static_cast<std::size_t>(rows * count_));
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -211,11 +225,17 @@ void KeptInputs::list_pairs(PairOrder order, const std::uint16_t* x, std::int64_
     }
     return;
   }
+  const auto some_keep = [&](std::int64_t k) {
+    bool keep = false;
+    for (std::int64_t r = 0; r < rows; ++r) keep = keep | keeps(r, k);
+    return keep;
+  };
+  count_ = 0;
   for (std::int64_t k = 0; k < padded; k += 2) {
-    const bool first = keeps(k), second = keeps(k + 1);
-    if (!first && !second) continue;
-    kept_.push_back(static_cast<std::int32_t>(first ? k : k + 1));
-    kept_.push_back(static_cast<std::int32_t>(second ? k + 1 : k));
+    const bool first = some_keep(k), second = some_keep(k + 1);
+    kept_[static_cast<std::size_t>(count_)] = static_cast<std::int32_t>(first ? k : k + 1);
+    kept_[static_cast<std::size_t>(count_ + 1)] = static_cast<std::int32_t>(second ? k + 1 : k);
+    count_ += first || second ? 2 : 0;
   }
   finish();
   pairs_.resize(static_cast<std::size_t>(rows * count_));
@@ -230,32 +250,29 @@ void KeptInputs::list_pairs(PairOrder order, const std::uint16_t* x, std::int64_
 bool KeptInputs::list_codes(const PackedIntegers& weight, const IntegerInputs& x, std::int64_t rows) {
   if (!std::ranges::all_of(x.scales, x.scales + rows * x.groups, [](float s) { return std::isfinite(s); }))
     return false;
-  kept_.clear();
   begins_.clear();
   rows_ = rows;
-  std::vector<bool> fills;  // up a group's fours
+  kept_.resize(static_cast<std::size_t>(weight.padded_cols + weight.groups * kQuad + 1));
+  codes_.resize(static_cast<std::size_t>(rows) * kept_.size());
+  const auto code = [&](std::int64_t r, std::int64_t k) { return x.codes[r * x.stride + k]; };
+  codes_stride_ = static_cast<std::int64_t>(kept_.size());
+  count_ = 0;
   for (std::int64_t group = 0; group < weight.groups; ++group) {
-    begins_.push_back(static_cast<std::int32_t>(kept_.size()));
-    const std::int64_t end = std::min(weight.padded_cols, (group + 1) * weight.group);
-    for (std::int64_t k = group * weight.group; k < end; ++k) {
-      bool keep = false;
-      for (std::int64_t r = 0; r < rows; ++r) keep = keep || x.codes[r * x.stride + k] != 0;
-      if (keep) kept_.push_back(static_cast<std::int32_t>(k));
+    begins_.push_back(static_cast<std::int32_t>(count_));
+    const std::int64_t begin = count_, end = std::min(weight.padded_cols, (group + 1) * weight.group);
+    count_ = append_kept(kept_.data(), count_, group * weight.group, end, 1, rows,
+                         [&](std::int64_t r, std::int64_t k) { return code(r, k) != 0; });
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::int8_t* const target = codes_.data() + r * codes_stride_;
+      for (std::int64_t i = begin; i < count_; ++i) target[i] = code(r, kept_[static_cast<std::size_t>(i)]);
     }
-    fills.resize(kept_.size(), false);
-    while (kept_.size() % kQuad != 0) kept_.push_back(kept_.back());
-    fills.resize(kept_.size(), true);
+    for (; (count_ - begin) % kQuad != 0; ++count_) {
+      kept_[static_cast<std::size_t>(count_)] = kept_[static_cast<std::size_t>(count_ - 1)];
+      for (std::int64_t r = 0; r < rows; ++r) codes_[static_cast<std::size_t>(r * codes_stride_ + count_)] = 0;
+    }
   }
-  begins_.push_back(static_cast<std::int32_t>(kept_.size()));
+  begins_.push_back(static_cast<std::int32_t>(count_));
   finish();
-  codes_.resize(static_cast<std::size_t>(rows * count_));
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t i = 0; i < count_; ++i) {
-      const auto place = static_cast<std::size_t>(i);
-      codes_[static_cast<std::size_t>(r * count_ + i)] =
-          fills[place] ? std::int8_t{0} : x.codes[r * x.stride + kept_[place]];
-    }
-  }
   return true;
 }
 
@@ -273,7 +290,7 @@ void KeptInputs::fill(SkipIntegerTask& task) const {
   task.kept = kept_.data();
   task.begins = begins_.data();
   task.codes = codes_.data();
-  task.codes_stride = count_;
+  task.codes_stride = codes_stride_;
   task.rows = rows_;
 }
 

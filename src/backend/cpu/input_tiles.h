@@ -60,7 +60,7 @@ class KeptInputs {
   std::vector<float> values_;
   std::vector<std::uint16_t> pairs_;
   std::vector<std::int8_t> codes_;
-  std::int64_t count_ = 0, rows_ = 0;
+  std::int64_t count_ = 0, rows_ = 0, codes_stride_ = 0;
 };
 
 }  // namespace millrace
