@@ -254,6 +254,7 @@ class CpuBackend final : public Backend {
   /// Panels that a task takes at least: what a tile of rows takes; of weights that are skipped a whole tile, so that
   /// memory is read in long pieces.
   [[nodiscard]] static std::int64_t task_panels(const MatmulRun& run) {
+    if (run.kept == nullptr && run.weight->tiled()) return Products::gathered_panels(*run.weight);
     if (run.kept == nullptr) return run.rows > 1 ? 4 : 8;
     return run.weight->segments().front().tile() / kPanelRows;
   }
@@ -265,7 +266,7 @@ class CpuBackend final : public Backend {
   void matmul_tasks(const MatmulRun& run, std::int64_t panels, std::int64_t parts, Function&& fn) {
     if (run.rows == 0) return;
     // Whole tiles of rows, which some kernels compute anyway.
-    const std::int64_t row_blocks = (run.rows + kMatmulRows - 1) / kMatmulRows;
+    const std::int64_t row_blocks = run.weight->tiled() ? 1 : (run.rows + kMatmulRows - 1) / kMatmulRows;
     const std::int64_t block_rows = row_blocks == 1 ? run.rows : round_up((run.rows + row_blocks - 1) / row_blocks, 16);
     // Many tasks a thread, so that a slow one does not keep all waiting; whole groups of panels, so that the tiles of a
     // few rows are full. Many rows come back to the weights, which the second-level cache has to hold.

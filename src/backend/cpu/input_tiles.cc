@@ -60,6 +60,18 @@ void quad_up(const std::byte* const (&inputs)[kQuad], std::byte* target) {
 #endif
 }
 
+constexpr std::int64_t kGatherAhead = 16;  // inputs
+
+void ask_for(const std::byte* weights, std::int64_t bytes) {
+  for (std::int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(weights + line);
+}
+
+/// Panels from `panel` on that lie in one tile, before `end`.
+std::int64_t panels_of_tile(std::int64_t tile, std::int64_t panel, std::int64_t end) {
+  const std::int64_t tile_panels = tile / kPanelRows;
+  return std::min(end - panel, tile_panels - panel % tile_panels);
+}
+
 /// Appends those of `first`, `first` + step, … below `end` that some row keeps to the list of `count` and returns its
 /// new length. Without branches, which nothing could predict. `target` has room for all.
 template <typename Keeps>
@@ -121,19 +133,31 @@ PackedSegment gather_panels(const PackedSegment& weight, std::int64_t first, std
   part.tile = 0;
   part.data = target;
   part.rows = std::min(weight.rows, end * kPanelRows) - first * kPanelRows;
+  // Input after input, so that memory is read in the longest pieces that there are; a panel's own lie far apart.
   const std::int64_t cols = padded_cols(weight), of_input = kPanelRows * element_bytes(weight);
-  for (std::int64_t panel = first; panel < end; ++panel) {
+  const std::int64_t panel_bytes = cols * of_input;
+  for (std::int64_t panel = first; panel < end;) {
+    const std::int64_t count = panels_of_tile(weight.tile, panel, end);
     const TiledPanel place = tiled_panel(weight.rows, weight.tile, cols, panel, of_input);
     const std::byte* source = weight.data + place.offset;
-    if (weight.paired) {
-      for (std::int64_t k = 0; k < cols; k += 2, source += 2 * place.stride, target += 2 * of_input) {
-        pair_up(source, source + place.stride, target);
+    const std::int64_t step = weight.paired ? 2 : 1;
+    for (std::int64_t k = 0; k < cols; k += step, source += step * place.stride) {
+      ask_for(source + kGatherAhead * place.stride, count * of_input);
+      if (weight.paired) ask_for(source + (kGatherAhead + 1) * place.stride, count * of_input);
+      std::byte* next = target + k * of_input;
+      for (std::int64_t p = 0; p < count; ++p, next += panel_bytes) {
+        const std::byte* const from = source + p * of_input;
+        if (weight.paired) {
+          pair_up(from, from + place.stride, next);
+        } else if (of_input == 32) {  // a constant size, for the compiler
+          std::memcpy(next, from, 32);
+        } else {
+          std::memcpy(next, from, 64);
+        }
       }
-    } else if (of_input == 32) {  // a constant size, for the compiler
-      for (std::int64_t k = 0; k < cols; ++k, source += place.stride, target += 32) std::memcpy(target, source, 32);
-    } else {
-      for (std::int64_t k = 0; k < cols; ++k, source += place.stride, target += 64) std::memcpy(target, source, 64);
     }
+    target += count * panel_bytes;
+    panel += count;
   }
   return part;
 }
@@ -144,16 +168,23 @@ PackedIntegers gather_panels(const PackedIntegers& weight, std::int64_t first, s
   part.codes = target;
   part.rows = std::min(weight.rows, end * kPanelRows) - first * kPanelRows;
   if (part.row_scales != nullptr) part.row_scales += first * kPanelRows;
-  const std::int64_t of_input = code_panel_bytes(weight);
-  for (std::int64_t panel = first; panel < end; ++panel) {
+  const std::int64_t of_input = code_panel_bytes(weight), panel_bytes = weight.padded_cols * of_input;
+  for (std::int64_t panel = first; panel < end;) {
+    const std::int64_t count = panels_of_tile(weight.tile, panel, end);
     const TiledPanel place = tiled_panel(weight.rows, weight.tile, weight.padded_cols, panel, of_input);
     const std::byte* source = weight.codes + place.offset;
     for (std::int64_t k = 0; k < weight.padded_cols; k += kQuad, source += kQuad * place.stride) {
-      for (std::int64_t b = 0; b < of_input; b += 8, target += 8 * kQuad) {
-        quad_up({source + b, source + place.stride + b, source + 2 * place.stride + b, source + 3 * place.stride + b},
-                target);
+      for (std::int64_t q = 0; q < kQuad; ++q) ask_for(source + (kGatherAhead + q) * place.stride, count * of_input);
+      std::byte* next = target + k * of_input;
+      for (std::int64_t p = 0; p < count; ++p, next += panel_bytes) {
+        for (std::int64_t b = 0; b < of_input; b += 8) {
+          const std::byte* const from = source + p * of_input + b;
+          quad_up({from, from + place.stride, from + 2 * place.stride, from + 3 * place.stride}, next + b * kQuad);
+        }
       }
     }
+    target += count * panel_bytes;
+    panel += count;
   }
   const auto gather = [&](auto& elements, std::int64_t count) {
     if (elements == nullptr) return;

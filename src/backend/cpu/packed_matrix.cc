@@ -331,11 +331,14 @@ void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
 }
 
 void CpuMatrix::tile(Segment& segment) const {
+  if (segment.coded != nullptr && !segment.integers) return;  // codes that become floats
   if (segment.integers) {
     PackedIntegers& codes = *segment.integers;
     constexpr std::int64_t kMostOfGroup = 128;  // SkipIntegerTask
     const bool whole = codes.scales == nullptr && codes.kind == CodeKind::int8;
-    if (!layouts_.code_tiles || !segment.integer_inputs || (!whole && codes.group > kMostOfGroup)) return;
+    if (!layouts_.code_tiles || !segment.integer_inputs ||
+        (!whole && (codes.scales == nullptr || codes.group > kMostOfGroup)))
+      return;
     codes.tile = tile_outputs(codes.rows, code_panel_bytes(codes), layouts_.threads);
   } else if (segment.stored.format == QuantFormat::f32 || segment.stored.format == QuantFormat::bf16 ||
              segment.stored.format == QuantFormat::f16) {

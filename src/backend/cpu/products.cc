@@ -1,6 +1,7 @@
 #include "backend/cpu/products.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "backend/cpu/input_tiles.h"
 
@@ -12,20 +13,23 @@ std::size_t bytes_of(const CpuMatrix::Segment& segment, std::int64_t panels) {
   return segment.integers ? gathered_bytes(*segment.integers, 0, panels) : gathered_bytes(segment.stored, 0, panels);
 }
 
-/// As many as the second-level cache holds beside the rows, but enough for the tiles of the kernels.
-std::int64_t panels_at_a_time(const CpuMatrix::Segment& segment) {
-  constexpr std::size_t kBytes = std::size_t{512} << 10;
-  std::int64_t panels = 8;
+}  // namespace
+
+std::int64_t Products::gathered_panels(const CpuMatrix& weight) {
+  constexpr std::size_t kBytes = std::size_t{1} << 20;  // that the second-level cache holds beside the rows
+  constexpr std::int64_t kPiece = 256;                  // bytes of an input that are read together
+  const CpuMatrix::Segment& segment = weight.segments().front();
+  const std::int64_t of_input = segment.integers ? code_panel_bytes(*segment.integers)
+                                                 : kPanelRows * (segment.stored.format == QuantFormat::f32 ? 4 : 2);
+  std::int64_t panels = kPiece / of_input;
   while (panels > 2 && bytes_of(segment, panels) > kBytes) panels /= 2;
   return panels;
 }
 
-}  // namespace
-
 std::int64_t Products::gathered_floats(const CpuMatrix& weight) {
   if (!weight.tiled()) return 0;
   const CpuMatrix::Segment& segment = weight.segments().front();
-  const std::size_t bytes = bytes_of(segment, panels_at_a_time(segment)) + 64;
+  const std::size_t bytes = bytes_of(segment, gathered_panels(weight)) + 64;
   return round_up(static_cast<std::int64_t>(bytes / sizeof(float)), 16);
 }
 
@@ -77,19 +81,24 @@ void Products::multiply_kept(const MatmulRun& run, const CpuMatrix::Segment& seg
 
 void Products::multiply_gathered(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from,
                                  std::int64_t to, const Part& part, float* space) const {
-  const std::int64_t gathered = panels_at_a_time(segment);
+  const std::int64_t gathered = gathered_panels(*run.weight);
   std::byte* const target = reinterpret_cast<std::byte*>(space - gathered_floats(*run.weight));
   for (std::int64_t panel = from; panel < to; panel += gathered) {
     const std::int64_t end = std::min(to, panel + gathered), outputs = panel * kPanelRows;
-    Part some = part;
-    some.out += outputs;
-    if (some.bias != nullptr) some.bias += outputs;
+    std::optional<PackedIntegers> codes;
+    PackedSegment weight = segment.stored;
     if (segment.integers) {
-      const PackedIntegers codes = gather_panels(*segment.integers, panel, end, target);
-      multiply_segment(run, segment, segment.stored, &codes, 0, end - panel, some, space);
+      codes = gather_panels(*segment.integers, panel, end, target);
     } else {
-      multiply_segment(run, segment, gather_panels(segment.stored, panel, end, target), nullptr, 0, end - panel, some,
-                       space);
+      weight = gather_panels(segment.stored, panel, end, target);
+    }
+    // All rows meet what was gathered, in tasks that the kernels take: whole tiles of rows.
+    for (std::int64_t row = 0; row < part.count; row += kMatmulRows) {
+      const Part some{.out = part.out + row * run.out_stride + outputs,
+                      .bias = part.bias != nullptr ? part.bias + outputs : nullptr,
+                      .row = part.row + row,
+                      .count = std::min(kMatmulRows, part.count - row)};
+      multiply_segment(run, segment, weight, codes ? &*codes : nullptr, 0, end - panel, some, space);
     }
   }
 }

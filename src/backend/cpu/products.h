@@ -13,11 +13,14 @@ class Products {
  public:
   explicit Products(const KernelTable& kernels) : kernels_(kernels) {}
 
-  /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows from `row` on. `space`:
+  /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows from `row` on: at most
+  /// kMatmulRows, or any number where the weight is tiled. `space`:
   /// kMatmulScratch floats, 64-byte aligned, with gathered_floats() of the weight before them.
   void multiply(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count,
                 float* space) const;
 
+  /// Panels of a tiled weight that are gathered together, so that a task should have as many.
+  static std::int64_t gathered_panels(const CpuMatrix& weight);
   /// For panels that are gathered from weights which lie input by input: a multiple of 16.
   static std::int64_t gathered_floats(const CpuMatrix& weight);
 
