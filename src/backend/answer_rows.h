@@ -14,7 +14,7 @@ inline void mark_answer_rows(const ForwardBatch& batch, std::vector<std::uint8_t
   for (const SequenceRows& sequence : batch.sequences) {
     for (std::int32_t i = 0; i < sequence.rows; ++i) {
       const bool answer = sequence.first_position + i >= sequence.answer_begin;
-      rows[static_cast<std::size_t>(sequence.first_row + i)] = answer ? 1 : 0;
+      rows[static_cast<std::size_t>(sequence.first_row) + static_cast<std::size_t>(i)] = answer ? 1 : 0;
     }
   }
 }

@@ -177,12 +177,13 @@ inline void skip_span(const SkipIntegerTask& a, const std::byte* w, std::int64_t
       __m512i of_panels[Line::kPanels];
       in_panels<Tile::kKind>(sums[r], of_panels);
       MILLRACE_UNROLL for (int p = 0; p < Line::kPanels; ++p) {
-        if (p >= count) break;
-        std::int32_t* const total = totals.of[row + r][done + p];
-        if constexpr (Tile::kGrouped) {
-          fold_group<Tile>(a, tile, row + r, a.first_panel + done + p, group, of_panels[p], total);
-        } else {
-          _mm512_store_si512(total, _mm512_add_epi32(_mm512_load_si512(total), of_panels[p]));
+        if (p < count) {
+          std::int32_t* const total = totals.of[row + r][done + p];
+          if constexpr (Tile::kGrouped) {
+            fold_group<Tile>(a, tile, row + r, a.first_panel + done + p, group, of_panels[p], total);
+          } else {
+            _mm512_store_si512(total, _mm512_add_epi32(_mm512_load_si512(total), of_panels[p]));
+          }
         }
       }
     }
