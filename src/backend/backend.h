@@ -59,6 +59,13 @@ class PackedMatrix {
   [[nodiscard]] virtual std::int64_t cols() const = 0;
   [[nodiscard]] virtual std::size_t bytes() const = 0;      // of memory that it holds
   [[nodiscard]] virtual Arithmetic arithmetic() const = 0;  // of products with it
+  /// What rows of answers leave out of the inputs, as LinearFormat had it.
+  [[nodiscard]] virtual InputSkip skip() const { return {}; }
+};
+
+/// Weights of layers with an InputSkip, in rows of answers: what products with them were made of.
+struct SkipCounts {
+  double kept = 0, all = 0;  // inputs that were no zeros, and all inputs; each times the outputs that read it
 };
 
 enum class Activation : std::uint8_t {
@@ -153,7 +160,8 @@ struct AttendArgs {
 };
 inline constexpr std::int64_t kAttentionChunk = 64;
 
-/// out = down(act(gate(x)) * up(x)). gate_up has the gate's rows, then the up's.
+/// out = down(act(gate(x)) * up(x)). gate_up has the gate's rows, then the up's. In rows of answers a neuron whose
+/// |act(gate)| is at most the down weight's skip().gate_threshold gives zero (CATS, Lee et al. 2024, arXiv 2404.08763).
 struct GatedFfn {
   Linear gate_up, down;
   Activation activation = Activation::silu;
@@ -220,13 +228,19 @@ class Backend {
   /// Whether attend() can select blocks and pages, and rope_store() keep the bounds for these.
   [[nodiscard]] virtual bool selects_pages() const { return false; }
 
+  /// Whether rows of answers can leave out inputs (LinearFormat::skip).
+  [[nodiscard]] virtual bool skips_inputs() const { return false; }
+  /// Since the backend was made.
+  [[nodiscard]] virtual SkipCounts skip_counts() const { return {}; }
+
   /// What attention multiplies with keys and values in.
   [[nodiscard]] virtual Arithmetic attend_arithmetic(KvFormat format) const = 0;
 
   /// Returns when all that was asked for is done: a device may take its time, and start later.
   virtual void wait() = 0;
 
-  /// Called once before the operations of a step: uploads what they need of it.
+  /// Called once before the operations of a step: uploads what they need of it. Products whose weight has a skip() take
+  /// their rows for those of the batch.
   virtual void begin(const ForwardBatch& batch) = 0;
 
   /// out[r] = scale * table[token_ids[r]]; out [rows, table.cols]. Ids must be below table.rows (the runtime checks

@@ -15,7 +15,8 @@ struct SequenceRows {
   std::int32_t rows = 0;
   std::int64_t first_position = 0;    // position of the first row in its sequence; the rows follow without gaps
   std::int64_t admission_length = 0;  // prompt length: fixes the rope regime (dynamic, longrope) for the whole sequence
-  // Rows from this position on are of an answer: they may select pages (AttendArgs).
+  // Rows from this position on are of an answer: they may select pages (AttendArgs) and leave out inputs
+  // (LinearFormat).
   std::int64_t answer_begin = std::numeric_limits<std::int64_t>::max();
   // One page table a cache group. Entry p holds the page of positions [p * page_tokens, (p + 1) * page_tokens), or -1
   // where the group's window has moved on and the page was given back. Valid for the duration of the step.

@@ -37,6 +37,8 @@ class ForwardingBackend : public Backend {
   }
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return inner_->kv_formats(); }
   [[nodiscard]] bool selects_pages() const override { return inner_->selects_pages(); }
+  [[nodiscard]] bool skips_inputs() const override { return inner_->skips_inputs(); }
+  [[nodiscard]] SkipCounts skip_counts() const override { return inner_->skip_counts(); }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return inner_->attend_arithmetic(format);
   }

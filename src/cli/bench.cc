@@ -150,6 +150,8 @@ nlohmann::ordered_json test_json(const Measurement& m, bool profile) {
                               {"gop_per_second", m.operations_per_second() / kGiga},
                               {"fraction_of_limit", nullptr}};
   if (const auto fraction = m.fraction_of_limit()) test["fraction_of_limit"] = *fraction;
+  const SkipCounts& skipped = m.runs.back().skipped;
+  if (skipped.all > 0) test["kept_inputs"] = skipped.kept / skipped.all;
   if (!profile) return test;
   test["profile"] = nlohmann::ordered_json::array();
   for (const ProfileRow& row : profile_of(m.runs.back())) {
@@ -196,6 +198,8 @@ void print_row(const Measurement& m, bool profile) {
               m.batch, m.depth, median(speeds), *low, *high, m.bytes_per_second() / kGiga,
               m.operations_per_second() / kGiga);
   if (const auto fraction = m.fraction_of_limit()) std::printf("  %4.0f %% of the limit", 100 * *fraction);
+  const SkipCounts& skipped = m.runs.back().skipped;
+  if (skipped.all > 0) std::printf("  inputs kept %.1f %%", 100 * skipped.kept / skipped.all);
   std::printf("\n");
   if (profile) print_profile(m);
   std::fflush(stdout);

@@ -12,10 +12,12 @@ namespace millrace::cli {
 template <typename Function>
 BenchRun BenchTests::timed(double tokens, Function&& run) {
   meter_->reset();
+  const SkipCounts before = meter_->skip_counts();
   const auto start = std::chrono::steady_clock::now();
   run();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return {tokens, seconds, meter_->totals()};
+  const SkipCounts after = meter_->skip_counts();
+  return {tokens, seconds, meter_->totals(), {after.kept - before.kept, after.all - before.all}};
 }
 
 BenchRun BenchTests::prefill(std::int32_t tokens, std::int32_t depth) {

@@ -16,6 +16,7 @@ struct BenchRun {
   double tokens = 0;
   double seconds = 0;
   std::map<OpKey, OpTotals> operations;
+  SkipCounts skipped = {};
 };
 
 class BenchTests {

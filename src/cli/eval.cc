@@ -63,6 +63,7 @@ Status run(const EvalFlags& flags) {
     MILLRACE_TRY(const LoadedModel* loaded, model.get());
     MILLRACE_TRY(report.windows, judge_windows(*loaded->runner, input.windows, text, progress_bar("evaluating")));
     report.text = summarize(report.windows, text != nullptr);
+    report.skipped = loaded->runner->backend().skip_counts();
   }
   MILLRACE_TRY(const std::vector<Outcomes> done, run_tasks(model, input.tasks, outcomes, ""));
   for (std::size_t t = 0; t < input.tasks.size(); ++t) {

@@ -107,6 +107,7 @@ void print_figure(const TaskFigure& figure) {
 void print_json(const EvalReport& report) {
   Json document = Json::object();
   if (report.text) add_text(document, *report.text, report.lossless);
+  if (report.skipped.all > 0) document["kept_inputs"] = report.skipped.kept / report.skipped.all;
   if (!report.tasks.empty()) {
     document["tasks"] = Json::array();
     for (const TaskFigure& figure : report.tasks) document["tasks"].push_back(task_json(figure, report.lossless));
@@ -117,6 +118,10 @@ void print_json(const EvalReport& report) {
 
 void print_text(const EvalReport& report) {
   if (report.text) print_quality(*report.text);
+  if (report.skipped.all > 0) {
+    fmt::print("inputs kept            {:.2f} % of the layers that leave out some, by weights\n",
+               100 * report.skipped.kept / report.skipped.all);
+  }
   for (const TaskFigure& figure : report.tasks) print_figure(figure);
 }
 

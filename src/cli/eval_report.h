@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/result.h"
 #include "eval/task.h"
 #include "eval/text_quality.h"
@@ -16,6 +17,7 @@ struct EvalReport {
   bool lossless = false;  // a model as stored is its own reference
   std::vector<WindowQuality> windows = {};
   std::optional<TextQuality> text = {};
+  SkipCounts skipped = {};             // on the text, of a recipe that leaves out inputs
   std::vector<TaskFigure> tasks = {};  // of all tasks
 };
 

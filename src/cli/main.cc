@@ -25,6 +25,7 @@ int run_command(int argc, char** argv) {
   millrace::cli::add_bench(app, chosen);
   millrace::cli::add_eval(app, chosen);
   millrace::cli::add_quantize(app, chosen);
+  millrace::cli::add_calibrate(app, chosen);
   millrace::cli::add_serve(app, chosen);
   millrace::cli::add_bench_serve(app, chosen);
   try {

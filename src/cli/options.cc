@@ -51,7 +51,15 @@ Result<std::optional<std::uint64_t>> optional_size(const std::string& text, cons
 Result<Recipe> read_recipe(const std::string& path) {
   if (path.empty()) return Recipe();
   MILLRACE_TRY(const std::string text, read_text_file(path, std::size_t{1} << 20));
-  return parse_recipe(text, path);
+  MILLRACE_TRY(Recipe recipe, parse_recipe(text, path));
+  if (recipe.activations && !recipe.activations->profile_file.empty()) {
+    // Beside the recipe, so that the two can be moved together.
+    const std::filesystem::path file = std::filesystem::path(path).parent_path() / recipe.activations->profile_file;
+    MILLRACE_TRY(const std::string profile, read_text_file(file, std::size_t{256} << 20));
+    MILLRACE_TRY(ActivationProfile parsed, parse_activation_profile(profile, file.string()));
+    recipe.activations->profile = std::make_shared<const ActivationProfile>(std::move(parsed));
+  }
+  return recipe;
 }
 
 /// As LoadOptions has it.

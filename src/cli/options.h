@@ -56,6 +56,7 @@ void add_inspect(CLI::App& app, Command& chosen);
 void add_bench(CLI::App& app, Command& chosen);
 void add_eval(CLI::App& app, Command& chosen);
 void add_quantize(CLI::App& app, Command& chosen);
+void add_calibrate(CLI::App& app, Command& chosen);
 void add_serve(CLI::App& app, Command& chosen);
 void add_bench_serve(CLI::App& app, Command& chosen);
 

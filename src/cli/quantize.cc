@@ -43,11 +43,12 @@ Result<Recipe> recipe_of(const QuantizeFlags& flags) {
   if (flags.format.empty()) {
     MILLRACE_TRY(const std::string text, read_text_file(flags.model.recipe));
     MILLRACE_TRY(Recipe recipe, parse_recipe(text, flags.model.recipe));
-    if (recipe.kv_format || recipe.byte_inputs || !recipe.attention.reads_all()) {
+    if (recipe.kv_format || recipe.byte_inputs || !recipe.attention.reads_all() || recipe.activations) {
       return fail("{}: \"{}\" is not of a checkpoint; give it where the model runs", flags.model.recipe,
-                  recipe.kv_format     ? "kv"
-                  : recipe.byte_inputs ? "inputs"
-                                       : "attention");
+                  recipe.kv_format                ? "kv"
+                  : recipe.byte_inputs            ? "inputs"
+                  : !recipe.attention.reads_all() ? "attention"
+                                                  : "activations");
     }
     return recipe;
   }

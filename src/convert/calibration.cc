@@ -17,19 +17,8 @@ namespace millrace {
 
 namespace {
 
-constexpr std::int64_t kWindow = 512;    // tokens that are read together
 constexpr std::int64_t kStepRows = 128;  // of a step
 constexpr std::int64_t kSampleRows = 256;
-
-Result<std::vector<TokenWindow>> windows_of(const LoadedModel& model, const CalibrationText& text) {
-  MILLRACE_TRY(const std::string content, read_text_file(text.file));
-  if (!model.tokenizer) return fail("{} has no tokenizer to read a text with", model.path);
-  MILLRACE_TRY(const std::vector<std::int32_t> start, model.tokenizer->encode("", true));
-  MILLRACE_TRY(std::vector<std::int32_t> ids, model.tokenizer->encode(content, false));
-  if (static_cast<std::int64_t>(ids.size()) > text.tokens) ids.resize(static_cast<std::size_t>(text.tokens));
-  const std::int64_t window = std::min(kWindow, model.runner->max_sequence_tokens());
-  return cut_windows(ids, window, start.size() == 1 ? std::optional(start.front()) : std::nullopt);
-}
 
 /// Layers that read the same inputs, and what makes these.
 struct SharedInputs {
@@ -112,6 +101,16 @@ std::vector<float> inverse_of(std::vector<float> scales) {
 
 }  // namespace
 
+Result<std::vector<TokenWindow>> calibration_windows(const LoadedModel& model, const CalibrationText& text) {
+  MILLRACE_TRY(const std::string content, read_text_file(text.file));
+  if (!model.tokenizer) return fail("{} has no tokenizer to read a text with", model.path);
+  MILLRACE_TRY(const std::vector<std::int32_t> start, model.tokenizer->encode("", true));
+  MILLRACE_TRY(std::vector<std::int32_t> ids, model.tokenizer->encode(content, false));
+  if (static_cast<std::int64_t>(ids.size()) > text.tokens) ids.resize(static_cast<std::size_t>(text.tokens));
+  const std::int64_t window = std::min(kCalibrationWindow, model.runner->max_sequence_tokens());
+  return cut_windows(ids, window, start.size() == 1 ? std::optional(start.front()) : std::nullopt);
+}
+
 Result<StatisticsOfLayers> look_at_inputs(const std::filesystem::path& model, int threads, const CalibrationText& text,
                                           const std::set<std::string>& layers, bool products,
                                           const std::function<void(std::int64_t, std::int64_t)>& progress) {
@@ -120,7 +119,7 @@ Result<StatisticsOfLayers> look_at_inputs(const std::filesystem::path& model, in
   options.path = model;
   options.threads = threads;
   options.limits = {.max_rows = kStepRows, .max_logit_rows = kStepRows};
-  options.max_model_len = kWindow + 1;
+  options.max_model_len = kCalibrationWindow + 1;
   options.wrap_backend = [&](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
     auto wrapped = std::make_unique<WatchingBackend>(
         std::move(inner), [layers](const std::string& layer) { return layers.contains(layer); }, products, kSampleRows);
@@ -128,7 +127,7 @@ Result<StatisticsOfLayers> look_at_inputs(const std::filesystem::path& model, in
     return wrapped;
   };
   MILLRACE_TRY(const LoadedModel loaded, load_model(options));
-  MILLRACE_TRY(const std::vector<TokenWindow> windows, windows_of(loaded, text));
+  MILLRACE_TRY(const std::vector<TokenWindow> windows, calibration_windows(loaded, text));
   for (std::size_t w = 0; w < windows.size(); ++w) {
     MILLRACE_CHECK_OK(check_tokens(*loaded.runner, windows[w]));
     run_tokens(*loaded.runner, windows[w], RowsAre::prompt, [](std::int64_t, std::span<const float>) {});

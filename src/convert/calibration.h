@@ -13,6 +13,8 @@
 #include "convert/linear_layers.h"
 #include "convert/tensor_reader.h"
 #include "core/result.h"
+#include "runtime/load_model.h"
+#include "runtime/text_windows.h"
 
 namespace millrace {
 
@@ -28,6 +30,11 @@ struct CalibrationText {
   std::filesystem::path file = {};  // empty: none
   std::int64_t tokens = 65536;      // of it that are read at most
 };
+
+inline constexpr std::int64_t kCalibrationWindow = 512;  // tokens that are read together
+
+/// The text as the model reads it. Errors: it cannot be read, or has nothing to predict; a model without tokenizer.
+Result<std::vector<TokenWindow>> calibration_windows(const LoadedModel& model, const CalibrationText& text);
 
 /// A layer that is to be rounded.
 struct RoundedLayer {

@@ -75,6 +75,15 @@ Decoder::Decoder(ModelConfig config, ModelWeights weights, Backend& backend, Lim
   for (const RopeSpec& rope : config_.ropes) frequencies_.push_back(rope_frequencies(rope, 0));
 }
 
+bool Decoder::skips_inputs() const {
+  const auto skips = [](const LinearWeights& linear) {
+    return linear.weight != nullptr && linear.weight->skip() != InputSkip{};
+  };
+  return std::ranges::any_of(weights_.layers, [&](const LayerWeights& layer) {
+    return skips(layer.qkv) || skips(layer.out) || skips(layer.ffn.gate_up) || skips(layer.ffn.down);
+  });
+}
+
 std::size_t Decoder::workspace_bytes(const ModelConfig& config, const Limits& limits) {
   const Widths widths = widest(config);
   std::int64_t width = 3 * config.hidden + widths.qkv + widths.attended + widths.scratch;

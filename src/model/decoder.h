@@ -53,6 +53,9 @@ class Decoder {
   /// Of its layers together: what some of them select.
   [[nodiscard]] const AttentionPolicy& policy() const { return policy_; }
 
+  /// Whether rows of answers leave out inputs of linear layers.
+  [[nodiscard]] bool skips_inputs() const;
+
  private:
   Decoder(ModelConfig config, ModelWeights weights, Backend& backend, Limits limits);
 

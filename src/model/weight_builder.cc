@@ -99,6 +99,9 @@ Result<LinearFormat> WeightBuilder::format_of(const std::vector<std::string>& na
     if (formats_(name).codes != format.codes) {
       return fail("{} and {} are computed as one and need the same format", names.front(), name);
     }
+    if (formats_(name).skip != format.skip) {
+      return fail("{} and {} read the same inputs and need the same threshold", names.front(), name);
+    }
   }
   return format;
 }

@@ -1,6 +1,7 @@
 #include "recipe/recipe.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/json_extent.h"
@@ -58,6 +59,64 @@ Status parse_kv(const Json& kv, const std::string& name, Recipe& recipe) {
   return Ok{};
 }
 
+constexpr std::pair<std::string_view, SkipMethod> kSkipMethods[] = {
+    {"teal", SkipMethod::teal}, {"down", SkipMethod::down}, {"cats", SkipMethod::cats}};
+
+Result<std::vector<ThresholdRule>> parse_thresholds(const Json& thresholds, const std::string& where) {
+  if (!thresholds.is_object()) return fail("{} is not an object of patterns and numbers", where);
+  std::vector<ThresholdRule> rules;
+  for (const auto& [pattern, value] : thresholds.items()) {
+    const float threshold = value.is_number() ? value.get<float>() : -1.0f;
+    if (!(threshold >= 0.0f) || !std::isfinite(threshold)) {
+      return fail("{}.\"{}\": {} is not a number from 0 on", where, pattern, value.dump());
+    }
+    rules.push_back({pattern, threshold});
+  }
+  return rules;
+}
+
+Result<InputSkipping> parse_activations(const Json& activations, const std::string& where) {
+  if (!activations.is_object()) return fail("{} is not an object", where);
+  InputSkipping skipping;
+  bool method = false;
+  for (const auto& [key, value] : activations.items()) {
+    const std::string place = fmt::format("{}.\"{}\"", where, key);
+    if (key == "method") {
+      const Json& wanted = value;  // which a lambda may capture
+      const auto found = std::ranges::find_if(kSkipMethods, [&](const auto& name) { return wanted == name.first; });
+      if (found == std::end(kSkipMethods)) {
+        return fail("{}: {} is not supported; this version has teal, down and cats", place, value.dump());
+      }
+      skipping.method = found->second;
+      method = true;
+    } else if (key == "profile") {
+      if (!value.is_string() || value.get_ref<const std::string&>().empty()) {
+        return fail("{} is not the name of a file that `millrace calibrate` has written", place);
+      }
+      skipping.profile_file = value.get<std::string>();
+    } else if (key == "density") {
+      skipping.density = value.is_number() ? value.get<double>() : 0.0;
+      if (!(skipping.density > 0.0) || skipping.density > 1.0) {
+        return fail("{}: {} is not a number above 0 and up to 1", place, value.dump());
+      }
+    } else if (key == "thresholds") {
+      MILLRACE_TRY(skipping.thresholds, parse_thresholds(value, place));
+    } else {
+      return fail(
+          "{} is not supported by this version (it has \"method\", \"profile\", \"density\" and \"thresholds\")",
+          place);
+    }
+  }
+  if (!method) return fail("{}: \"method\" must be there", where);
+  if (skipping.profile_file.empty() != (skipping.density == 0.0)) {
+    return fail("{}: \"profile\" and \"density\" go together", where);
+  }
+  if (skipping.profile_file.empty() && skipping.thresholds.empty()) {
+    return fail("{}: give \"profile\" and \"density\", or \"thresholds\"", where);
+  }
+  return skipping;
+}
+
 }  // namespace
 
 bool matches(std::string_view pattern, std::string_view text) {
@@ -91,7 +150,7 @@ WeightFormat Recipe::weights_of(std::string_view layer) const {
 }
 
 bool Recipe::lossless() const {
-  return !default_weights && !byte_inputs && attention.reads_all() &&
+  return !default_weights && !byte_inputs && attention.reads_all() && !activations &&
          kv_format.value_or(KvFormat::f32) == KvFormat::f32 &&
          std::ranges::none_of(weights, [](const WeightRule& rule) { return rule.format.has_value(); });
 }
@@ -111,12 +170,15 @@ Result<Recipe> parse_recipe(std::string_view text, const std::string& name) {
       MILLRACE_CHECK_OK(parse_kv(value, name, recipe));
     } else if (key == "attention") {
       MILLRACE_TRY(recipe.attention, parse_attention(value, name + ": \"attention\""));
+    } else if (key == "activations") {
+      MILLRACE_TRY(recipe.activations, parse_activations(value, name + ": \"activations\""));
     } else if (key == "inputs") {
       if (value != "int8") return fail("{}: \"inputs\" is not \"int8\", which is all that there is", name);
       recipe.byte_inputs = true;
     } else if (key != "millrace_recipe") {
       return fail(
-          "{}: \"{}\" is not supported by this version (it has \"weights\", \"inputs\", \"kv\" and \"attention\")",
+          "{}: \"{}\" is not supported by this version (it has \"weights\", \"inputs\", \"kv\", \"attention\" and "
+          "\"activations\")",
           name, key);
     }
   }

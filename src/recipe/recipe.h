@@ -9,7 +9,9 @@
 // rounds inputs of layers that stay as they are stored, where that is as integer codes, also where the checkpoint does
 // not ask for it. "kv" says the format of keys and values; without it they have that of the computation. "attention"
 // says what rows of prompts ("prefill", recipe/block_selection.h) and of answers ("decode", recipe/page_selection.h)
-// read of the past; without it they read everything.
+// read of the past; without it they read everything. "activations" says which inputs of linear layers rows of answers
+// leave out (recipe/input_skipping.h): {"method": "teal", "profile": "FILE", "density": 0.5}, or {"method": "teal",
+// "thresholds": {"*": 0.02}}.
 #pragma once
 
 #include <optional>
@@ -21,6 +23,7 @@
 #include "quant/codes.h"
 #include "quant/kv_format.h"
 #include "recipe/attention_policy.h"
+#include "recipe/input_skipping.h"
 
 namespace millrace {
 
@@ -37,6 +40,7 @@ struct Recipe {
   std::vector<WeightRule> weights;  // in the order of the file
   std::optional<KvFormat> kv_format;
   AttentionPolicy attention;
+  std::optional<InputSkipping> activations;
   bool byte_inputs = false;  // of layers that stay as stored
 
   [[nodiscard]] WeightFormat weights_of(std::string_view layer) const;

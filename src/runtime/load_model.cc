@@ -13,6 +13,7 @@
 #include "model/weight_loader.h"
 #include "quant/codec.h"
 #include "quant/kv_codec.h"
+#include "runtime/model_fingerprint.h"
 
 namespace millrace {
 
@@ -39,7 +40,8 @@ LinearFormat linear_format(const LoadOptions& options, const std::string& layer)
   return {.input = options.compute,
           .codes = options.recipe.weights_of(layer),
           .integer_blocks = options.integer_blocks || options.recipe.byte_inputs,
-          .byte_inputs = options.recipe.byte_inputs};
+          .byte_inputs = options.recipe.byte_inputs,
+          .skip = options.recipe.activations ? options.recipe.activations->of_layer(layer) : InputSkip{}};
 }
 
 KvFormat kv_format(const LoadOptions& options) {
@@ -69,6 +71,44 @@ Decoder::Limits step_limits(const LoadOptions& options) {
   return limits;
 }
 
+Status check_activations(const LoadOptions& options, const ModelPlan& plan) {
+  const std::optional<InputSkipping>& wanted = options.recipe.activations;
+  if (!wanted) return Ok{};
+  if (!plan.backend->skips_inputs()) {
+    const std::string backend = plan.backend->numeric_class();
+    return fail("the recipe's \"activations\": the backend {} cannot leave out inputs",
+                backend.substr(0, backend.find('/')));
+  }
+  if (wanted->profile_file.empty()) return Ok{};
+  if (wanted->profile == nullptr) return fail("the profile {} was not read", wanted->profile_file);
+  const std::string model = model_fingerprint(plan.checkpoint);
+  if (wanted->profile->model == model) return Ok{};
+  return fail("the profile {} is of another model ({}) than {} ({}): make one with `millrace calibrate`",
+              wanted->profile_file, wanted->profile->model, options.path.string(), model);
+}
+
+/// That what a recipe says of activations is of layers that there are.
+Status check_skipped_layers(const LoadOptions& options, const std::vector<std::string>& layers) {
+  if (!options.recipe.activations) return Ok{};
+  const InputSkipping& skipping = *options.recipe.activations;
+  for (const ThresholdRule& rule : skipping.thresholds) {
+    if (std::ranges::none_of(
+            layers, [&](const auto& layer) { return skipping.covers(layer) && matches(rule.pattern, layer); })) {
+      return fail("the recipe's pattern \"{}\" of \"activations\" matches no layer of {} that the method is for",
+                  rule.pattern, options.path.string());
+    }
+  }
+  for (const std::string& layer : layers) {
+    if (!skipping.profile_file.empty() && skipping.covers(layer) && skipping.of_layer(layer) == InputSkip{}) {
+      return fail("the profile {} has nothing of {}", skipping.profile_file, layer);
+    }
+  }
+  if (std::ranges::none_of(layers, [&](const auto& layer) { return skipping.of_layer(layer) != InputSkip{}; })) {
+    return fail("the recipe's \"activations\" are for no layer of {}", options.path.string());
+  }
+  return Ok{};
+}
+
 /// What the weights will take. The recipe must not name layers in vain.
 Result<std::uint64_t> measure_weights(const LoadOptions& options, const ModelPlan& plan, const TensorSource& source) {
   std::vector<std::string> layers;
@@ -85,6 +125,7 @@ Result<std::uint64_t> measure_weights(const LoadOptions& options, const ModelPla
                   options.path.string(), layers.empty() ? "none" : layers.back());
     }
   }
+  MILLRACE_CHECK_OK(check_skipped_layers(options, layers));
   return bytes;
 }
 
@@ -138,6 +179,7 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   if (options.wrap_backend) plan.backend = options.wrap_backend(std::move(plan.backend));
   MILLRACE_CHECK_OK(check_kv_format(options, *plan.backend));
   MILLRACE_CHECK_OK(check_selection(options, *plan.backend));
+  MILLRACE_CHECK_OK(check_activations(options, plan));
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
   plan.workspace_bytes = Decoder::workspace_bytes(plan.config, step_limits(options));

@@ -83,7 +83,7 @@ SchedulerLimits scheduler_limits(ModelRunner& runner, bool prefix_cache) {
                  .page_tokens = runner.cache().layout().page_tokens,
                  .windows = runner.cache().windows(),
                  .prefix_cache = prefix_cache},
-          .share_answers = runner.policy().reads_all(),
+          .share_answers = !runner.answers_differ(),
           .prompt_block = block};
 }
 

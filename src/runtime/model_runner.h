@@ -46,6 +46,9 @@ class ModelRunner {
   [[nodiscard]] std::int64_t prompt_block() const { return policy().prefill ? kQueryBlock : 1; }
   /// Rows of a prompt that a step has at most, from such a place on.
   [[nodiscard]] std::int64_t max_prompt_rows() const { return limits().max_rows / prompt_block() * prompt_block(); }
+  /// Whether rows of answers compute what the same tokens would not as a prompt.
+  [[nodiscard]] bool answers_differ() const { return skips_inputs() || !policy().reads_all(); }
+  [[nodiscard]] bool skips_inputs() const { return decoder_->skips_inputs(); }
   [[nodiscard]] std::int64_t max_sequence_tokens() const { return max_sequence_tokens_; }
   [[nodiscard]] KvCache& cache() { return *cache_; }
   [[nodiscard]] const Backend& backend() const { return *backend_; }

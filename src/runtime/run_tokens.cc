@@ -21,9 +21,8 @@ Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens) {
 }
 
 RowsAre rows_for_policy(const ModelRunner& runner) {
-  const AttentionPolicy& policy = runner.policy();
-  if (policy.prefill && policy.decode) return RowsAre::half_each;
-  return policy.prefill ? RowsAre::prompt : RowsAre::answer;
+  if (!runner.policy().prefill) return RowsAre::answer;
+  return runner.policy().decode || runner.skips_inputs() ? RowsAre::half_each : RowsAre::prompt;
 }
 
 void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,

@@ -13,11 +13,11 @@ namespace millrace {
 /// Error: an id outside the vocabulary, or more tokens than a sequence may have here; with the figures.
 Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens);
 
-/// Rows of prompts and of answers may each select what they read (AttendArgs in backend.h). half_each: a prompt, and
-/// from about the middle on its answer.
+/// Rows of prompts and of answers may each select what they read (AttendArgs in backend.h), and those of answers leave
+/// out inputs. half_each: a prompt, and from about the middle on its answer.
 enum class RowsAre : std::uint8_t { prompt, answer, half_each };
 
-/// As what rows of a text show all that the runner's policy does to them.
+/// As what rows of a text show all that the runner's recipe does to them.
 RowsAre rows_for_policy(const ModelRunner& runner);
 
 /// Runs `tokens`, which check_tokens accepts, as one sequence, in steps as large as the runner's limits allow. `take`

@@ -190,6 +190,30 @@ TEST_P(CpuBlocks, PiecesOfSeveralFormatsStandSideBySide) {
   EXPECT_TRUE(close(together, multiply(*reference, *pack(*reference, all), x), 1e-4f));
 }
 
+TEST_P(CpuBlocks, InputsThatAnswersLeaveOutCountAsZeros) {
+  const auto backend = cpu_backend(GetParam(), 2);
+  Random random(9);
+  for (const QuantFormat format : kFormats) {
+    const Stored weight(format, 530, 512, random);
+    LinearFormat skipping = kBlocks;
+    skipping.skip.threshold = 0.8f;
+    const auto dense = pack(*backend, {{weight.piece()}});
+    auto matrix = backend->pack({{weight.piece()}}, skipping);
+    ASSERT_TRUE(matrix.ok());
+    EXPECT_EQ((*matrix)->bytes(), backend->packed_bytes({{weight.piece()}}, skipping));
+    for (const std::int32_t rows : {1, 3, 4, 9}) {
+      ForwardBatch batch;
+      batch.token_ids.resize(static_cast<std::size_t>(rows));
+      batch.sequences.push_back({.rows = rows, .answer_begin = 0});
+      std::vector<float> x = random.normals(rows * 512);
+      backend->begin(batch);
+      const std::vector<float> left_out = multiply(*backend, **matrix, x);
+      for (float& value : x) value = std::fabs(value) <= 0.8f ? 0.0f : value;
+      EXPECT_TRUE(identical(left_out, multiply(*backend, *dense, x))) << format_info(format).name << ' ' << rows;
+    }
+  }
+}
+
 TEST_P(CpuBlocks, BatchAndThreadsDoNotShow) {
   const auto one = cpu_backend(GetParam(), 1), three = cpu_backend(GetParam(), 3);
   Random random(9);

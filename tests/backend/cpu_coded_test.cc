@@ -131,6 +131,32 @@ TEST_P(CpuCoded, BatchAndThreadsDoNotShow) {
   }
 }
 
+TEST_P(CpuCoded, InputsThatAnswersLeaveOutCountAsZeros) {
+  const auto backend = cpu_backend(GetParam());
+  Random random(9);
+  for (const Kind& kind : kKinds) {
+    for (const bool byte_inputs : {false, true}) {
+      for (const std::int64_t cols : {std::int64_t{96}, std::int64_t{384}}) {
+        const Stored weight = stored(kind, 530, cols, random);
+        LinearFormat format{.byte_inputs = byte_inputs};
+        const auto dense = pack(*backend, {{weight.piece()}}, format);
+        format.skip.threshold = 0.8f;
+        const auto skipping = pack(*backend, {{weight.piece()}}, format);
+        for (const std::int32_t rows : {1, 2, 9}) {
+          ForwardBatch batch;
+          batch.token_ids.resize(static_cast<std::size_t>(rows));
+          batch.sequences.push_back({.rows = rows, .answer_begin = 0});
+          std::vector<float> x = random.normals(rows * cols);
+          backend->begin(batch);
+          const std::vector<float> left_out = multiply(*backend, *skipping, x);
+          for (float& value : x) value = std::fabs(value) <= 0.8f ? 0.0f : value;
+          EXPECT_TRUE(identical(left_out, multiply(*backend, *dense, x))) << kind.name << ' ' << cols << ' ' << rows;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(CpuCoded, StoredCodesAreCloseToTheReference) {
   const auto backend = cpu_backend(GetParam());
   const auto reference = make_reference_backend();

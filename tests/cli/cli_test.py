@@ -244,6 +244,42 @@ class Contract(unittest.TestCase):
         self.assertNotIn("kl_mean", without)
         self.assertEqual(without["perplexity"], first["perplexity"])
 
+    def test_calibrated_thresholds_keep_the_share_that_was_asked_for(self):
+        """Calibrated on one text, judged on another."""
+        story = ROOT / "README.md"
+        other = ROOT / "CONTRIBUTING.md"
+        with tempfile.TemporaryDirectory() as folder:
+            recipe, profile = (pathlib.Path(folder, name) for name in ("r.json", "p.json"))
+            written = document("calibrate", "--text", str(story), "--output", str(profile))
+            self.assertEqual((written["inputs"], written["gates"]), (21, 5))  # four of each layer, and the head's
+
+            def kept(method, density, text=other):
+                recipe.write_text(json.dumps({"millrace_recipe": 1, "activations": {
+                    "method": method, "profile": "p.json", "density": density}}))  # beside the recipe
+                result = document("eval", "--text", str(text), "--recipe", str(recipe), "--window", "256",
+                                  "--reference-cache", folder)
+                return result["kept_inputs"], result["kl_mean"]
+
+            for method in ("teal", "down", "cats"):
+                self.assertAlmostEqual(kept(method, 0.6, story)[0], 0.6, delta=0.01, msg=method)
+                divergences = [kept(method, density)[1] for density in (1, 0.9, 0.6, 0.3)]
+                self.assertEqual(divergences, sorted(divergences), method)
+                self.assertLess(divergences[0], 1e-6)  # the reference is kept in 16 bits
+                self.assertGreater(divergences[1], divergences[0])
+
+            profile.write_text(profile.read_text().replace(written["model"], "0123456789abcdef"))
+            failed = millrace("eval", "--text", str(other), "--recipe", str(recipe))
+            self.assertEqual(failed.returncode, 1)
+            self.assertIn("is of another model", failed.stderr)
+
+    def test_calibrating_without_a_text_is_for_made_up_weights(self):
+        with tempfile.TemporaryDirectory() as folder:
+            failed = millrace("calibrate", "--output", folder + "/p.json")
+            self.assertEqual(failed.returncode, 1)
+            self.assertIn("--text", failed.stderr)
+            drawn = document("calibrate", "--dummy", "--tokens", "600", "--output", folder + "/p.json")
+            self.assertEqual(drawn["tokens"], 600)
+
     def test_one_window_has_no_interval(self):
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
             text.write("The old man went down to the sea.")

@@ -145,14 +145,108 @@ TEST(Recipe, SaysWhatBlocksPromptsRead) {
                     R"("recent_tokens"; give 256 or more)");
 }
 
+TEST(Recipe, AnswersMayLeaveOutInputs) {
+  const auto parsed = [](const std::string& activations) {
+    auto recipe = parse_recipe(R"({"millrace_recipe": 1, "activations": )" + activations + "}", "r.json");
+    EXPECT_TRUE(recipe.ok()) << recipe.error().message;
+    EXPECT_FALSE(recipe->lossless());
+    return *recipe->activations;
+  };
+  const std::string layer = "model.layers.3.";
+  const InputSkipping teal = parsed(R"({"method": "teal", "thresholds": {"*": 0.25, "*.mlp.down_proj": 0.5}})");
+  EXPECT_EQ(teal.of_layer(layer + "self_attn.q_proj"), (InputSkip{.threshold = 0.25f, .gate_threshold = {}}));
+  EXPECT_EQ(teal.of_layer(layer + "mlp.down_proj"), (InputSkip{.threshold = 0.5f, .gate_threshold = {}}));
+  EXPECT_EQ(teal.of_layer("lm_head"), InputSkip{});
+  EXPECT_EQ(teal.of_layer(layer + "mlp.experts.down_proj"), InputSkip{});
+  const InputSkipping down = parsed(R"({"method": "down", "thresholds": {"*": 0.25}})");
+  EXPECT_EQ(down.of_layer(layer + "self_attn.q_proj"), InputSkip{});
+  EXPECT_EQ(down.of_layer(layer + "mlp.down_proj"), (InputSkip{.threshold = 0.25f, .gate_threshold = {}}));
+  const InputSkipping cats = parsed(R"({"method": "cats", "thresholds": {"*": 0.25}})");
+  const InputSkip gate = cats.of_layer(layer + "mlp.down_proj");
+  EXPECT_EQ(gate.gate_threshold, 0.25f);
+  EXPECT_FALSE(gate.threshold);
+  EXPECT_EQ(gate.of_inputs(), 0.0f) << "what the gate has made zero";
+  EXPECT_FALSE(InputSkip{}.of_inputs());
+
+  // From a density and quantiles; a threshold by name goes before.
+  InputSkipping density =
+      parsed(R"({"method": "cats", "profile": "p.json", "density": 0.25, "thresholds": {"*.4.*": 7}})");
+  EXPECT_EQ(density.profile_file, "p.json");
+  density.profile = std::make_shared<const ActivationProfile>(
+      ActivationProfile{.model = "m",
+                        .inputs = {{{layer + "mlp.down_proj"}, {0.0f, 100.0f}}},
+                        .gates = {{{layer + "mlp.down_proj"}, {0.0f, 1.0f, 4.0f}}}});
+  EXPECT_EQ(density.of_layer(layer + "mlp.down_proj").gate_threshold, 2.5f);  // halfway from 1 to 4
+  EXPECT_EQ(density.of_layer("model.layers.4.mlp.down_proj").gate_threshold, 7.0f);
+  EXPECT_EQ(density.of_layer("model.layers.5.mlp.down_proj"), InputSkip{});
+  density.method = SkipMethod::down;
+  EXPECT_EQ(density.of_layer(layer + "mlp.down_proj").threshold, 75.0f);
+  density.density = 1.0;
+  EXPECT_EQ(density.of_layer(layer + "mlp.down_proj").threshold, 0.0f) << "nothing but zeros, whatever the smallest";
+
+  const auto refused = [](const std::string& activations) {
+    return message(R"({"millrace_recipe": 1, "activations": )" + activations + "}");
+  };
+  const std::string where = R"(r.json: "activations")";
+  EXPECT_EQ(refused("7"), where + " is not an object");
+  EXPECT_EQ(refused("{}"), where + R"(: "method" must be there)");
+  EXPECT_EQ(refused(R"({"method": "best"})"),
+            where + R"(."method": "best" is not supported; this version has teal, down and cats)");
+  EXPECT_EQ(refused(R"({"method": "teal"})"), where + R"(: give "profile" and "density", or "thresholds")");
+  EXPECT_EQ(refused(R"({"method": "teal", "density": 0.5})"), where + R"(: "profile" and "density" go together)");
+  EXPECT_EQ(refused(R"({"method": "teal", "profile": "p"})"), where + R"(: "profile" and "density" go together)");
+  EXPECT_EQ(refused(R"({"method": "teal", "profile": "p", "density": 0})"),
+            where + R"(."density": 0 is not a number above 0 and up to 1)");
+  EXPECT_EQ(refused(R"({"method": "teal", "thresholds": {"*": -1}})"),
+            where + R"(."thresholds"."*": -1 is not a number from 0 on)");
+  EXPECT_NE(refused(R"({"method": "teal", "sparsity": 0.5})").find(R"("sparsity" is not supported)"),
+            std::string::npos);
+}
+
+TEST(ActivationProfile, IsWhatWasWritten) {
+  const ActivationProfile profile{.model = "0123456789abcdef",
+                                  .tokens = 17,
+                                  .inputs = {{{"a", "b"}, {0.0f, 0.1f, 0.7f}}},
+                                  .gates = {{{"c"}, {0.5f, 0.5f}}}};
+  const auto parsed = parse_activation_profile(activation_profile_text(profile), "p.json");
+  ASSERT_TRUE(parsed.ok()) << parsed.error().message;
+  EXPECT_EQ(parsed->model, profile.model);
+  EXPECT_EQ(parsed->tokens, 17);
+  ASSERT_NE(parsed->inputs_of("b"), nullptr);
+  EXPECT_EQ(*parsed->inputs_of("b"), profile.inputs.front().magnitudes);
+  EXPECT_EQ(parsed->inputs_of("c"), nullptr);
+  EXPECT_EQ(*parsed->gate_of("c"), profile.gates.front().magnitudes);
+  const auto refused = [](const std::string& text) {
+    const auto result = parse_activation_profile(text, "p.json");
+    return result.ok() ? std::string() : result.error().message;
+  };
+  EXPECT_EQ(refused("{}"), "p.json: no profile of activations that `millrace calibrate` has written");
+  EXPECT_EQ(refused(R"({"millrace_activations": 1})"), R"(p.json: "model" or "tokens" is missing)");
+  const std::string head = R"({"millrace_activations": 1, "model": "m", "tokens": 1, "gates": [], "inputs": )";
+  EXPECT_EQ(refused(head + "7}"), R"(p.json: "inputs" is not a list)");
+  EXPECT_EQ(refused(head + "[{}]}"), R"(p.json: "inputs"[0]: "layers" is no list of names)");
+  EXPECT_NE(refused(head + R"([{"layers": ["a"], "magnitudes": [2, 1]}]})").find("holds 1 where numbers"),
+            std::string::npos);
+  EXPECT_NE(refused(head + R"([{"layers": ["a"], "magnitudes": [0, 1e60]}]})").find("where numbers"),
+            std::string::npos);
+}
+
+TEST(MagnitudeAt, LiesBetweenTheQuantiles) {
+  const MagnitudeQuantiles quantiles{1.0f, 2.0f, 6.0f};
+  EXPECT_EQ(magnitude_at(quantiles, 0.0), 1.0f);
+  EXPECT_EQ(magnitude_at(quantiles, 0.25), 1.5f);
+  EXPECT_EQ(magnitude_at(quantiles, 0.75), 4.0f);
+  EXPECT_EQ(magnitude_at(quantiles, 1.0), 6.0f);
+}
+
 TEST(Recipe, WhatIsNotUnderstoodIsRefusedWithItsPlace) {
   EXPECT_EQ(message("{"), "r.json: not a JSON object");
   EXPECT_EQ(message("[1]"), "r.json: not a JSON object");
   EXPECT_EQ(message("{}"), "r.json: \"millrace_recipe\" is not 1");
   EXPECT_EQ(message(R"({"millrace_recipe": 2})"), "r.json: \"millrace_recipe\" is not 1");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "sparsity": {}})"),
-            "r.json: \"sparsity\" is not supported by this version (it has \"weights\", \"inputs\", \"kv\" and "
-            "\"attention\")");
+            "r.json: \"sparsity\" is not supported by this version (it has \"weights\", \"inputs\", \"kv\", "
+            "\"attention\" and \"activations\")");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": "int8"})"), "r.json: \"kv\" is not an object");
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "kv": {"formt": "int8"}})"),
             "r.json: \"kv\".\"formt\" is not supported by this version (it has \"format\")");

@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 
 #include "backend/forwarding_backend.h"
+#include "runtime/model_fingerprint.h"
 
 namespace millrace {
 namespace {
 
-/// A backend that knows fewer formats of keys and values than the one inside, and cannot select pages.
+/// A backend that knows fewer formats of keys and values than the one inside, and cannot select pages nor leave out
+/// inputs.
 class PlainBackend final : public ForwardingBackend {
  public:
   using ForwardingBackend::ForwardingBackend;
@@ -18,6 +20,7 @@ class PlainBackend final : public ForwardingBackend {
     return kFormats;
   }
   [[nodiscard]] bool selects_pages() const override { return false; }
+  [[nodiscard]] bool skips_inputs() const override { return false; }
 };
 
 LoadOptions options_with(const char* recipe) {
@@ -55,6 +58,45 @@ TEST(LoadModel, SelectionIsRefusedWhereTheBackendHasNone) {
   };
   EXPECT_EQ(load_model(options).error().message,
             "the recipe's \"attention\": the backend plain cannot select what attention reads");
+}
+
+TEST(LoadModel, WhatLeavesOutInputsIsCheckedAgainstBackendLayersAndModel) {
+  const auto refused = [](const std::string& activations) {
+    const auto plan =
+        plan_model(options_with((R"({"millrace_recipe": 1, "activations": )" + activations + "}").c_str()));
+    return plan.ok() ? std::string() : plan.error().message;
+  };
+  const std::string teal = R"({"method": "teal", "thresholds": {"*": 0.1}})";
+  EXPECT_EQ(refused(teal), "");
+  LoadOptions options = options_with((R"({"millrace_recipe": 1, "activations": )" + teal + "}").c_str());
+  options.wrap_backend = [](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
+    return std::make_unique<PlainBackend>(std::move(inner));
+  };
+  EXPECT_EQ(plan_model(options).error().message,
+            "the recipe's \"activations\": the backend plain cannot leave out inputs");
+  EXPECT_NE(refused(R"({"method": "down", "thresholds": {"*.q_proj": 0.1}})").find("matches no layer"),
+            std::string::npos);
+  EXPECT_NE(refused(R"({"method": "teal", "thresholds": {"lm_head": 0.1}})").find("matches no layer"),
+            std::string::npos);
+  EXPECT_NE(refused(R"({"method": "teal", "thresholds": {"*": 0.1, "*.k_proj": 0.2}})").find("read the same inputs"),
+            std::string::npos);
+  // A profile: of the model, and with all of its layers.
+  options =
+      options_with(R"({"millrace_recipe": 1, "activations": {"method": "down", "profile": "p", "density": 0.5}})");
+  ActivationProfile profile{.model = "0123456789abcdef", .tokens = 1, .inputs = {}, .gates = {}};
+  const auto with_profile = [&] {
+    options.recipe.activations->profile = std::make_shared<const ActivationProfile>(profile);
+    const auto plan = plan_model(options);
+    return plan.ok() ? std::string() : plan.error().message;
+  };
+  EXPECT_NE(with_profile().find("is of another model (0123456789abcdef)"), std::string::npos);
+  const auto plain = plan_model(options_with(R"({"millrace_recipe": 1})"));
+  profile.model = model_fingerprint(plain->checkpoint);
+  EXPECT_NE(with_profile().find("has nothing of model.layers.0.mlp.down_proj"), std::string::npos);
+  for (std::size_t l = 0; l < plain->config.layers.size(); ++l) {
+    profile.inputs.push_back({{fmt::format("model.layers.{}.mlp.down_proj", l)}, {0.0f, 1.0f}});
+  }
+  EXPECT_EQ(with_profile(), "");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
 #include "backend/cpu/parallel.h"
+#include "backend/cpu/products.h"
 #include "backend/cpu/thread_scratch.h"
 #include "core/check.h"
 #include "core/cpu_info.h"
@@ -36,6 +38,7 @@ class CpuBackend final : public Backend {
         level_(level),
         kernels_(kernel_table(level)),
         inputs_(kernels_, *pool_),
+        products_(kernels_),
         scratch_(pool_->threads()),
         attention_(kernels_, *pool_, scratch_) {}
 
@@ -70,22 +73,24 @@ class CpuBackend final : public Backend {
   }
 
   Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
-    MILLRACE_TRY(std::unique_ptr<CpuMatrix> matrix, CpuMatrix::pack(source, format, pairs(), *pool_, weights_));
+    MILLRACE_TRY(std::unique_ptr<CpuMatrix> matrix, CpuMatrix::pack(source, format, layouts(), *pool_, weights_));
     return std::unique_ptr<PackedMatrix>(std::move(matrix));
   }
 
   [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
-    return CpuMatrix::packed_bytes(source, format, pairs());
+    return CpuMatrix::packed_bytes(source, format, layouts());
   }
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
   [[nodiscard]] bool selects_pages() const override { return true; }
+  [[nodiscard]] bool skips_inputs() const override { return true; }
+  [[nodiscard]] SkipCounts skip_counts() const override { return inputs_.skipped().counts(); }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return attention_.rounds(format) ? Arithmetic::bf16 : Arithmetic::f32;
   }
   void wait() override {}
 
-  void begin(const ForwardBatch& /*batch*/) override {}
+  void begin(const ForwardBatch& batch) override { inputs_.begin(batch); }
 
   void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
     const std::int64_t width = table.cols();
@@ -161,19 +166,19 @@ class CpuBackend final : public Backend {
                                         columns = std::min(end * kPanelRows, width) - column;
                      float* const gate = space + kMatmulScratch;
                      float* const up = gate + count * columns;
-                     multiply_panels(up_run.to(gate, columns, row, column), first, end, row, count, space);
-                     multiply_panels(up_run.to(up, columns, row, width + column), up_panel + first, up_panel + end, row,
-                                     count, space);
+                     products_.multiply(up_run.to(gate, columns, row, column), first, end, row, count, space);
+                     products_.multiply(up_run.to(up, columns, row, width + column), up_panel + first, up_panel + end,
+                                        row, count, space);
                      for (std::int64_t r = 0; r < count; ++r) {
-                       kernels_.activate(ffn.activation, ffn.clamp_limit, gate + r * columns, up + r * columns,
-                                         scratch + (row + r) * stride + column, columns);
+                       activate_row(ffn, row + r, gate + r * columns, up + r * columns,
+                                    scratch + (row + r) * stride + column, columns);
                      }
                    });
     } else {
       matmul(up_run);
       for_each(rows, 8 * width, kParallelElements, [&](std::int64_t row, int) {
         float* const gate = scratch + row * stride;
-        kernels_.activate(ffn.activation, ffn.clamp_limit, gate, gate + width, gate, width);
+        activate_row(ffn, row, gate, gate + width, gate, width);
       });
     }
     const CpuMatrix& down = as_cpu(*ffn.down.weight);
@@ -223,88 +228,61 @@ class CpuBackend final : public Backend {
              [&](std::int64_t piece, int) { fn(piece * kPiece, std::min(kPiece, count - piece * kPiece)); });
   }
 
-  /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows.
-  void multiply_panels(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count,
-                       float* space) const {
-    for (const CpuMatrix::Segment& segment : run.weight->segments()) {
-      const std::int64_t from = std::max(first, segment.first_panel) - segment.first_panel;
-      const std::int64_t to = std::min(end, segment.first_panel + segment.panels()) - segment.first_panel;
-      if (from >= to) continue;
-      float* out = run.out + (row - run.out_row) * run.out_stride + segment.first_row - run.out_column;
-      const float* bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr;
-      if (segment.integer_inputs) {
-        const IntegerInputs& x = run.integers;
-        const std::int64_t blocks = x.stride / kInputBlock;
-        kernels_.products.multiply_integers({.weight = *segment.integers,
-                                             .first_panel = from,
-                                             .end_panel = to,
-                                             .x = {.codes = x.codes + row * x.stride,
-                                                   .sums = x.sums + row * blocks,
-                                                   .totals = x.totals + row * (blocks + 1),
-                                                   .scales = x.scales + row * x.groups,
-                                                   .shifts = x.shifts + row * x.groups,
-                                                   .tile_scales = x.tile_scales + row * x.groups,
-                                                   .tile_shifts = x.tile_shifts + row * x.groups,
-                                                   .stride = x.stride,
-                                                   .groups = x.groups},
-                                             .rows = count,
-                                             .out = out,
-                                             .out_stride = run.out_stride,
-                                             .bias = bias});
-      } else if (segment.stored.paired) {
-        kernels_.products.multiply_pairs({.weight = segment.stored,
-                                          .first_panel = from,
-                                          .end_panel = to,
-                                          .x = run.pairs + row * run.pairs_stride,
-                                          .x_stride = run.pairs_stride,
-                                          .x_scales = run.x_scales != nullptr ? run.x_scales + row : nullptr,
-                                          .rows = count,
-                                          .out = out,
-                                          .out_stride = run.out_stride,
-                                          .bias = bias});
-      } else {
-        PackedSegment weight = segment.stored;
-        if (segment.integers) {
-          weight.format = QuantFormat::codes;
-          weight.codes = &*segment.integers;
-        }
-        kernels_.matmul({.weight = weight,
-                         .first_panel = from,
-                         .end_panel = to,
-                         .x = run.x + row * run.x_stride,
-                         .x_stride = run.x_stride,
-                         .x_scales = run.x_scales != nullptr ? run.x_scales + row : nullptr,
-                         .rows = count,
-                         .round_inputs = run.weight->round_inputs(),
-                         .out = out,
-                         .out_stride = run.out_stride,
-                         .bias = bias,
-                         .scratch = space});
+  /// Some columns of a row: out = act(gate) * up, or zero where a row of an answer leaves the neuron out. `out` may be
+  /// gate.
+  void activate_row(const GatedFfn& ffn, std::int64_t row, const float* gate, const float* up, float* out,
+                    std::int64_t columns) const {
+    const std::optional<float> threshold = ffn.down.weight->skip().gate_threshold;
+    if (!threshold || !inputs_.skipped().is_answer(row)) {
+      kernels_.activate(ffn.activation, ffn.clamp_limit, gate, up, out, columns);
+      return;
+    }
+    // The gate by itself is what it gives with an up that counts as one.
+    constexpr std::int64_t kPiece = 256;
+    float ones[kPiece], gates[kPiece];
+    std::fill_n(ones, kPiece, ffn.activation == Activation::swiglu_clamp ? 0.0f : 1.0f);
+    for (std::int64_t first = 0; first < columns; first += kPiece) {
+      const std::int64_t count = std::min(kPiece, columns - first);
+      kernels_.activate(ffn.activation, ffn.clamp_limit, gate + first, ones, gates, count);
+      kernels_.activate(ffn.activation, ffn.clamp_limit, gate + first, up + first, out + first, count);
+      for (std::int64_t i = 0; i < count; ++i) {
+        if (std::fabs(gates[i]) <= *threshold) out[first + i] = 0.0f;
       }
     }
   }
 
+  /// Panels that a task takes at least: what a tile of rows takes; of weights that are skipped a whole tile, so that
+  /// memory is read in long pieces.
+  [[nodiscard]] static std::int64_t task_panels(const MatmulRun& run) {
+    if (run.kept == nullptr && run.weight->tiled()) return Products::gathered_panels(*run.weight);
+    if (run.kept == nullptr) return run.rows > 1 ? 4 : 8;
+    return run.weight->segments().front().tile() / kPanelRows;
+  }
+
   /// Cuts `panels` panels times the rows into tasks fn(first panel, end panel, first row, rows, scratch). `parts`: how
-  /// many matrices of that size a task multiplies. `scratch`: kMatmulScratch, and room for what a task gives.
+  /// many matrices of that size a task multiplies. `scratch`: as Products wants it, with room behind for what a task
+  /// gives.
   template <typename Function>
   void matmul_tasks(const MatmulRun& run, std::int64_t panels, std::int64_t parts, Function&& fn) {
     if (run.rows == 0) return;
     // Whole tiles of rows, which some kernels compute anyway.
-    const std::int64_t row_blocks = (run.rows + kMatmulRows - 1) / kMatmulRows;
+    const std::int64_t row_blocks = run.weight->tiled() ? 1 : (run.rows + kMatmulRows - 1) / kMatmulRows;
     const std::int64_t block_rows = row_blocks == 1 ? run.rows : round_up((run.rows + row_blocks - 1) / row_blocks, 16);
     // Many tasks a thread, so that a slow one does not keep all waiting; whole groups of panels, so that the tiles of a
     // few rows are full. Many rows come back to the weights, which the second-level cache has to hold.
-    const std::int64_t group = run.rows > 1 ? 4 : 8, wanted = 12 * pool_->threads();
+    const std::int64_t group = task_panels(run), wanted = 12 * pool_->threads();
     std::int64_t step = round_up((panels + wanted - 1) / wanted, group);
-    if (run.rows > 1) {
+    if (run.rows > 1 && run.kept == nullptr) {
       const std::int64_t inputs = std::max<std::int64_t>(run.weight->cols() * parts, 1);
       step = std::min(step, std::max(group, std::min(kMostPanels, kTaskWeights / inputs / group * group)));
     }
     const std::int64_t steps = (panels + step - 1) / step;
-    scratch_.reserve(kMatmulScratch + parts * step * kPanelRows * block_rows);
+    const std::int64_t gathered = Products::gathered_floats(*run.weight);
+    scratch_.reserve(gathered + kMatmulScratch + parts * step * kPanelRows * block_rows);
     const auto multiply = [&](std::int64_t index, std::int64_t row, int thread) {
       const std::int64_t first = index * step;
-      fn(first, std::min(first + step, panels), row, std::min(block_rows, run.rows - row), scratch_.of(thread));
+      fn(first, std::min(first + step, panels), row, std::min(block_rows, run.rows - row),
+         scratch_.of(thread) + gathered);
     };
     const std::int64_t products = step * kPanelRows * run.weight->cols() * parts;
     if (row_blocks == 1 || steps >= 2 * pool_->threads()) {
@@ -319,13 +297,16 @@ class CpuBackend final : public Backend {
     }
   }
 
-  /// Weights that are multiplied in bf16 or E4M3 are paired.
-  [[nodiscard]] bool pairs() const { return kernels_.products.multiply_pairs != nullptr; }
+  [[nodiscard]] CpuLayouts layouts() const {
+    return {.pairs = kernels_.products.multiply_pairs != nullptr,
+            .code_tiles = kernels_.products.skip_integers != nullptr,
+            .threads = pool_->threads()};
+  }
 
   void matmul(const MatmulRun& run) {
     matmul_tasks(run, run.weight->panels(), 1,
                  [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
-                   multiply_panels(run, first, end, row, count, space);
+                   products_.multiply(run, first, end, row, count, space);
                  });
   }
 
@@ -333,6 +314,7 @@ class CpuBackend final : public Backend {
   IsaLevel level_;
   KernelTable kernels_;
   InputRows inputs_;
+  Products products_;
   DeviceArena weights_;
   ThreadScratch scratch_;
   Attention attention_;

@@ -6,6 +6,7 @@
 #include "backend/cpu/device_memory.h"
 #include "backend/cpu/parallel.h"
 #include "core/check.h"
+#include "core/float16.h"
 
 namespace millrace {
 
@@ -59,11 +60,47 @@ std::byte* InputRows::Memory::reserve(std::size_t bytes) {
 }
 
 MatmulRun InputRows::prepare(MatmulRun run) {
+  if (const std::optional<float> threshold = run.weight->skip().of_inputs()) {
+    run.x = skipped_.zeroed(run.x, run.x_stride, run.rows, run.weight->cols(), *threshold, run.weight->rows());
+  }
   if (!run.weight->input_order().empty()) reorder(run);
   if (run.weight->e4m3()) round_to_e4m3(run);
   if (run.weight->paired()) round_to_pairs(run);
   if (const std::optional<std::int64_t> group = run.weight->input_group()) quantize(run, *group);
+  if (run.weight->tiled() && run.rows <= kSkipRows) list_kept(run);
   return run;
+}
+
+void InputRows::list_kept(MatmulRun& run) {
+  const CpuMatrix::Segment& segment = run.weight->segments().front();
+  const std::int64_t cols = run.weight->cols();
+  if (segment.integers) {
+    if (!kept_.list_codes(*segment.integers, run.integers, run.rows)) return;
+  } else if (segment.stored.paired) {
+    kept_.list_pairs(kernels_.products.pair_order, run.pairs, run.pairs_stride, run.rows, cols);
+  } else {
+    if (run.weight->round_inputs()) round_floats(run);
+    kept_.list_floats(run.x, run.x_stride, run.rows, cols);
+  }
+  run.kept = &kept_;
+}
+
+/// Kernels of kept inputs take values that are rounded already.
+void InputRows::round_floats(MatmulRun& run) {
+  const std::int64_t cols = run.weight->cols();
+  Places places;
+  const auto rounded_at = places.add<std::uint16_t>(round_up(cols, kPanelRows));
+  const auto values_at = places.add<float>(run.rows * cols);
+  std::byte* const memory = values_.reserve(places.bytes());
+  std::uint16_t* const rounded = rounded_at.in(memory);
+  float* const values = values_at.in(memory);
+  for (std::int64_t row = 0; row < run.rows; ++row) {
+    kernels_.round_to_bf16(
+        {.x = run.x + row * run.x_stride, .cols = cols, .padded_cols = round_up(cols, kPanelRows), .values = rounded});
+    for (std::int64_t k = 0; k < cols; ++k) values[row * cols + k] = bf16_to_float(rounded[k]);
+  }
+  run.x = values;
+  run.x_stride = cols;
 }
 
 void InputRows::reorder(MatmulRun& run) {

@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <memory>
 
+#include "backend/cpu/input_tiles.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
+#include "backend/cpu/skipped_inputs.h"
 #include "core/thread_pool.h"
 
 namespace millrace {
@@ -24,7 +26,8 @@ struct MatmulRun {
   IntegerInputs integers = {};           // x in codes, for integer weights
   const std::uint16_t* pairs = nullptr;  // x in bf16, for paired weights
   std::int64_t pairs_stride = 0;
-  const float* x_scales = nullptr;  // of x in values of E4M3, for such weights
+  const float* x_scales = nullptr;   // of x in values of E4M3, for such weights
+  const KeptInputs* kept = nullptr;  // where the rows are so few, and leave out so much, that kernels skip the rest
   // Of `out`'s first element.
   std::int64_t out_row = 0, out_column = 0;
 
@@ -42,12 +45,19 @@ struct MatmulRun {
 /// What the last call made stays until the next. Used from one thread.
 class InputRows {
  public:
-  InputRows(const KernelTable& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+  InputRows(const KernelTable& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool), skipped_(pool) {}
+
+  /// Which rows of the step's products are of answers.
+  void begin(const ForwardBatch& batch) { skipped_.begin(batch); }
 
   /// The run with its inputs as its weight wants them.
   MatmulRun prepare(MatmulRun run);
 
+  [[nodiscard]] const SkippedInputs& skipped() const { return skipped_; }
+
  private:
+  void list_kept(MatmulRun& run);
+  void round_floats(MatmulRun& run);
   void reorder(MatmulRun& run);
   void quantize(MatmulRun& run, std::int64_t group);
   void round_to_e4m3(MatmulRun& run);
@@ -66,6 +76,8 @@ class InputRows {
 
   const KernelTable& kernels_;
   ThreadPool& pool_;
+  SkippedInputs skipped_;
+  KeptInputs kept_;
   Memory ordered_, values_, pairs_, codes_;
 };
 

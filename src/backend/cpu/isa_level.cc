@@ -16,6 +16,11 @@ KernelTable improved(KernelTable kernels, const ProductKernels& better) {
   if (better.multiply_pairs != nullptr) products.multiply_pairs = better.multiply_pairs;
   if (better.attend_rounded != nullptr) products.attend_rounded = better.attend_rounded;
   if (better.score_cells_rounded != nullptr) products.score_cells_rounded = better.score_cells_rounded;
+  if (better.skip_pairs != nullptr) {
+    products.skip_pairs = better.skip_pairs;
+    products.pair_order = better.pair_order;
+  }
+  if (better.skip_integers != nullptr) products.skip_integers = better.skip_integers;
   for (std::size_t a = 0; a < kArithmetics; ++a) {
     if (better.multiply_add[a] != nullptr) products.multiply_add[a] = better.multiply_add[a];
   }

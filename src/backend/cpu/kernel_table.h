@@ -34,6 +34,10 @@ struct PackedIntegers;
 /// the last panel padded with zeros. Others: rows of blocks, one after the other; or `codes`. For products of pairs
 /// (PairTask) inputs are padded with zeros to a multiple of kPairBlock, and those of bf16 lie side by side:
 /// [panel][padded cols / 2][16][2].
+///
+/// Plain formats may also lie input by input, in tiles of `tile` outputs: [tile][cols][outputs of the tile], the last
+/// tile as wide as panels are left; cols padded for products of pairs, which stand apart then. Kernels of dense
+/// products do not know it: they are given panels that were gathered from it (input_tiles.h).
 struct PackedSegment {
   QuantFormat format = QuantFormat::f32;
   const std::byte* data = nullptr;
@@ -43,6 +47,7 @@ struct PackedSegment {
   const float* group_scales = nullptr;    // f8_e4m3 alone: [panels][groups of `group` inputs][16]
   std::int64_t group = 0;                 // a multiple of 16
   const PackedIntegers* codes = nullptr;  // of format codes
+  std::int64_t tile = 0;                  // outputs, a multiple of 16; 0: panels
 };
 
 /// out[r, o] = sum over k of x[r, k] * w[o, k], k ascending in one accumulator, times row_scales[o], or row_scales[o] *
@@ -110,8 +115,10 @@ inline constexpr std::int32_t kE2m1Zero = 12;
 /// kIntegerBlock with codes that do not matter, since the padded inputs are 0. A panel's codes:
 ///   int8: [padded_cols / 4][16 outputs][4 inputs] int8
 ///   int4, e2m1: [padded_cols / 4][8][4] bytes; of byte [o][k] the low half is output o, the high half output o + 8
-/// Groups of inputs have scales; what a format lacks is null. Products with codes of inputs know no float_scales, and
-/// one kind of zero at a time.
+/// Or codes input by input, in tiles of `tile` outputs: [tile][padded_cols][panels of the tile][16 or 8 bytes], bytes
+/// as above; what groups have lies as they do then, [tile][groups or supers][panels of the tile][16]. Groups of inputs
+/// have scales; what a format lacks is null. Products with codes of inputs know no float_scales, and one kind of zero
+/// at a time.
 struct PackedIntegers {
   CodeKind kind = CodeKind::int8;  // not e4m3
   std::int64_t rows = 0, cols = 0, padded_cols = 0;
@@ -130,6 +137,7 @@ struct PackedIntegers {
   std::int32_t zero = 0;                         // and all less this; of e2m1 kE2m1Zero
   const std::uint16_t* minimums = nullptr;       // [panels][supers][16], halves
   const std::int8_t* minimum_factors = nullptr;  // [panels][groups][16]
+  std::int64_t tile = 0;                         // outputs, a multiple of 16; 0: panels
 };
 
 /// Rows of inputs as codes: value = scale of the row and group * codes[r][k].
@@ -157,6 +165,51 @@ struct IntegerTask {
   std::int64_t out_stride = 0;
   const float* bias = nullptr;  // may be null
 };
+
+/// Rows that kernels of kept inputs take at most, and entries of the list of inputs, and of that of codes, that they
+/// look ahead: they are there behind its end too.
+inline constexpr std::int64_t kSkipRows = 4, kSkipAhead = 16, kSkipAheadCodes = 64;
+
+/// A product of rows with the inputs of which some row is not zero: what MatmulTask, or PairTask, makes of the rows
+/// whole, to the bit. Weights lie input by input.
+struct SkipTask {
+  PackedSegment weight;
+  std::int64_t first_panel = 0, end_panel = 0;
+  // The inputs, ascending, and the last again as often as kernels look ahead. For tiles: of every kPairBlock inputs
+  // first those with even, then those with odd indexes. For dot products: in twos, of each pair of inputs both where
+  // both are kept, else twice the one that is.
+  const std::int32_t* kept = nullptr;
+  std::int64_t count = 0;
+  const std::int32_t* begins = nullptr;  // for tiles: of the even and of the odd ones of each block, and the end
+  // Their values, [rows][x_stride]: rounded as the product wants it, as floats, or for dot products as bf16, where of
+  // a pair the input that is not kept is zero.
+  const float* x = nullptr;
+  const std::uint16_t* pairs = nullptr;
+  std::int64_t x_stride = 0;
+  std::int64_t rows = 0;  // at most kSkipRows
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+  const float* bias = nullptr;  // may be null
+};
+
+/// The same for what IntegerTask makes. Of each group of the weight at most 128 inputs are kept, or the weight has one
+/// group, of codes of 8 bits.
+struct SkipIntegerTask {
+  PackedIntegers weight;
+  std::int64_t first_panel = 0, end_panel = 0;
+  const std::int32_t* kept = nullptr;    // of each group in fours, filled up with the last
+  const std::int32_t* begins = nullptr;  // [groups + 1]: where a group's begin
+  const std::int8_t* codes = nullptr;    // [rows][codes_stride]: of the kept inputs; 0 for what fills up
+  std::int64_t codes_stride = 0;
+  IntegerInputs x;  // scales, shifts and totals of the rows
+  std::int64_t rows = 0;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+  const float* bias = nullptr;  // may be null
+};
+
+/// In which form SkipTask::kept comes for multiply_pairs' bits.
+enum class PairOrder : std::uint8_t { none, tiles, dots };
 
 /// A row of inputs to codes, as quantize_inputs() defines it, with the padding and the sums of its blocks.
 struct QuantizeTask {
@@ -326,12 +379,16 @@ struct ProductKernels {
   AttendKernel attend_rounded = nullptr;
   /// Where queries are rounded for attention; null at the end: `score_cells` takes them all.
   void (*score_cells_rounded)(const CellTask& task) = nullptr;
+  void (*skip_pairs)(const SkipTask& task) = nullptr;  // of the same bits as multiply_pairs, and comes with it
+  PairOrder pair_order = PairOrder::none;
+  void (*skip_integers)(const SkipIntegerTask& task) = nullptr;  // null at the end: codes lie in panels
   MultiplyAdd multiply_add[kArithmetics] = {};
 };
 
 struct KernelTable {
   ProductKernels products;
   void (*matmul)(const MatmulTask& task);
+  void (*skip_floats)(const SkipTask& task);  // of the same bits as matmul
   void (*quantize)(const QuantizeTask& task);
   void (*round_to_e4m3)(const RoundTask& task);
   void (*round_to_bf16)(const HalveTask& task);

@@ -24,6 +24,9 @@ namespace {
 #include "backend/cpu/kernels/tiles_amx.h"
 #include "backend/cpu/kernels/integers_amx.h"
 #include "backend/cpu/kernels/products_amx.h"
+#include "backend/cpu/kernels/skip_tiles.h"
+#include "backend/cpu/kernels/skip_pairs.h"
+#include "backend/cpu/kernels/skip_pairs_amx.h"
 #include "backend/cpu/kernels/kv_elements.h"
 #include "backend/cpu/kernels/attend_state.h"
 #include "backend/cpu/kernels/attention_amx.h"
@@ -38,6 +41,8 @@ const ProductKernels kAmxProducts = {
     .multiply_pairs = multiply_pairs_by_tiles,
     .attend_rounded = attend_by_tiles,
     .score_cells_rounded = score_cells_by_tiles,
+    .skip_pairs = skip_pairs_as_tiles,
+    .pair_order = PairOrder::tiles,
     .multiply_add = {nullptr, multiply_add_pairs, multiply_add_pairs, multiply_add_bytes_by_tiles}};
 
 }  // namespace millrace

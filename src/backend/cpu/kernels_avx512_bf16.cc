@@ -16,11 +16,16 @@ namespace {
 #include "backend/cpu/kernels/panel_rows.h"
 #include "backend/cpu/kernels/pairs.h"
 #include "backend/cpu/kernels/products_bf16.h"
+#include "backend/cpu/kernels/skip_tiles.h"
+#include "backend/cpu/kernels/skip_pairs.h"
+#include "backend/cpu/kernels/skip_pairs_dots.h"
 // clang-format on
 
 }  // namespace
 
 const ProductKernels kAvx512Bf16Products = {.multiply_pairs = multiply_pairs_by_dots,
+                                            .skip_pairs = skip_pairs_by_dots,
+                                            .pair_order = PairOrder::dots,
                                             .multiply_add = {nullptr, multiply_add_dots, multiply_add_dots, nullptr}};
 
 }  // namespace millrace

@@ -17,11 +17,14 @@ namespace {
 #include "backend/cpu/kernels/integer_inputs.h"
 #include "backend/cpu/kernels/integers_vnni.h"
 #include "backend/cpu/kernels/integers.h"
+#include "backend/cpu/kernels/skip_tiles.h"
+#include "backend/cpu/kernels/skip_integers_vnni.h"
 // clang-format on
 
 }  // namespace
 
 const ProductKernels kAvx512VnniProducts = {.multiply_integers = multiply_integers,
+                                            .skip_integers = skip_integers,
                                             .multiply_add = {nullptr, nullptr, nullptr, multiply_add_bytes}};
 
 }  // namespace millrace

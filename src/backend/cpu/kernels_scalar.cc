@@ -15,6 +15,8 @@ namespace {
 #include "backend/cpu/kernels/integers_scalar.h"
 #include "backend/cpu/kernels/codes.h"
 #include "backend/cpu/kernels/multiply.h"
+#include "backend/cpu/kernels/skip_tiles.h"
+#include "backend/cpu/kernels/skip_floats.h"
 #include "backend/cpu/kernels/integers.h"
 #include "backend/cpu/kernels/inputs.h"
 #include "backend/cpu/kernels/kv_elements.h"

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "backend/cpu/input_tiles.h"
 #include "core/check.h"
 #include "core/float16.h"
 
@@ -75,7 +76,29 @@ Element* writable(const Element* part) {
   return const_cast<Element*>(part);
 }
 
+/// The byte of input 0 of an output in codes that lie input by input, and how far the next input's is from there.
+TiledPanel tiled_code(const PackedIntegers& layout, std::int64_t row) {
+  const std::int64_t of_input = code_panel_bytes(layout);
+  TiledPanel place = tiled_panel(layout.rows, layout.tile, layout.padded_cols, row / kPanelRows, of_input);
+  place.offset += row % of_input;
+  return place;
+}
+
+bool upper_half(const PackedIntegers& layout, std::int64_t row) {
+  return layout.kind != CodeKind::int8 && row % kPanelRows >= kPanelRows / 2;
+}
+
+void write_tiled_codes(const PackedIntegers& layout, std::int64_t row, const std::int8_t* codes) {
+  const TiledPanel place = tiled_code(layout, row);
+  std::byte* target = writable(layout.codes) + place.offset;
+  const int shift = upper_half(layout, row) ? 4 : 0;
+  for (std::int64_t k = 0; k < layout.cols; ++k, target += place.stride) {
+    *target |= static_cast<std::byte>(static_cast<std::uint8_t>(codes[k])) << shift;
+  }
+}
+
 void write_codes(const PackedIntegers& layout, std::int64_t row, const std::int8_t* codes) {
+  if (layout.tile > 0) return write_tiled_codes(layout, row, codes);
   const std::int64_t lane = row % kPanelRows;
   std::byte* panel = writable(layout.codes) + row / kPanelRows * panel_bytes(layout);
   const bool bytes = layout.kind == CodeKind::int8;
@@ -104,14 +127,18 @@ void write_codes(const PackedIntegers& layout, std::int64_t row, const std::int8
 
 /// The first `given` of one output's elements of a part that has `count` for each, to their lane.
 template <typename Element, typename Stored>
-void write_lane(const Element* part, std::int64_t row, std::int64_t count, std::int64_t given, const Stored* values) {
-  Element* target = writable(part) + row / kPanelRows * count * kPanelRows + row % kPanelRows;
-  for (std::int64_t i = 0; i < given; ++i) target[i * kPanelRows] = static_cast<Element>(values[i]);
+void write_lane(const PackedIntegers& layout, const Element* part, std::int64_t row, std::int64_t count,
+                std::int64_t given, const Stored* values) {
+  for (std::int64_t i = 0; i < given; ++i) {
+    writable(part)[group_place(layout, row / kPanelRows, count, i) + row % kPanelRows] =
+        static_cast<Element>(values[i]);
+  }
 }
 
 template <typename Element, typename Stored>
-void write_lane(const Element* part, std::int64_t row, std::int64_t count, const Stored* values) {
-  write_lane(part, row, count, count, values);
+void write_lane(const PackedIntegers& layout, const Element* part, std::int64_t row, std::int64_t count,
+                const Stored* values) {
+  write_lane(layout, part, row, count, count, values);
 }
 
 /// Scales as halves, times a power of two that is returned: 1 where all of them are halves already.
@@ -130,8 +157,9 @@ float to_halves(std::span<const float> scales, std::span<std::uint16_t> halves) 
 }
 
 template <typename Element>
-Element lane_element(const Element* part, std::int64_t row, std::int64_t count, std::int64_t index) {
-  return part[(row / kPanelRows * count + index) * kPanelRows + row % kPanelRows];
+Element lane_element(const PackedIntegers& layout, const Element* part, std::int64_t row, std::int64_t count,
+                     std::int64_t index) {
+  return part[group_place(layout, row / kPanelRows, count, index) + row % kPanelRows];
 }
 
 void set_e2m1(PackedIntegers& layout) {
@@ -239,12 +267,12 @@ Status pack_integer_panel(const CodeFormat& format, const MatrixSource& source, 
     quantize_row(format, values.data(), layout.cols, {codes.data(), scales.data(), zeros.data(), &row_scale});
     write_codes(layout, row, codes.data());
     if (layout.row_scales != nullptr) {
-      write_lane(layout.row_scales, row, 1, layout.scales == nullptr ? scales.data() : &row_scale);
+      write_lane(layout, layout.row_scales, row, 1, layout.scales == nullptr ? scales.data() : &row_scale);
     }
     if (layout.scales == nullptr) continue;
     std::ranges::transform(scales, halves.begin(), float_to_f16);
-    write_lane(layout.scales, row, layout.groups, halves.data());
-    if (layout.zeros != nullptr) write_lane(layout.zeros, row, layout.groups, zeros.data());
+    write_lane(layout, layout.scales, row, layout.groups, halves.data());
+    if (layout.zeros != nullptr) write_lane(layout, layout.zeros, row, layout.groups, zeros.data());
   }
   return Ok{};
 }
@@ -257,12 +285,12 @@ void pack_block_row(QuantFormat format, const std::byte* blocks, const PackedInt
   split_row(format, blocks, layout.cols,
             {codes.data(), scales.data(), minimums.data(), factors.data(), minimum_factors.data(), &row_scale});
   write_codes(layout, row, codes.data());
-  write_lane(layout.scales, row, layout.supers, scales.data());
-  if (layout.row_scales != nullptr) write_lane(layout.row_scales, row, 1, &row_scale);
-  if (layout.factors != nullptr) write_lane(layout.factors, row, layout.groups, factors.data());
-  if (layout.minimums != nullptr) write_lane(layout.minimums, row, layout.supers, minimums.data());
+  write_lane(layout, layout.scales, row, layout.supers, scales.data());
+  if (layout.row_scales != nullptr) write_lane(layout, layout.row_scales, row, 1, &row_scale);
+  if (layout.factors != nullptr) write_lane(layout, layout.factors, row, layout.groups, factors.data());
+  if (layout.minimums != nullptr) write_lane(layout, layout.minimums, row, layout.supers, minimums.data());
   if (layout.minimum_factors != nullptr) {
-    write_lane(layout.minimum_factors, row, layout.groups, minimum_factors.data());
+    write_lane(layout, layout.minimum_factors, row, layout.groups, minimum_factors.data());
   }
 }
 
@@ -276,17 +304,17 @@ Status pack_coded_row(const CodedMatrix& matrix, std::int64_t stored_row, const 
   MILLRACE_CHECK_OK(check_scales(scales, row_scale, stored_row));
   write_codes(layout, row, codes.data());
   const auto groups = static_cast<std::int64_t>(scales.size());  // as many as the layout has, but for the padding
-  if (layout.zeros != nullptr) write_lane(layout.zeros, row, layout.groups, groups, zeros.data());
+  if (layout.zeros != nullptr) write_lane(layout, layout.zeros, row, layout.groups, groups, zeros.data());
   if (layout.float_scales != nullptr) {
-    write_lane(layout.float_scales, row, layout.groups, groups, scales.data());
+    write_lane(layout, layout.float_scales, row, layout.groups, groups, scales.data());
   } else if (layout.scales == nullptr) {
     row_scale *= scales.front();
   } else {
     std::vector<std::uint16_t> halves(scales.size());
     row_scale *= to_halves(scales, halves);
-    write_lane(layout.scales, row, layout.groups, groups, halves.data());
+    write_lane(layout, layout.scales, row, layout.groups, groups, halves.data());
   }
-  write_lane(layout.row_scales, row, 1, 1, &row_scale);
+  write_lane(layout, layout.row_scales, row, 1, 1, &row_scale);
   return Ok{};
 }
 
@@ -296,7 +324,14 @@ void decode_integer_row(const PackedIntegers& weight, std::int64_t row, float* t
   for (std::int64_t k = 0; k < weight.cols; ++k) {
     const std::int64_t group = k / weight.group, super = group >> weight.super_shift;
     std::int32_t code = 0;
-    if (weight.kind == CodeKind::int8) {
+    if (weight.tile > 0) {
+      const TiledPanel place = tiled_code(weight, row);
+      const std::byte byte = weight.codes[place.offset + k * place.stride];
+      const int both = std::to_integer<std::uint8_t>(byte);
+      code = weight.kind == CodeKind::int8 ? std::int32_t{std::to_integer<std::int8_t>(byte)}
+             : upper_half(weight, row)     ? both >> 4
+                                           : both & 15;
+    } else if (weight.kind == CodeKind::int8) {
       code = std::int32_t{std::to_integer<std::int8_t>(panel[(k / kQuad * kPanelRows + lane) * kQuad + k % kQuad])};
     } else {
       const auto both = std::to_integer<std::uint8_t>(
@@ -307,21 +342,23 @@ void decode_integer_row(const PackedIntegers& weight, std::int64_t row, float* t
       code = std::int32_t{kE2m1Steps[code]};
     } else {
       code -= weight.zero;
-      if (weight.zeros != nullptr) code -= lane_element(weight.zeros, row, weight.groups, group);
+      if (weight.zeros != nullptr) code -= lane_element(weight, weight.zeros, row, weight.groups, group);
     }
     target[k] = static_cast<float>(code);
     if (weight.scales == nullptr) {
-      if (weight.float_scales != nullptr) target[k] *= lane_element(weight.float_scales, row, weight.groups, group);
+      if (weight.float_scales != nullptr)
+        target[k] *= lane_element(weight, weight.float_scales, row, weight.groups, group);
       target[k] *= weight.row_scales[row];
       continue;
     }
-    float scale = f16_to_float(lane_element(weight.scales, row, weight.supers, super));
-    if (weight.factors != nullptr) scale *= lane_element(weight.factors, row, weight.groups, group);
+    float scale = f16_to_float(lane_element(weight, weight.scales, row, weight.supers, super));
+    if (weight.factors != nullptr) scale *= lane_element(weight, weight.factors, row, weight.groups, group);
     target[k] *= scale;
     if (weight.row_scales != nullptr) target[k] *= weight.row_scales[row];
     if (weight.minimums == nullptr) continue;
-    float minimum = f16_to_float(lane_element(weight.minimums, row, weight.supers, super));
-    if (weight.minimum_factors != nullptr) minimum *= lane_element(weight.minimum_factors, row, weight.groups, group);
+    float minimum = f16_to_float(lane_element(weight, weight.minimums, row, weight.supers, super));
+    if (weight.minimum_factors != nullptr)
+      minimum *= lane_element(weight, weight.minimum_factors, row, weight.groups, group);
     target[k] += minimum;
   }
 }

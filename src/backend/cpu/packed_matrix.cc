@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "backend/cpu/device_memory.h"
+#include "backend/cpu/input_tiles.h"
 #include "backend/cpu/packed_integers.h"
 #include "core/check.h"
 #include "core/float16.h"
@@ -123,8 +124,23 @@ void pack_panel(const MatrixSource& source, const CpuMatrix::Segment& segment, s
   for (std::int64_t k = 0; k < segment.stored.cols; k += kColumns) {
     const std::int64_t end = std::min(k + kColumns, segment.stored.cols);
     for (std::int64_t r = 0; r < count; ++r) fill_lane(rows[r], segment.stored.format, k, end, target, r);
-    if (segment.stored.paired)
+    if (segment.stored.paired && segment.stored.tile == 0)
       pair_up(target + k * kPanelRows * static_cast<std::int64_t>(sizeof(std::uint16_t)), end - k);
+  }
+}
+
+/// The same into a tile of weights that lie input by input.
+void pack_tiled_panel(const MatrixSource& source, const CpuMatrix::Segment& segment, std::int64_t panel,
+                      std::byte* data) {
+  const PackedSegment& stored = segment.stored;
+  const std::int64_t of_input = kPanelRows * static_cast<std::int64_t>(format_info(stored.format).block_bytes);
+  std::vector<std::byte> together(static_cast<std::size_t>(stored.cols * of_input));
+  pack_panel(source, segment, panel, together.data());
+  const std::int64_t inputs = stored.paired ? round_up(stored.cols, kPairBlock) : stored.cols;
+  const TiledPanel place = tiled_panel(stored.rows, stored.tile, inputs, panel, of_input);
+  for (std::int64_t k = 0; k < stored.cols; ++k) {
+    std::memcpy(data + place.offset + k * place.stride, together.data() + k * of_input,
+                static_cast<std::size_t>(of_input));
   }
 }
 
@@ -248,7 +264,7 @@ void CpuMatrix::lay_out_rounded(const CodeFormat& format) {
   Segment all{.stored = {QuantFormat::codes, nullptr, rows_, cols_}};
   if (format.kind == CodeKind::e4m3) {
     all.stored.format = QuantFormat::f8_e4m3;
-    all.stored.paired = pairs_ && e4m3();
+    all.stored.paired = layouts_.pairs && e4m3();
     all.scale_groups = 1;
   } else {
     all.integers = integer_layout(format, rows_, cols_);
@@ -259,8 +275,9 @@ void CpuMatrix::lay_out_rounded(const CodeFormat& format) {
 
 void CpuMatrix::add_piece(const MatrixPiece& piece, const LinearFormat& format, bool round) {
   MILLRACE_CHECK(piece.cols == cols_, "pieces of {} and {} columns", piece.cols, cols_);
-  Segment segment{.stored = {round ? QuantFormat::bf16 : piece.format, nullptr, piece.rows, cols_, round && pairs_},
-                  .first_row = rows_};
+  Segment segment{
+      .stored = {round ? QuantFormat::bf16 : piece.format, nullptr, piece.rows, cols_, round && layouts_.pairs},
+      .first_row = rows_};
   if (!segments_.empty()) segment.first_panel = segments_.back().first_panel + segments_.back().panels();
   rows_ += piece.rows;
   if (piece.coded) {
@@ -290,6 +307,7 @@ void CpuMatrix::add_piece(const MatrixPiece& piece, const LinearFormat& format, 
 void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
   cols_ = source.cols();
   input_ = format.input;
+  skip_ = format.skip;
   codes_ = format.codes;
   if (codes_) {
     rows_ = source.rows();
@@ -307,19 +325,37 @@ void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
       segment.integers = integer_layout(*blocks, segment.stored.rows, cols_);
       take_integer_inputs(segment);
     }
-    bytes_ += segment_bytes(segment);
+  }
+  if (skip_.of_inputs() && segments_.size() == 1) tile(segments_.front());
+  for (const Segment& segment : segments_) bytes_ += segment_bytes(segment);
+}
+
+void CpuMatrix::tile(Segment& segment) const {
+  if (segment.coded != nullptr && !segment.integers) return;  // codes that become floats
+  if (segment.integers) {
+    PackedIntegers& codes = *segment.integers;
+    constexpr std::int64_t kMostOfGroup = 128;  // SkipIntegerTask
+    const bool whole = codes.scales == nullptr && codes.kind == CodeKind::int8;
+    if (!layouts_.code_tiles || !segment.integer_inputs ||
+        (!whole && (codes.scales == nullptr || codes.group > kMostOfGroup)))
+      return;
+    codes.tile = tile_outputs(codes.rows, code_panel_bytes(codes), layouts_.threads);
+  } else if (segment.stored.format == QuantFormat::f32 || segment.stored.format == QuantFormat::bf16 ||
+             segment.stored.format == QuantFormat::f16) {
+    const auto bytes = static_cast<std::int64_t>(format_info(segment.stored.format).block_bytes);
+    segment.stored.tile = tile_outputs(segment.stored.rows, kPanelRows * bytes, layouts_.threads);
   }
 }
 
-std::size_t CpuMatrix::packed_bytes(const MatrixSource& source, LinearFormat format, bool pairs) {
-  CpuMatrix matrix(pairs);
+std::size_t CpuMatrix::packed_bytes(const MatrixSource& source, LinearFormat format, CpuLayouts layouts) {
+  CpuMatrix matrix(layouts);
   matrix.lay_out(source, format);
   return matrix.bytes();
 }
 
-Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, LinearFormat format, bool pairs,
+Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, LinearFormat format, CpuLayouts layouts,
                                                    ThreadPool& pool, DeviceArena& arena) {
-  std::unique_ptr<CpuMatrix> matrix(new CpuMatrix(pairs));
+  std::unique_ptr<CpuMatrix> matrix(new CpuMatrix(layouts));
   matrix->lay_out(source, format);
   MILLRACE_TRY(matrix->memory_, arena.allocate(matrix->bytes_, "a weight"));
 
@@ -369,6 +405,8 @@ Status CpuMatrix::pack_segment(const MatrixSource& source, const Segment& segmen
       for (std::int64_t row = panel * kPanelRows; row < end; ++row) {
         pack_block_row(segment.stored.format, find_row(source, segment.first_row + row).start, *segment.integers, row);
       }
+    } else if (segment.stored.tile > 0) {
+      pack_tiled_panel(source, segment, panel, memory);
     } else if (is_plain(segment.stored.format)) {
       pack_panel(source, segment, panel, target);
     } else {
@@ -412,8 +450,19 @@ void CpuMatrix::decode_row(std::int64_t row, float* target) const {
       dequantize(stored.format, stored.data + static_cast<std::size_t>(inside) * row_bytes, target, columns);
       return;
     }
-    const std::byte* panel = stored.data + static_cast<std::size_t>(inside / kPanelRows) * panel_bytes(stored);
     const std::size_t size = format_info(stored.format).block_bytes;
+    if (stored.tile > 0) {
+      const auto of_element = static_cast<std::int64_t>(size);
+      const TiledPanel place =
+          tiled_panel(stored.rows, stored.tile, stored.paired ? round_up(cols_, kPairBlock) : cols_,
+                      inside / kPanelRows, kPanelRows * of_element);
+      const std::byte* element = stored.data + place.offset + inside % kPanelRows * of_element;
+      for (std::size_t k = 0; k < columns; ++k, element += place.stride) {
+        dequantize(stored.format, element, target + k, 1);
+      }
+      return;
+    }
+    const std::byte* panel = stored.data + static_cast<std::size_t>(inside / kPanelRows) * panel_bytes(stored);
     const std::byte* lane = panel + static_cast<std::size_t>(inside % kPanelRows) * size;
     for (std::size_t k = 0; k < columns; ++k) {
       const std::byte* element = lane + k * kPanelRows * size;

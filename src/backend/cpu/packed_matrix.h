@@ -14,6 +14,13 @@
 
 namespace millrace {
 
+/// What the kernels of a level have layouts for.
+struct CpuLayouts {
+  bool pairs = false;       // weights that are multiplied in bf16, or in E4M3, are paired (PackedSegment)
+  bool code_tiles = false;  // codes may lie input by input
+  int threads = 1;          // that share the tiles of what lies so
+};
+
 /// Outputs in segments of one format each, one below the other. Panels are numbered through all segments; a segment
 /// starts a panel of its own.
 class CpuMatrix final : public PackedMatrix {
@@ -27,6 +34,8 @@ class CpuMatrix final : public PackedMatrix {
     std::int64_t first_panel = 0;
     std::int64_t scale_groups = 0;  // of f8_e4m3: groups of inputs with a scale for each output; 0: no scales
 
+    /// Outputs of a tile of weights that lie input by input; 0: they lie in panels.
+    [[nodiscard]] std::int64_t tile() const { return integers ? integers->tile : stored.tile; }
     [[nodiscard]] bool row_scaled() const { return scale_groups > 0 && stored.group == 0; }
 
     [[nodiscard]] std::int64_t panels() const { return (stored.rows + kPanelRows - 1) / kPanelRows; }
@@ -36,12 +45,13 @@ class CpuMatrix final : public PackedMatrix {
   /// codes into panels, everything else row by row as stored. Neighbouring pieces of one format become one segment.
   /// With a format of input bf16, a source of plain pieces alone is rounded to bf16; with a format of codes all pieces
   /// are rounded to it and become one segment. Pieces of codes that the kernels have no layout for become floats. Takes
-  /// the packed size and no more, from the arena. `pairs`: weights that are multiplied in bf16, or in E4M3, are paired
-  /// (PackedSegment). Errors: no memory; a weight that cannot be rounded, or is not finite.
-  static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, bool pairs,
+  /// the packed size and no more, from the arena. With a skip() a single segment lies input by input, where that may
+  /// be: of plain elements, and of codes whose inputs are codes too. Errors: no memory; a weight that cannot be
+  /// rounded, or is not finite.
+  static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, CpuLayouts layouts,
                                                  ThreadPool& pool, DeviceArena& arena);
   /// bytes() of what pack() would return; needs no data.
-  static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format, bool pairs);
+  static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format, CpuLayouts layouts);
 
   [[nodiscard]] std::int64_t rows() const override { return rows_; }
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
@@ -52,11 +62,14 @@ class CpuMatrix final : public PackedMatrix {
     if (e4m3() && paired()) return Arithmetic::fp8;
     return round_inputs() ? Arithmetic::bf16 : Arithmetic::f32;
   }
+  [[nodiscard]] InputSkip skip() const override { return skip_; }
   [[nodiscard]] bool round_inputs() const { return input_ == DType::bf16 && !e4m3(); }
   /// Weights and inputs are E4M3 with scales.
   [[nodiscard]] bool e4m3() const { return codes_ && codes_->kind == CodeKind::e4m3 && !codes_->float_inputs; }
   /// Its products are those of pairs.
   [[nodiscard]] bool paired() const { return segments_.size() == 1 && segments_.front().stored.paired; }
+  /// Whether its weights lie input by input.
+  [[nodiscard]] bool tiled() const { return segments_.size() == 1 && segments_.front().tile() > 0; }
   /// The order in which inputs meet the weights; empty: their own.
   [[nodiscard]] const std::vector<std::int32_t>& input_order() const { return input_order_; }
   /// Where some segments take integers: the inputs that share a scale of their codes, 0 for all of a row.
@@ -73,20 +86,23 @@ class CpuMatrix final : public PackedMatrix {
   void decode_row(std::int64_t row, float* target) const;
 
  private:
-  explicit CpuMatrix(bool pairs) : pairs_(pairs) {}
+  explicit CpuMatrix(CpuLayouts layouts) : layouts_(layouts) {}
 
   Status pack_segment(const MatrixSource& source, const Segment& segment, std::byte* memory, ThreadPool& pool) const;
   /// The segments, without data yet, and what follows from them.
   void lay_out(const MatrixSource& source, LinearFormat format);
   void lay_out_rounded(const CodeFormat& format);
   void add_piece(const MatrixPiece& piece, const LinearFormat& format, bool round);
+  /// Puts the outputs input by input, if they can lie so.
+  void tile(Segment& segment) const;
   /// Its inputs become codes, if those of no other segment became different ones.
   void take_integer_inputs(Segment& segment);
 
-  bool pairs_;
+  CpuLayouts layouts_;
   std::int64_t rows_ = 0, cols_ = 0;
   std::size_t bytes_ = 0;
   DType input_ = DType::f32;
+  InputSkip skip_;
   std::optional<CodeFormat> codes_;
   std::optional<std::int64_t> input_group_;
   std::vector<std::int32_t> input_order_;

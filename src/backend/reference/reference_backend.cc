@@ -8,6 +8,7 @@
 #include <new>
 #include <numeric>
 
+#include "backend/answer_rows.h"
 #include "backend/reference/seen_positions.h"
 #include "core/check.h"
 #include "core/float16.h"
@@ -34,6 +35,7 @@ class ReferenceMatrix final : public PackedMatrix {
   [[nodiscard]] std::int64_t cols() const override { return cols_; }
   [[nodiscard]] std::size_t bytes() const override { return values_.size() * sizeof(float); }
   [[nodiscard]] Arithmetic arithmetic() const override { return Arithmetic::f32; }
+  [[nodiscard]] InputSkip skip() const override { return format_.skip; }
   [[nodiscard]] const LinearFormat& format() const { return format_; }
   [[nodiscard]] const float* row(std::int64_t r) const { return values_.data() + r * cols_; }
   [[nodiscard]] float* row(std::int64_t r) { return values_.data() + r * cols_; }
@@ -156,6 +158,11 @@ float gated(const GatedFfn& ffn, float gate, float up) {
   return clamped_gate * sigmoid(1.702f * clamped_gate) * (clamped_up + 1.0f);
 }
 
+/// What the up projection's output is multiplied with.
+float gate_alone(const GatedFfn& ffn, float gate) {
+  return gated(ffn, gate, ffn.activation == Activation::swiglu_clamp ? 0.0f : 1.0f);
+}
+
 /// target = x / rms(x) * weight; weight null: 1. target may be x.
 void rms_norm(const float* x, const float* weight, float eps, std::int64_t width, float* target) {
   float sum = 0.0f;
@@ -225,10 +232,12 @@ class ReferenceBackend final : public Backend {
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
   [[nodiscard]] bool selects_pages() const override { return true; }
+  [[nodiscard]] bool skips_inputs() const override { return true; }
+  [[nodiscard]] SkipCounts skip_counts() const override { return counts_; }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat /*format*/) const override { return Arithmetic::f32; }
   void wait() override {}
 
-  void begin(const ForwardBatch&) override {}
+  void begin(const ForwardBatch& batch) override { mark_answer_rows(batch, answers_); }
 
   void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
     const std::int64_t width = table.cols();
@@ -260,13 +269,16 @@ class ReferenceBackend final : public Backend {
   void linear(const Linear& linear, const float* x, std::int64_t rows, float* out, std::int64_t out_stride) override {
     const ReferenceMatrix& weight = as_reference(*linear.weight);
     const std::int64_t cols = weight.cols();
-    std::vector<float> input(static_cast<std::size_t>(cols));
+    std::vector<float> input(static_cast<std::size_t>(cols)), kept(input.size());
+    const std::optional<float> threshold = weight.skip().of_inputs();
     for (std::int64_t r = 0; r < rows; ++r) {
+      std::copy_n(x + r * cols, cols, kept.begin());
+      if (threshold && is_answer(r, rows)) leave_out(*threshold, weight.rows(), kept);
       for (std::int64_t o = 0; o < weight.rows(); ++o) {
         const std::span<const std::int32_t> order = weight.input_order(o);
         if (o == 0 || weight.input_group(o) != weight.input_group(o - 1) ||
             !std::ranges::equal(order, weight.input_order(o - 1))) {
-          round_inputs(weight.format(), weight.input_group(o), order, x + r * cols, input);
+          round_inputs(weight.format(), weight.input_group(o), order, kept.data(), input);
         }
         const float* w = weight.row(o);
         float sum = 0.0f;
@@ -300,10 +312,13 @@ class ReferenceBackend final : public Backend {
     const std::int64_t width = ffn.intermediate();
     linear(ffn.gate_up, x, rows, scratch, 2 * width);
     std::vector<float> hidden(static_cast<std::size_t>(rows * width));
+    const std::optional<float> threshold = ffn.down.weight->skip().gate_threshold;
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* gate = scratch + r * 2 * width;
       for (std::int64_t i = 0; i < width; ++i) {
-        hidden[static_cast<std::size_t>(r * width + i)] = gated(ffn, gate[i], gate[width + i]);
+        float& value = hidden[static_cast<std::size_t>(r * width + i)];
+        value = gated(ffn, gate[i], gate[width + i]);
+        if (threshold && is_answer(r, rows) && std::fabs(gate_alone(ffn, gate[i])) <= *threshold) value = 0.0f;
       }
     }
     linear(ffn.down, hidden.data(), rows, out, ffn.down.weight->rows());
@@ -356,6 +371,21 @@ class ReferenceBackend final : public Backend {
   }
 
  private:
+  /// Row `row` of `rows`, which must be those of the batch.
+  [[nodiscard]] bool is_answer(std::int64_t row, std::int64_t rows) const {
+    MILLRACE_CHECK(rows == static_cast<std::int64_t>(answers_.size()), "{} rows, {} of the batch", rows,
+                   answers_.size());
+    return answers_[static_cast<std::size_t>(row)] != 0;
+  }
+
+  void leave_out(float threshold, std::int64_t outputs, std::vector<float>& x) {
+    for (float& value : x) {
+      if (std::fabs(value) <= threshold) value = 0.0f;
+      counts_.kept += value != 0.0f ? static_cast<double>(outputs) : 0.0;
+      counts_.all += static_cast<double>(outputs);
+    }
+  }
+
   static void normalize_heads(float* x, const float* weight, const RopeStoreArgs& args, std::int32_t heads) {
     if (args.norm == NormScope::all_heads) {
       rms_norm(x, weight, args.eps, std::int64_t{heads} * args.head_dim, x);
@@ -461,6 +491,9 @@ class ReferenceBackend final : public Backend {
     }
     return weights;
   }
+
+  std::vector<std::uint8_t> answers_;  // of the batch
+  SkipCounts counts_;
 };
 
 }  // namespace

@@ -5,6 +5,7 @@ constexpr KernelTable kTable{
     .products = {.multiply_integers = multiply_integers,
                  .multiply_add = {multiply_add_floats, multiply_add_floats, multiply_add_floats, multiply_add_bytes}},
     .matmul = matmul,
+    .skip_floats = skip_floats,
     .quantize = quantize,
     .round_to_e4m3 = round_inputs_to_e4m3,
     .round_to_bf16 = round_inputs_to_bf16,

@@ -1,0 +1,159 @@
+#include "backend/cpu/products.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "backend/cpu/input_tiles.h"
+
+namespace millrace {
+
+namespace {
+
+std::size_t bytes_of(const CpuMatrix::Segment& segment, std::int64_t panels) {
+  return segment.integers ? gathered_bytes(*segment.integers, 0, panels) : gathered_bytes(segment.stored, 0, panels);
+}
+
+}  // namespace
+
+std::int64_t Products::gathered_panels(const CpuMatrix& weight) {
+  constexpr std::size_t kBytes = std::size_t{1} << 20;  // that the second-level cache holds beside the rows
+  constexpr std::int64_t kPiece = 256;                  // bytes of an input that are read together
+  const CpuMatrix::Segment& segment = weight.segments().front();
+  const std::int64_t of_input = segment.integers ? code_panel_bytes(*segment.integers)
+                                                 : kPanelRows * (segment.stored.format == QuantFormat::f32 ? 4 : 2);
+  std::int64_t panels = kPiece / of_input;
+  while (panels > 2 && bytes_of(segment, panels) > kBytes) panels /= 2;
+  return panels;
+}
+
+std::int64_t Products::gathered_floats(const CpuMatrix& weight) {
+  if (!weight.tiled()) return 0;
+  const CpuMatrix::Segment& segment = weight.segments().front();
+  const std::size_t bytes = bytes_of(segment, gathered_panels(weight)) + 64;
+  return round_up(static_cast<std::int64_t>(bytes / sizeof(float)), 16);
+}
+
+void Products::multiply(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row,
+                        std::int64_t count, float* space) const {
+  for (const CpuMatrix::Segment& segment : run.weight->segments()) {
+    const std::int64_t from = std::max(first, segment.first_panel) - segment.first_panel;
+    const std::int64_t to = std::min(end, segment.first_panel + segment.panels()) - segment.first_panel;
+    if (from >= to) continue;
+    const Part part{.out = run.out + (row - run.out_row) * run.out_stride + segment.first_row - run.out_column,
+                    .bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr,
+                    .row = row,
+                    .count = count};
+    if (run.kept != nullptr) {
+      multiply_kept(run, segment, from, to, part);
+    } else if (segment.tile() > 0) {
+      multiply_gathered(run, segment, from, to, part, space);
+    } else if (segment.integers) {
+      multiply_segment(run, segment, segment.stored, &*segment.integers, from, to, part, space);
+    } else {
+      multiply_segment(run, segment, segment.stored, nullptr, from, to, part, space);
+    }
+  }
+}
+
+void Products::multiply_kept(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from,
+                             std::int64_t to, const Part& part) const {
+  if (segment.integers) {
+    SkipIntegerTask task{.weight = *segment.integers,
+                         .first_panel = from,
+                         .end_panel = to,
+                         .x = run.integers,
+                         .out = part.out,
+                         .out_stride = run.out_stride,
+                         .bias = part.bias};
+    run.kept->fill(task);
+    kernels_.products.skip_integers(task);
+    return;
+  }
+  SkipTask task{.weight = segment.stored,
+                .first_panel = from,
+                .end_panel = to,
+                .out = part.out,
+                .out_stride = run.out_stride,
+                .bias = part.bias};
+  run.kept->fill(task);
+  (segment.stored.paired ? kernels_.products.skip_pairs : kernels_.skip_floats)(task);
+}
+
+void Products::multiply_gathered(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from,
+                                 std::int64_t to, const Part& part, float* space) const {
+  const std::int64_t gathered = gathered_panels(*run.weight);
+  std::byte* const target = reinterpret_cast<std::byte*>(space - gathered_floats(*run.weight));
+  for (std::int64_t panel = from; panel < to; panel += gathered) {
+    const std::int64_t end = std::min(to, panel + gathered), outputs = panel * kPanelRows;
+    std::optional<PackedIntegers> codes;
+    PackedSegment weight = segment.stored;
+    if (segment.integers) {
+      codes = gather_panels(*segment.integers, panel, end, target);
+    } else {
+      weight = gather_panels(segment.stored, panel, end, target);
+    }
+    // All rows meet what was gathered, in tasks that the kernels take: whole tiles of rows.
+    for (std::int64_t row = 0; row < part.count; row += kMatmulRows) {
+      const Part some{.out = part.out + row * run.out_stride + outputs,
+                      .bias = part.bias != nullptr ? part.bias + outputs : nullptr,
+                      .row = part.row + row,
+                      .count = std::min(kMatmulRows, part.count - row)};
+      multiply_segment(run, segment, weight, codes ? &*codes : nullptr, 0, end - panel, some, space);
+    }
+  }
+}
+
+void Products::multiply_segment(const MatmulRun& run, const CpuMatrix::Segment& segment, PackedSegment weight,
+                                const PackedIntegers* codes, std::int64_t from, std::int64_t to, const Part& part,
+                                float* space) const {
+  if (segment.integer_inputs) {
+    const IntegerInputs& x = run.integers;
+    const std::int64_t blocks = x.stride / kInputBlock;
+    kernels_.products.multiply_integers({.weight = *codes,
+                                         .first_panel = from,
+                                         .end_panel = to,
+                                         .x = {.codes = x.codes + part.row * x.stride,
+                                               .sums = x.sums + part.row * blocks,
+                                               .totals = x.totals + part.row * (blocks + 1),
+                                               .scales = x.scales + part.row * x.groups,
+                                               .shifts = x.shifts + part.row * x.groups,
+                                               .tile_scales = x.tile_scales + part.row * x.groups,
+                                               .tile_shifts = x.tile_shifts + part.row * x.groups,
+                                               .stride = x.stride,
+                                               .groups = x.groups},
+                                         .rows = part.count,
+                                         .out = part.out,
+                                         .out_stride = run.out_stride,
+                                         .bias = part.bias});
+  } else if (segment.stored.paired) {
+    kernels_.products.multiply_pairs({.weight = weight,
+                                      .first_panel = from,
+                                      .end_panel = to,
+                                      .x = run.pairs + part.row * run.pairs_stride,
+                                      .x_stride = run.pairs_stride,
+                                      .x_scales = run.x_scales != nullptr ? run.x_scales + part.row : nullptr,
+                                      .rows = part.count,
+                                      .out = part.out,
+                                      .out_stride = run.out_stride,
+                                      .bias = part.bias});
+  } else {
+    if (codes != nullptr) {
+      weight.format = QuantFormat::codes;
+      weight.codes = codes;
+    }
+    kernels_.matmul({.weight = weight,
+                     .first_panel = from,
+                     .end_panel = to,
+                     .x = run.x + part.row * run.x_stride,
+                     .x_stride = run.x_stride,
+                     .x_scales = run.x_scales != nullptr ? run.x_scales + part.row : nullptr,
+                     .rows = part.count,
+                     .round_inputs = run.weight->round_inputs(),
+                     .out = part.out,
+                     .out_stride = run.out_stride,
+                     .bias = part.bias,
+                     .scratch = space});
+  }
+}
+
+}  // namespace millrace

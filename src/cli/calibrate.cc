@@ -1,0 +1,72 @@
+// `millrace calibrate`: how large a model's activations are on a text, for recipes that leave out the small ones.
+
+#include "convert/calibrate.h"
+
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/options.h"
+
+namespace millrace::cli {
+
+namespace {
+
+struct CalibrateFlags {
+  ModelFlags model;
+  std::string output, text;
+  std::int64_t tokens = 65536;
+};
+
+void print(const std::vector<ActivationProfile::Entry>& entries, const char* what) {
+  for (const ActivationProfile::Entry& entry : entries) {
+    std::printf("%-50s %-10s", entry.layers.front().c_str(), what);
+    for (const double share : {0.1, 0.25, 0.5, 0.75, 0.9})
+      std::printf(" %10.4g", magnitude_at(entry.magnitudes, share));
+    std::printf("\n");
+  }
+}
+
+Status run(const CalibrateFlags& flags) {
+  if (flags.text.empty() && !flags.model.dummy) {
+    return fail("give a text with --text; only made-up weights (--dummy) do without");
+  }
+  MILLRACE_TRY(LoadOptions options, load_options(flags.model, 1));
+  MILLRACE_TRY(const ActivationProfile profile,
+               profile_activations(std::move(options), {.file = flags.text, .tokens = flags.tokens},
+                                   progress_bar("calibrating")));
+  std::ofstream file(flags.output, std::ios::binary);
+  file << activation_profile_text(profile);
+  file.close();
+  if (!file) return fail("{} could not be written", flags.output);
+  if (flags.model.json) {
+    const nlohmann::ordered_json document{{"model", profile.model},
+                                          {"tokens", profile.tokens},
+                                          {"inputs", profile.inputs.size()},
+                                          {"gates", profile.gates.size()},
+                                          {"output", flags.output}};
+    std::printf("%s\n", document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    return Ok{};
+  }
+  std::printf("magnitudes that 10, 25, 50, 75 and 90 %% of %lld rows do not exceed\n",
+              static_cast<long long>(profile.tokens));
+  print(profile.inputs, "inputs");
+  print(profile.gates, "act(gate)");
+  return Ok{};
+}
+
+}  // namespace
+
+void add_calibrate(CLI::App& app, Command& chosen) {
+  auto flags = std::make_shared<CalibrateFlags>();
+  CLI::App* command =
+      app.add_subcommand("calibrate", "Measure how large activations are, for a recipe's \"activations\"");
+  add_model_flags(*command, flags->model);
+  command->add_option("--text", flags->text, "Text that the model reads; with --dummy it may do without");
+  command->add_option("--tokens", flags->tokens, "Of it that are read at most")->check(CLI::PositiveNumber);
+  command->add_option("-o,--output", flags->output, "Profile to write")->required();
+  command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
+}
+
+}  // namespace millrace::cli

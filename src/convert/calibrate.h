@@ -1,0 +1,20 @@
+// Running a model on a text to learn how large its activations are (`millrace calibrate`).
+#pragma once
+
+#include <functional>
+
+#include "convert/calibration.h"
+#include "recipe/activation_profile.h"
+#include "runtime/load_model.h"
+
+namespace millrace {
+
+/// Runs the model as `options` say on the text, each position once; rows are of answers where the recipe leaves out
+/// inputs, so that what they leave is seen as well. Without a text as many tokens drawn by lot, for models whose
+/// weights are made up. `options`: limits, wrap_backend and max_model_len are set here. Errors: the model cannot be
+/// loaded or runs on a device whose memory is not the host's; a text that has no tokens, or a model that has no
+/// tokenizer.
+Result<ActivationProfile> profile_activations(LoadOptions options, const CalibrationText& text,
+                                              const std::function<void(std::int64_t, std::int64_t)>& progress);
+
+}  // namespace millrace

@@ -1,0 +1,109 @@
+#include "recipe/activation_profile.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/json_extent.h"
+
+namespace millrace {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kDeepest = 8, kMostValues = 20'000'000;
+
+Result<MagnitudeQuantiles> parse_quantiles(const Json& numbers, const std::string& where) {
+  if (!numbers.is_array() || numbers.size() < 2) return fail("{}: \"magnitudes\" is no list of numbers", where);
+  MagnitudeQuantiles quantiles;
+  for (const Json& number : numbers) {
+    const float value = number.is_number() ? number.get<float>() : -1.0f;
+    if (!(value >= 0.0f) || !std::isfinite(value) || (!quantiles.empty() && value < quantiles.back())) {
+      return fail("{}: \"magnitudes\" holds {} where numbers from 0 on must ascend", where, number.dump());
+    }
+    quantiles.push_back(value);
+  }
+  return quantiles;
+}
+
+Result<std::vector<ActivationProfile::Entry>> parse_entries(const Json& document, const char* key,
+                                                            const std::string& name) {
+  std::vector<ActivationProfile::Entry> entries;
+  const auto list = document.find(key);
+  if (list == document.end() || !list->is_array()) return fail("{}: \"{}\" is not a list", name, key);
+  for (const Json& item : *list) {
+    const std::string where = fmt::format("{}: \"{}\"[{}]", name, key, entries.size());
+    if (!item.is_object()) return fail("{} is not an object", where);
+    ActivationProfile::Entry entry;
+    const auto layers = item.find("layers"), magnitudes = item.find("magnitudes");
+    if (layers == item.end() || !layers->is_array() || layers->empty() ||
+        !std::ranges::all_of(*layers, [](const Json& layer) { return layer.is_string(); })) {
+      return fail("{}: \"layers\" is no list of names", where);
+    }
+    for (const Json& layer : *layers) entry.layers.push_back(layer.get<std::string>());
+    MILLRACE_TRY(entry.magnitudes, parse_quantiles(magnitudes == item.end() ? Json() : *magnitudes, where));
+    entries.push_back(std::move(entry));
+  }
+  return entries;
+}
+
+const MagnitudeQuantiles* find(const std::vector<ActivationProfile::Entry>& entries, std::string_view layer) {
+  const auto found = std::ranges::find_if(
+      entries, [&](const auto& entry) { return std::ranges::find(entry.layers, layer) != entry.layers.end(); });
+  return found == entries.end() ? nullptr : &found->magnitudes;
+}
+
+Json entries_json(const std::vector<ActivationProfile::Entry>& entries) {
+  Json list = Json::array();
+  for (const auto& entry : entries) list.push_back({{"layers", entry.layers}, {"magnitudes", entry.magnitudes}});
+  return list;
+}
+
+}  // namespace
+
+float magnitude_at(const MagnitudeQuantiles& quantiles, double share) {
+  const double place = std::clamp(share, 0.0, 1.0) * static_cast<double>(quantiles.size() - 1);
+  const auto below = std::min(static_cast<std::size_t>(place), quantiles.size() - 2);
+  const double part = place - static_cast<double>(below);
+  return static_cast<float>((1.0 - part) * quantiles[below] + part * quantiles[below + 1]);
+}
+
+const MagnitudeQuantiles* ActivationProfile::inputs_of(std::string_view layer) const {
+  return find(inputs, layer);
+}
+
+const MagnitudeQuantiles* ActivationProfile::gate_of(std::string_view layer) const {
+  return find(gates, layer);
+}
+
+Result<ActivationProfile> parse_activation_profile(std::string_view text, const std::string& name) {
+  const JsonExtent extent = json_extent(text, kDeepest);
+  if (extent.depth > kDeepest || extent.values > kMostValues) return fail("{}: too large for a profile", name);
+  const Json document = Json::parse(text, nullptr, false);
+  const auto version = document.is_object() ? document.find("millrace_activations") : document.end();
+  if (!document.is_object() || version == document.end() || *version != 1) {
+    return fail("{}: no profile of activations that `millrace calibrate` has written", name);
+  }
+  ActivationProfile profile;
+  const auto model = document.find("model"), tokens = document.find("tokens");
+  if (model == document.end() || !model->is_string() || tokens == document.end() || !tokens->is_number_integer()) {
+    return fail("{}: \"model\" or \"tokens\" is missing", name);
+  }
+  profile.model = model->get<std::string>();
+  profile.tokens = tokens->get<std::int64_t>();
+  MILLRACE_TRY(profile.inputs, parse_entries(document, "inputs", name));
+  MILLRACE_TRY(profile.gates, parse_entries(document, "gates", name));
+  return profile;
+}
+
+std::string activation_profile_text(const ActivationProfile& profile) {
+  const Json document{{"millrace_activations", 1},
+                      {"model", profile.model},
+                      {"tokens", profile.tokens},
+                      {"inputs", entries_json(profile.inputs)},
+                      {"gates", entries_json(profile.gates)}};
+  return document.dump() + "\n";
+}
+
+}  // namespace millrace

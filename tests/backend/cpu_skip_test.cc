@@ -1,0 +1,230 @@
+// Rows of answers that leave out inputs: to the bit what dense products make of rows with zeros, at every level, in
+// every format, alone and in company; and close to the reference.
+
+#include <limits>
+
+#include "backend/reference/reference_backend.h"
+#include "backend/rows_world.h"
+#include "quant/codes.h"
+
+namespace millrace {
+namespace {
+
+class CpuSkip : public CpuLevelTest {};
+
+/// A row each of a sequence of its own, as far as `answers` says of an answer.
+ForwardBatch batch_of(const std::vector<bool>& answers) {
+  ForwardBatch batch;
+  for (const bool answer : answers) {
+    const auto row = static_cast<std::int32_t>(batch.token_ids.size());
+    batch.token_ids.push_back(0);
+    batch.positions.push_back(7);
+    batch.sequences.push_back({.first_row = row, .rows = 1, .first_position = 7});
+    if (answer) batch.sequences.back().answer_begin = 7;
+  }
+  return batch;
+}
+
+std::vector<float> masked(std::vector<float> x, const std::vector<bool>& answers, float threshold) {
+  const std::size_t cols = x.size() / answers.size();
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    if (answers[i / cols] && std::fabs(x[i]) <= threshold) x[i] = 0.0f;
+  }
+  return x;
+}
+
+struct NamedFormat {
+  const char* name;
+  LinearFormat format;
+};
+
+std::vector<NamedFormat> formats() {
+  std::vector<NamedFormat> all{{"f32", {}}, {"bf16", {.input = DType::bf16}}};
+  for (const char* name : {"int8", "int4", "int4.g32", "int4.g64.sym", "int4.g32.a16", "int8.a16", "nvfp4", "mxfp4",
+                           "fp8_e4m3", "fp8_e4m3.a16"}) {
+    all.push_back({name, {.codes = code_format_from_name(name)}});
+  }
+  return all;
+}
+
+/// Which rows are of answers. The first is of an answer alone.
+std::vector<std::vector<bool>> companies() {
+  std::vector<std::vector<bool>> all{{true}, {true, true}, {true, false, true}, {true, true, true, true}};
+  for (const std::size_t rows : {5, 40}) {
+    all.emplace_back(rows);
+    for (std::size_t r = 0; r < rows; ++r) all.back()[r] = r % 3 != 1;
+  }
+  return all;
+}
+
+struct Shape {
+  std::int64_t rows, cols;
+};
+// Remainders of panels, of wide tiles, of blocks and groups of inputs.
+constexpr Shape kShapes[] = {{1, 1}, {16, 64}, {33, 100}, {300, 257}, {1040, 160}};
+// Of normal numbers: none, some, most, all.
+constexpr float kThresholds[] = {0.0f, 0.3f, 0.7f, 2.0f, 100.0f};
+
+std::unique_ptr<PackedMatrix> with_skip(Backend& backend, const std::vector<float>& weights, const Shape& shape,
+                                        LinearFormat format, float threshold) {
+  format.skip.threshold = threshold;
+  EXPECT_EQ(backend.packed_bytes(source_of(weights, shape.rows, shape.cols), format),
+            packed(backend, weights, shape.rows, shape.cols, format)->bytes());
+  return packed(backend, weights, shape.rows, shape.cols, format);
+}
+
+TEST_P(CpuSkip, GivesTheBitsOfDenseProductsWithZeros) {
+  const auto backend = cpu_backend(GetParam());
+  Random random(1);
+  for (const auto& [name, format] : formats()) {
+    for (const Shape& shape : kShapes) {
+      const std::vector<float> weights = random.normals(shape.rows * shape.cols), bias = random.normals(shape.rows);
+      const auto dense = packed(*backend, weights, shape.rows, shape.cols, format);
+      for (const float threshold : kThresholds) {
+        const auto skipping = with_skip(*backend, weights, shape, format, threshold);
+        for (const std::vector<bool>& answers : companies()) {
+          if (answers.size() > 4 && threshold != 0.7f) continue;
+          SCOPED_TRACE(fmt::format("{} {} x {}, {} rows, threshold {}", name, shape.rows, shape.cols, answers.size(),
+                                   threshold));
+          const auto count = static_cast<std::int64_t>(answers.size());
+          const std::vector<float> x = random.normals(count * shape.cols);
+          backend->begin(batch_of(answers));
+          ASSERT_TRUE(identical(multiply(*backend, *skipping, x, bias.data()),
+                                multiply(*backend, *dense, masked(x, answers, threshold), bias.data())));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuSkip, ThresholdZeroIsDense) {
+  const auto backend = cpu_backend(GetParam());
+  Random random(2);
+  const Shape shape{530, 160};
+  for (const auto& [name, format] : formats()) {
+    const std::vector<float> weights = random.normals(shape.rows * shape.cols), x = random.normals(3 * shape.cols);
+    const auto dense = packed(*backend, weights, shape.rows, shape.cols, format);
+    const auto skipping = with_skip(*backend, weights, shape, format, 0.0f);
+    backend->begin(batch_of({true, true, true}));
+    EXPECT_TRUE(identical(multiply(*backend, *skipping, x), multiply(*backend, *dense, x))) << name;
+  }
+}
+
+TEST_P(CpuSkip, ARowHasTheSameBitsAloneInCompanyAndWithThreads) {
+  const auto backend = cpu_backend(GetParam()), threads = cpu_backend(GetParam(), 3);
+  Random random(3);
+  const Shape shape{1100, 384};
+  for (const auto& [name, format] : formats()) {
+    const std::vector<float> weights = random.normals(shape.rows * shape.cols);
+    const auto one = with_skip(*backend, weights, shape, format, 0.7f),
+               many = with_skip(*threads, weights, shape, format, 0.7f);
+    const std::vector<float> first = random.normals(shape.cols);
+    backend->begin(batch_of({true}));
+    const std::vector<float> alone = multiply(*backend, *one, first);
+    for (const std::vector<bool>& answers : companies()) {
+      std::vector<float> x = first;
+      const std::vector<float> others = random.normals(static_cast<std::int64_t>(answers.size() - 1) * shape.cols);
+      x.insert(x.end(), others.begin(), others.end());
+      backend->begin(batch_of(answers));
+      threads->begin(batch_of(answers));
+      EXPECT_TRUE(identical(part(multiply(*backend, *one, x), 0, shape.rows), alone)) << name << answers.size();
+      EXPECT_TRUE(identical(part(multiply(*threads, *many, x), 0, shape.rows), alone)) << name << answers.size();
+    }
+  }
+}
+
+TEST_P(CpuSkip, IsCloseToTheReference) {
+  const auto backend = cpu_backend(GetParam());
+  const auto reference = make_reference_backend();
+  Random random(4);
+  const Shape shape{300, 256};
+  for (const auto& [name, format] : formats()) {
+    const std::vector<float> weights = random.normals(shape.rows * shape.cols), x = random.normals(2 * shape.cols);
+    const auto ours = with_skip(*backend, weights, shape, format, 0.7f),
+               theirs = with_skip(*reference, weights, shape, format, 0.7f);
+    for (const auto& b : {backend.get(), reference.get()}) b->begin(batch_of({true, false}));
+    EXPECT_TRUE(close(multiply(*backend, *ours, x), multiply(*reference, *theirs, x), 1e-4f)) << name;
+    EXPECT_EQ(backend->skip_counts().kept, reference->skip_counts().kept) << name;
+    EXPECT_EQ(backend->skip_counts().all, reference->skip_counts().all) << name;
+  }
+}
+
+TEST_P(CpuSkip, CountsWhatItKeeps) {
+  const auto backend = cpu_backend(GetParam());
+  const Shape shape{16, 5};
+  const auto matrix = with_skip(*backend, std::vector<float>(80, 1.0f), shape, {}, 1.0f);
+  backend->begin(batch_of({true, false}));
+  multiply(*backend, *matrix, {0.5f, -1.0f, 1.5f, -2.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f});
+  EXPECT_EQ(backend->skip_counts().kept, 2 * 16);
+  EXPECT_EQ(backend->skip_counts().all, 5 * 16);
+}
+
+TEST_P(CpuSkip, WhatIsNoNumberIsNotLeftOut) {
+  const auto backend = cpu_backend(GetParam());
+  const Shape shape{16, 64};
+  for (const LinearFormat& format : {LinearFormat{}, LinearFormat{.input = DType::bf16}}) {
+    const auto matrix = with_skip(*backend, std::vector<float>(16 * 64, 1.0f), shape, format, 1.0f);
+    std::vector<float> x(64, 0.5f);
+    x[3] = std::numeric_limits<float>::quiet_NaN();
+    backend->begin(batch_of({true}));
+    EXPECT_TRUE(std::isnan(multiply(*backend, *matrix, x).front()));
+  }
+}
+
+TEST_P(CpuSkip, NeuronsWhoseGateIsSmallGiveNothing) {
+  const auto backend = cpu_backend(GetParam());
+  const auto reference = make_reference_backend();
+  Random random(5);
+  constexpr std::int64_t kWidth = 96, kIntermediate = 560;
+  for (const auto& [name, format] : formats()) {
+    for (const Activation activation : kActivations) {
+      for (const std::vector<bool>& answers :
+           {std::vector<bool>{true}, {true, false, true}, std::vector<bool>(9, true)}) {
+        SCOPED_TRACE(fmt::format("{} activation {}, {} rows", name, static_cast<int>(activation), answers.size()));
+        const auto rows = static_cast<std::int64_t>(answers.size());
+        Ffn ffn(random, kWidth, kIntermediate), gated(random, kWidth, kIntermediate);
+        gated.gate_up = ffn.gate_up;
+        gated.down = ffn.down;
+        gated.gate_up_bias = ffn.gate_up_bias;
+        gated.down_bias = ffn.down_bias;
+        const GatedFfn dense = ffn.on(*backend, activation, true, format);
+        const auto skipping = [&](Backend& on, Ffn& weights, float threshold) {
+          GatedFfn result = weights.on(on, activation, true, format);
+          LinearFormat down = format;
+          down.skip.gate_threshold = threshold;
+          weights.packed_down = packed(on, weights.down, kWidth, kIntermediate, down);
+          result.down.weight = weights.packed_down.get();
+          return result;
+        };
+        const std::vector<float> x = random.normals(rows * kWidth);
+        for (Backend* on : {backend.get(), reference.get()}) on->begin(batch_of(answers));
+        // Nothing is left out.
+        EXPECT_TRUE(
+            identical(run_ffn(*backend, skipping(*backend, gated, 0.0f), x, rows), run_ffn(*backend, dense, x, rows)));
+        const std::vector<float> some = run_ffn(*backend, skipping(*backend, gated, 0.2f), x, rows);
+        EXPECT_TRUE(close(some, run_ffn(*reference, skipping(*reference, gated, 0.2f), x, rows), 1e-2f));
+        if (activation == Activation::swiglu_clamp) continue;
+        // The same in parts.
+        std::vector<float> both = multiply(*backend, *dense.gate_up.weight, x, dense.gate_up.bias), gate, ones, hidden;
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const std::vector<float> of_row = part(both, r * 2 * kIntermediate, kIntermediate);
+          gate.insert(gate.end(), of_row.begin(), of_row.end());
+        }
+        hidden = gate;
+        ones.assign(gate.size(), 1.0f);
+        backend->activate_multiply(activation, gate.data(), ones.data(), kIntermediate, rows, kIntermediate);
+        backend->activate_multiply(activation, hidden.data(), both.data() + kIntermediate, 2 * kIntermediate, rows,
+                                   kIntermediate);
+        for (std::size_t i = 0; i < hidden.size(); ++i) {
+          if (answers[i / kIntermediate] && std::fabs(gate[i]) <= 0.2f) hidden[i] = 0.0f;
+        }
+        EXPECT_TRUE(identical(some, multiply(*backend, *dense.down.weight, hidden, dense.down.bias)));
+      }
+    }
+  }
+}
+
+MILLRACE_ON_EACH_LEVEL(CpuSkip);
+
+}  // namespace
+}  // namespace millrace
