@@ -101,6 +101,11 @@ Status check_room(const BenchFlags& flags, ModelRunner& runner) {
     return fail("--prompt {}, --gen {} and --depth {} need sequences of {} tokens, there is room for {}", flags.prompt,
                 flags.gen, deepest, longest, runner.max_sequence_tokens());
   }
+  for (const std::int32_t depth : flags.depths) {
+    if (flags.prompt == 0 || depth % runner.prompt_block() == 0) continue;
+    return fail("--depth {}: the recipe's prompts are computed in blocks of {}; give a multiple of it", depth,
+                runner.prompt_block());
+  }
   const std::int64_t pages = runner.cache().layout().pages_for(decoded) * widest;
   if (flags.gen > 0 && pages > runner.cache().pages()) {
     return fail("--batch {} needs KV memory for {} tokens, there is room for {}; raise --kv-memory", widest,

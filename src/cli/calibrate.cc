@@ -3,6 +3,7 @@
 #include "convert/calibrate.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -28,18 +29,18 @@ void print(const std::vector<ActivationProfile::Entry>& entries, const char* wha
   }
 }
 
-Status run(const CalibrateFlags& flags) {
-  if (flags.text.empty() && !flags.model.dummy) {
-    return fail("give a text with --text; only made-up weights (--dummy) do without");
-  }
+/// `file` writes to `part`, which becomes the profile.
+Status calibrate(const CalibrateFlags& flags, const std::string& part, std::ofstream& file) {
   MILLRACE_TRY(LoadOptions options, load_options(flags.model, 1));
   MILLRACE_TRY(const ActivationProfile profile,
                profile_activations(std::move(options), {.file = flags.text, .tokens = flags.tokens},
                                    progress_bar("calibrating")));
-  std::ofstream file(flags.output, std::ios::binary);
   file << activation_profile_text(profile);
   file.close();
-  if (!file) return fail("{} could not be written", flags.output);
+  if (!file) return fail("{} could not be written: is the disk full?", part);
+  std::error_code error;
+  std::filesystem::rename(part, flags.output, error);
+  if (error) return fail("{}: {}", flags.output, error.message());
   if (flags.model.json) {
     const nlohmann::ordered_json document{{"model", profile.model},
                                           {"tokens", profile.tokens},
@@ -56,6 +57,20 @@ Status run(const CalibrateFlags& flags) {
   return Ok{};
 }
 
+Status run(const CalibrateFlags& flags) {
+  if (flags.text.empty() && !flags.model.dummy) {
+    return fail("give a text with --text; only made-up weights (--dummy) do without");
+  }
+  // Beside the profile, whose place it takes when it is whole; and asked for before the work.
+  const std::string part = flags.output + ".part";
+  std::ofstream file(part, std::ios::binary);
+  if (!file) return fail("{} cannot be written: is there such a folder, and may you write in it?", part);
+  const Status status = calibrate(flags, part, file);
+  std::error_code ignored;
+  std::filesystem::remove(part, ignored);
+  return status;
+}
+
 }  // namespace
 
 void add_calibrate(CLI::App& app, Command& chosen) {
@@ -64,7 +79,7 @@ void add_calibrate(CLI::App& app, Command& chosen) {
       app.add_subcommand("calibrate", "Measure how large activations are, for a recipe's \"activations\"");
   add_model_flags(*command, flags->model);
   command->add_option("--text", flags->text, "Text that the model reads; with --dummy it may do without");
-  command->add_option("--tokens", flags->tokens, "Of it that are read at most")->check(CLI::PositiveNumber);
+  command->add_option("--tokens", flags->tokens, "Of it that are read at most")->check(CLI::Range(1, 100'000'000));
   command->add_option("-o,--output", flags->output, "Profile to write")->required();
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }

@@ -55,18 +55,20 @@ class Group {
     if (!all_.empty() && wanted > pages_) return false;
     pages_ -= static_cast<std::int32_t>(wanted);
     const auto context = static_cast<std::int64_t>(asked.context);
+    Running running{.asked = &asked};
     std::int64_t answer_begin = context;
     switch (rows_for_policy(*runner_)) {
       case RowsAre::answer:  // the row that says the first token stands for one in the middle of an answer
         answer_begin = context - 1;
         break;
       case RowsAre::prompt:  // and the continuation for what a prompt says of its own past
-        answer_begin = static_cast<std::int64_t>(asked.tokens.size());
+        answer_begin = static_cast<std::int64_t>(running.positions());
         break;
       case RowsAre::half_each:
         break;
     }
-    all_.push_back({.asked = &asked, .id = sequences_.add(asked.tokens, context, answer_begin)});
+    running.id = sequences_.add(asked.tokens, context, answer_begin);
+    all_.push_back(running);
     return true;
   }
 
@@ -99,7 +101,7 @@ class Group {
       std::size_t judged = std::max(r.done, std::min(r.first_judged(), end));
       end = std::min(end, judged + static_cast<std::size_t>(logit_rows));
       if (end < r.positions()) end = end / block * block;
-      if (end <= r.done) break;
+      if (end <= r.done) continue;
       judged = std::min(judged, end);
       parts.push_back({&r, r.done, end, judged});
       plan.entries.push_back({.id = r.id,

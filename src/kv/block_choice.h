@@ -19,8 +19,8 @@ struct BlockCandidates {
   [[nodiscard]] bool all() const { return end == first || (!by_mass && most == end - first); }
 };
 
-/// For rows whose block starts at `position`, a multiple of kQueryBlock. Where they leave something out, later ones do
-/// too, unless it is by mass that they don't.
+/// For rows whose block starts at `position`, a multiple of kQueryBlock. Where they may leave something out, so may all
+/// later ones.
 BlockCandidates block_candidates(const BlockSelection& selection, std::int64_t position);
 
 /// What tells draws by lot apart, beside the block.

@@ -1,7 +1,7 @@
 #include "recipe/activation_profile.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/json_extent.h"
@@ -12,17 +12,21 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::size_t kDeepest = 8, kMostValues = 20'000'000;
+constexpr std::size_t kDeepest = 8, kMostValues = 4'000'000;
+constexpr std::uint64_t kMostKeyPairs = 1'000'000;  // of objects, which are searched key by key
+constexpr std::size_t kLongestModel = 256;
 
 Result<MagnitudeQuantiles> parse_quantiles(const Json& numbers, const std::string& where) {
   if (!numbers.is_array() || numbers.size() < 2) return fail("{}: \"magnitudes\" is no list of numbers", where);
   MagnitudeQuantiles quantiles;
   for (const Json& number : numbers) {
-    const float value = number.is_number() ? number.get<float>() : -1.0f;
-    if (!(value >= 0.0f) || !std::isfinite(value) || (!quantiles.empty() && value < quantiles.back())) {
-      return fail("{}: \"magnitudes\" holds {} where numbers from 0 on must ascend", where, number.dump());
+    const double value = number.is_number() ? number.get<double>() : -1.0;
+    if (!(value >= 0.0) || value > double{std::numeric_limits<float>::max()} ||
+        (!quantiles.empty() && static_cast<float>(value) < quantiles.back())) {
+      return fail("{}: \"magnitudes\" holds {} where numbers from 0 on must ascend", where,
+                  number.is_number() ? number.dump() : "no number");
     }
-    quantiles.push_back(value);
+    quantiles.push_back(static_cast<float>(value));
   }
   return quantiles;
 }
@@ -79,7 +83,8 @@ const MagnitudeQuantiles* ActivationProfile::gate_of(std::string_view layer) con
 
 Result<ActivationProfile> parse_activation_profile(std::string_view text, const std::string& name) {
   const JsonExtent extent = json_extent(text, kDeepest);
-  if (extent.depth > kDeepest || extent.values > kMostValues) return fail("{}: too large for a profile", name);
+  if (extent.depth > kDeepest || extent.values > kMostValues || extent.key_pairs > kMostKeyPairs)
+    return fail("{}: too large for a profile", name);
   const Json document = Json::parse(text, nullptr, false);
   const auto version = document.is_object() ? document.find("millrace_activations") : document.end();
   if (!document.is_object() || version == document.end() || *version != 1) {
@@ -87,7 +92,8 @@ Result<ActivationProfile> parse_activation_profile(std::string_view text, const 
   }
   ActivationProfile profile;
   const auto model = document.find("model"), tokens = document.find("tokens");
-  if (model == document.end() || !model->is_string() || tokens == document.end() || !tokens->is_number_integer()) {
+  if (model == document.end() || !model->is_string() || model->get_ref<const std::string&>().size() > kLongestModel ||
+      tokens == document.end() || !tokens->is_number_integer()) {
     return fail("{}: \"model\" or \"tokens\" is missing", name);
   }
   profile.model = model->get<std::string>();

@@ -1,7 +1,7 @@
 #include "recipe/recipe.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/json_extent.h"
@@ -66,11 +66,11 @@ Result<std::vector<ThresholdRule>> parse_thresholds(const Json& thresholds, cons
   if (!thresholds.is_object()) return fail("{} is not an object of patterns and numbers", where);
   std::vector<ThresholdRule> rules;
   for (const auto& [pattern, value] : thresholds.items()) {
-    const float threshold = value.is_number() ? value.get<float>() : -1.0f;
-    if (!(threshold >= 0.0f) || !std::isfinite(threshold)) {
+    const double threshold = value.is_number() ? value.get<double>() : -1.0;
+    if (!(threshold >= 0.0) || threshold > double{std::numeric_limits<float>::max()}) {
       return fail("{}.\"{}\": {} is not a number from 0 on", where, pattern, value.dump());
     }
-    rules.push_back({pattern, threshold});
+    rules.push_back({pattern, static_cast<float>(threshold)});
   }
   return rules;
 }

@@ -63,9 +63,13 @@ Status check_selection(const LoadOptions& options, const Backend& backend) {
 
 /// Where prompts are computed in blocks, a step must have room for one beside the sequences that answer, and for its
 /// logits, which may be wanted.
-Decoder::Limits step_limits(const LoadOptions& options) {
+Decoder::Limits step_limits(const LoadOptions& options, const ModelConfig& config) {
   Decoder::Limits limits = options.limits;
-  if (!options.recipe.attention.prefill) return limits;
+  bool selects = false;
+  for (std::size_t l = 0; l < config.layers.size(); ++l) {
+    selects = selects || layer_policy(config, options.recipe.attention, l).prefill.has_value();
+  }
+  if (!selects) return limits;
   limits.max_logit_rows += kQueryBlock;
   limits.max_rows = std::max((limits.max_rows + kQueryBlock - 1) / kQueryBlock * kQueryBlock, limits.max_logit_rows);
   return limits;
@@ -182,7 +186,7 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   MILLRACE_CHECK_OK(check_activations(options, plan));
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
-  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, step_limits(options));
+  plan.workspace_bytes = Decoder::workspace_bytes(plan.config, step_limits(options, plan.config));
   plan.layout = make_page_layout(kv_shapes(plan.config, options.recipe.attention), kPageTokens, kv_format(options));
   return plan;
 }
@@ -209,8 +213,9 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
   WeightLoader loader(plan.config, plan.names, source, backend, {.input = options.compute},
                       [&](const std::string& layer) { return linear_format(options, layer); });
   MILLRACE_TRY(ModelWeights weights, loader.load(plan.weight_bytes, options.progress));
-  MILLRACE_TRY(std::unique_ptr<Decoder> decoder, Decoder::create(std::move(plan.config), std::move(weights), backend,
-                                                                 step_limits(options), options.recipe.attention));
+  const Decoder::Limits limits = step_limits(options, plan.config);
+  MILLRACE_TRY(std::unique_ptr<Decoder> decoder,
+               Decoder::create(std::move(plan.config), std::move(weights), backend, limits, options.recipe.attention));
   MILLRACE_TRY(std::unique_ptr<KvCache> cache, KvCache::create(plan.layout, model.memory.kv_pages, backend));
   MILLRACE_TRY(model.runner, ModelRunner::create(std::move(plan.backend), std::move(decoder), std::move(cache),
                                                  model.memory.max_sequence_tokens));

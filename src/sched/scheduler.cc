@@ -104,7 +104,8 @@ void Scheduler::plan_prompts(StepPlan& plan) {
       plan_prompt(plan, *next++);
       continue;
     }
-    if (!waits) return;
+    // Who is admitted should get on: beside others, only where a block has room.
+    if (!waits || (budget_ < limits_.prompt_block && !plan.empty())) return;
     const auto candidate = waiting++;
     const SlotIndex index = candidate->second;
     if (slots_[index].all_logits && logit_budget_ == 0) continue;

@@ -13,12 +13,12 @@
 namespace millrace {
 namespace {
 
-/// Of 3 to 62 tokens, with contexts of all lengths, every other one asking further.
-std::vector<Continuation> random_continuations(std::int64_t vocab) {
+/// Of 3 to 62 tokens and `more`, with contexts of all lengths, every other one asking further.
+std::vector<Continuation> random_continuations(std::int64_t vocab, std::uint64_t more = 0) {
   std::vector<Continuation> all;
   for (std::uint32_t c = 0; c < 40; ++c) {
     Continuation continuation{.tokens = {}, .asks_further = c % 2 == 1};
-    for (std::uint64_t i = 0; i < 3 + (c * 17) % 60; ++i) {
+    for (std::uint64_t i = 0; i < 3 + (c * 17) % 60 + more; ++i) {
       continuation.tokens.push_back(static_cast<std::int32_t>(philox_uniform(3, c, i) * static_cast<float>(vocab)));
     }
     continuation.context = 1 + (c * 7) % (continuation.tokens.size() - 1);
@@ -72,6 +72,24 @@ TEST(Continuation, ScoresAreTheirDefinitionsWhateverSharesAStep) {
     EXPECT_EQ(together[c].next, plain.next) << c;
     EXPECT_EQ(apart[c].next, plain.next) << c;
   }
+}
+
+/// A continuation that does not ask further ends a position before its tokens do.
+TEST(Continuation, PromptsThatSelectBlocksAreScoredInWholeBlocks) {
+  const std::string recipe = R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "xattention", "mass": 0.05,
+      "sink_tokens": 0, "recent_tokens": 1, "dense_layers": 0}}})";
+  TestModel dense("stories260K"), wide("stories260K", recipe, 512), narrow("stories260K", recipe, 7);
+  const std::vector<Continuation> all = random_continuations(dense.loaded.runner->config().vocab, 230);
+  const auto together = score(*wide.loaded.runner, all), apart = score(*narrow.loaded.runner, all);
+  const auto of_dense = score(*dense.loaded.runner, all);
+  ASSERT_EQ(together.size(), all.size());
+  int others = 0;
+  for (std::size_t c = 0; c < all.size(); ++c) {
+    EXPECT_EQ(together[c].log_likelihood, apart[c].log_likelihood) << c;  // to the bit
+    EXPECT_EQ(together[c].next, apart[c].next) << c;
+    others += together[c].log_likelihood != of_dense[c].log_likelihood ? 1 : 0;
+  }
+  EXPECT_GT(others, 30);  // else nothing was selected
 }
 
 TEST(Continuation, WhatTheModelWouldSayIsGreedy) {

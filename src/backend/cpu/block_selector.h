@@ -60,7 +60,7 @@ class BlockSelector {
   std::vector<AttendTask> tasks_;     // [blocks][kv heads][cuts_], then without those that have no rows
   std::vector<Set> sets_;
   std::vector<float> scores_;   // [sets][kv heads][pages_][blocks of the set][columns]
-  std::vector<float> shares_;   // [blocks][kv heads][group][pages_ / 4]
+  std::vector<float> shares_;   // [blocks][kv heads][group][pages_ / 4 + 1]
   std::vector<float> scratch_;  // of each thread
   std::vector<BlockChooser> choosers_;
 };
