@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "kv/page_masses.h"
+
 namespace millrace {
 
 /// Consecutive rows of a ForwardBatch that belong to one sequence.
@@ -18,9 +20,25 @@ struct SequenceRows {
   // Rows from this position on are of an answer: they may select pages (AttendArgs) and leave out inputs
   // (LinearFormat).
   std::int64_t answer_begin = std::numeric_limits<std::int64_t>::max();
-  // One page table a cache group. Entry p holds the page of positions [p * page_tokens, (p + 1) * page_tokens), or -1
+  // One page table a cache group. Entry p holds the page of places [p * page_tokens, (p + 1) * page_tokens), or -1
   // where the group's window has moved on and the page was given back. Valid for the duration of the step.
   std::vector<std::span<const std::int32_t>> page_tables = {};
+  // [groups], or empty: positions before first_position that a table holds no more. Its entries have closed up, so that
+  // rows stand, and attend, at places that are less than their positions by so many: multiples of page_tokens.
+  std::vector<std::int64_t> dropped = {};
+  // What the rows at and behind this position give to the pages of each group without a window is added to
+  // ForwardBatch::masses.
+  std::int64_t measured_from = std::numeric_limits<std::int64_t>::max();
+
+  /// Of the first row, in the page table of a group.
+  [[nodiscard]] std::int64_t first_place(std::int32_t group) const {
+    return dropped.empty() ? first_position : first_position - dropped[static_cast<std::size_t>(group)];
+  }
+  /// Rows at and behind this place are of an answer.
+  [[nodiscard]] std::int64_t answer_place(std::int32_t group) const {
+    return dropped.empty() ? answer_begin : answer_begin - dropped[static_cast<std::size_t>(group)];
+  }
+  [[nodiscard]] bool measured() const { return rows > 0 && first_position + rows > measured_from; }
 };
 
 /// A hint, never needed for results: consecutive sequences that have the same pages, in the page tables of one cache
@@ -43,7 +61,8 @@ struct ForwardBatch {
   std::vector<std::int32_t> logit_rows;   // rows whose logits are wanted, ascending
   std::vector<SharedPrefix> shared = {};  // by group, then first_sequence; sets of one group do not overlap
 
-  bool wants_hidden = false;  // the final hidden states of all rows are wanted
+  bool wants_hidden = false;     // the final hidden states of all rows are wanted
+  PageMasses* masses = nullptr;  // where some sequence is measured: zeros before the step
 
   [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(token_ids.size()); }
 };

@@ -46,7 +46,7 @@ OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmet
     const RowParts parts = parts_of(args, sequence);
     for (std::int64_t i = parts.prompt_all; i < parts.prompt_end;) {
       const PromptBlock block = prompt_block(args, sequence, i);
-      const std::int64_t position = sequence.first_position + i,
+      const std::int64_t position = sequence.first_place(args.kv.group) + i,
                          left_out = block.candidates.end - block.candidates.first - block.candidates.most;
       const auto past = static_cast<double>(position - left_out * kKeyBlock);
       pairs += static_cast<double>(block.rows()) * past + visible_pairs(0, block.rows(), 0);
@@ -54,7 +54,7 @@ OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmet
       i = block.end;
     }
     for (std::int64_t i = parts.answer_all; i < sequence.rows; ++i) {
-      const std::int64_t position = sequence.first_position + i;
+      const std::int64_t position = sequence.first_place(args.kv.group) + i;
       const PageCandidates some = candidates_of(args, sequence, position);
       const std::int64_t left_out = some.end - some.first - some.chosen;
       const auto read = static_cast<double>(position + 1 - left_out * args.kv.page_tokens);
@@ -65,10 +65,10 @@ OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmet
     for (const auto& [begin, end] : {std::pair<std::int64_t, std::int64_t>(0, parts.prompt_all),
                                      std::pair<std::int64_t, std::int64_t>(parts.prompt_end, parts.answer_all)}) {
       if (begin >= end) continue;
-      const std::int64_t position = sequence.first_position + begin;
+      const std::int64_t position = sequence.first_place(args.kv.group) + begin;
       pairs += visible_pairs(position, end - begin, args.window);
       const std::int64_t first = args.window > 0 ? std::max<std::int64_t>(0, position - args.window + 1) : 0;
-      positions += static_cast<double>(sequence.first_position + end - first);
+      positions += static_cast<double>(sequence.first_place(args.kv.group) + end - first);
     }
   }
   for (const SharedPrefix& shared : batch.shared) {
@@ -76,7 +76,7 @@ OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmet
         std::span(batch.sequences)
             .subspan(static_cast<std::size_t>(shared.first_sequence), static_cast<std::size_t>(shared.sequences));
     const bool all_read_it =
-        args.window == 0 && shared.group == args.kv.group &&
+        args.window == 0 && shared.group == args.kv.group && batch.masses == nullptr &&
         std::ranges::all_of(sequences, [&](const SequenceRows& sequence) { return reads_all(args, sequence); });
     if (all_read_it) positions -= static_cast<double>(shared.sequences - 1) * static_cast<double>(shared.tokens);
   }

@@ -12,7 +12,7 @@ namespace millrace {
 /// What the row at `position`, of an answer, may leave out; where that is nothing, all() of it. A row that selects is
 /// followed by such rows alone.
 inline PageCandidates candidates_of(const AttendArgs& args, const SequenceRows& sequence, std::int64_t position) {
-  if (args.selection == nullptr || position < sequence.answer_begin) return {};
+  if (args.selection == nullptr || position < sequence.answer_place(args.kv.group)) return {};
   return page_candidates(*args.selection, position, args.kv.page_tokens);
 }
 
@@ -27,13 +27,13 @@ struct PromptBlock {
 /// The block with the sequence's row `first`, which is its first. Rows outside of prompts, and those that read
 /// everything, have a block of no rows.
 inline PromptBlock prompt_block(const AttendArgs& args, const SequenceRows& sequence, std::int64_t first) {
-  const std::int64_t position = sequence.first_position + first;
+  const std::int64_t position = sequence.first_place(args.kv.group) + first;
   PromptBlock block{.first = first, .end = first, .candidates = {}};
-  if (args.prompt_selection == nullptr || position >= sequence.answer_begin) return block;
+  if (args.prompt_selection == nullptr || position >= sequence.answer_place(args.kv.group)) return block;
   block.candidates = block_candidates(*args.prompt_selection, position);
   if (!block.candidates.all()) {
     block.end = std::min({first + kQueryBlock, static_cast<std::int64_t>(sequence.rows),
-                          sequence.answer_begin - sequence.first_position});
+                          sequence.answer_place(args.kv.group) - sequence.first_place(args.kv.group)});
   }
   return block;
 }
@@ -46,7 +46,8 @@ struct RowParts {
 
 inline RowParts parts_of(const AttendArgs& args, const SequenceRows& sequence) {
   const std::int64_t rows = sequence.rows;
-  const std::int64_t of_prompt = std::clamp<std::int64_t>(sequence.answer_begin - sequence.first_position, 0, rows);
+  const std::int64_t of_prompt =
+      std::clamp<std::int64_t>(sequence.answer_place(args.kv.group) - sequence.first_place(args.kv.group), 0, rows);
   RowParts parts{.prompt_all = of_prompt, .prompt_end = of_prompt, .answer_all = rows};
   if (args.prompt_selection != nullptr) {
     // Steps hold whole blocks, so that the first row of one is known by its place.
@@ -56,7 +57,7 @@ inline RowParts parts_of(const AttendArgs& args, const SequenceRows& sequence) {
     }
   }
   while (parts.answer_all > of_prompt &&
-         !candidates_of(args, sequence, sequence.first_position + parts.answer_all - 1).all()) {
+         !candidates_of(args, sequence, sequence.first_place(args.kv.group) + parts.answer_all - 1).all()) {
     --parts.answer_all;
   }
   if (parts.prompt_all == of_prompt) parts.prompt_all = parts.prompt_end = parts.answer_all;  // one after the other

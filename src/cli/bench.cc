@@ -106,7 +106,12 @@ Status check_room(const BenchFlags& flags, ModelRunner& runner) {
     return fail("--depth {}: the recipe's prompts are computed in blocks of {}; give a multiple of it", depth,
                 runner.prompt_block());
   }
-  const std::int64_t pages = runner.cache().layout().pages_for(decoded) * widest;
+  const std::int64_t longest_pages = runner.cache().layout().pages_for(decoded);
+  std::int64_t pages = longest_pages * widest;
+  if (const std::optional<KvRetention>& keep = runner.policy().keep) {  // one has all of it, the others what they keep
+    const std::int64_t kept = runner.cache().layout().pages_for(keep->tokens) + 1;
+    pages = longest_pages + (widest - 1) * std::min(kept, longest_pages);
+  }
   if (flags.gen > 0 && pages > runner.cache().pages()) {
     return fail("--batch {} needs KV memory for {} tokens, there is room for {}; raise --kv-memory", widest,
                 pages * runner.cache().layout().page_tokens, runner.cache().token_capacity());

@@ -45,6 +45,7 @@ BenchRun BenchTests::decode(std::int32_t steps, std::int32_t batch, std::int32_t
 BenchRun BenchTests::mixed(std::int32_t prompt, std::int32_t gen, std::int32_t batch) {
   return timed(static_cast<double>(gen) * batch, [&] {
     Scheduler scheduler(scheduler_limits(*runner_, false));
+    PageMasses masses;
     std::unordered_map<SequenceId, std::int32_t> missing;  // tokens of those that are not through
     for (std::int32_t s = 0; s < batch; ++s) {
       const auto id = static_cast<SequenceId>(s);
@@ -55,9 +56,11 @@ BenchRun BenchTests::mixed(std::int32_t prompt, std::int32_t gen, std::int32_t b
     }
     while (!missing.empty()) {
       const StepPlan plan = scheduler.schedule();
-      run(make_forward_batch(plan, [&](const StepEntry& entry) { return scheduler.sequence(entry); }));
+      run(make_forward_batch(
+          plan, runner_->cache().layout().page_tokens,
+          [&](const StepEntry& entry) { return scheduler.sequence(entry); }, masses));
       const auto sampled = std::ranges::count_if(plan.entries, &StepEntry::samples);
-      scheduler.commit(plan, std::vector<std::int32_t>(static_cast<std::size_t>(sampled), 0));
+      scheduler.commit(plan, std::vector<std::int32_t>(static_cast<std::size_t>(sampled), 0), &masses);
       for (const StepEntry& entry : plan.entries) {
         if (!entry.samples || --missing.at(entry.id) > 0) continue;
         missing.erase(entry.id);
@@ -79,8 +82,7 @@ std::vector<std::int32_t> BenchTests::make_ids(std::int32_t sequence, std::int32
 
 UnscheduledSequences BenchTests::make_sequences(std::int32_t count, std::int32_t tokens,
                                                 std::optional<std::int32_t> answer_begin) {
-  const KvCache& cache = runner_->cache();
-  UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
+  UnscheduledSequences sequences(kv_limits(runner_->cache()), runner_->policy().keep);
   for (std::int32_t s = 0; s < count; ++s) {
     sequences.add(make_ids(s, tokens), tokens, answer_begin);
   }

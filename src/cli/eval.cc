@@ -104,7 +104,7 @@ void add_eval(CLI::App& app, Command& chosen) {
   command
       ->add_option("--tasks", flags->tasks,
                    "blimp:FOLDER_OR_FILE,... lambada:FILE piqa:FILE[,LABELS] key_value[:LENGTH,...] "
-                   "needle[:LENGTH,...][,TEXT] generate:FILE; may be repeated")
+                   "needle[:LENGTH,...][,TEXT] instructions[:LENGTH,...] generate:FILE; may be repeated")
       ->allow_extra_args(false)
       ->check(check_task);
   command

@@ -94,10 +94,11 @@ Result<TaskFile> labels_of(const TaskSpec& spec) {
 }
 
 Result<EvalTask> read_task(const TaskSpec& spec, const TaskModel& model, std::int64_t limit) {
-  if (spec.name == "key_value" || spec.name == "needle") {
+  if (spec.name == "key_value" || spec.name == "needle" || spec.name == "instructions") {
     const std::vector<std::int64_t> lengths = spec.lengths.empty() ? usual_lengths(model) : spec.lengths;
     const std::int64_t problems = limit > 0 ? limit : kProblems;
     if (spec.name == "key_value") return make_key_value(model, lengths, problems);
+    if (spec.name == "instructions") return make_instructions(model, lengths, problems);
     if (spec.paths.empty()) return make_needle(model, lengths, problems, std::nullopt);
     MILLRACE_TRY(const TaskFile text, read_file(spec.paths[0]));
     return make_needle(model, lengths, problems, text);

@@ -83,6 +83,8 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
   std::ranges::transform(kIsaLevels, levels.begin(), [](IsaLevel level) { return std::string(isa_level_name(level)); });
   command.add_option("--isa", flags.isa, "Force an instruction set of the cpu backend")->check(CLI::IsMember(levels));
   command.add_option("--kv-memory", flags.kv_memory, "KV memory, such as 512M or 2G");
+  command.add_option("--swap-memory", flags.swap_memory,
+                     "Part of the KV memory for sequences that wait, where the recipe keeps some of it; an eighth");
   command.add_option("--weight-memory", flags.weight_memory, "The most that weights may take");
   command.add_option("--max-model-len", flags.max_model_len, "The most tokens of a sequence, answer included")
       ->check(CLI::PositiveNumber);
@@ -115,6 +117,7 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
   MILLRACE_TRY(options.path, model_path(flags));
   MILLRACE_TRY(options.backend, backend_name(flags));
   MILLRACE_TRY(options.kv_memory, optional_size(flags.kv_memory, "--kv-memory"));
+  MILLRACE_TRY(options.swap_memory, optional_size(flags.swap_memory, "--swap-memory"));
   MILLRACE_TRY(options.weight_memory, optional_size(flags.weight_memory, "--weight-memory"));
   if (flags.max_model_len > 0) options.max_model_len = flags.max_model_len;
   options.dummy = flags.dummy;

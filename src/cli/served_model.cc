@@ -46,6 +46,8 @@ Result<ServedModel> make_served_model(const ModelFlags& flags, const std::vector
   served.fingerprint = system_fingerprint_of(model.runner->backend().numeric_class());
   const ModelConfig& config = model.runner->config();
   served.tokenizer = model.tokenizer ? &*model.tokenizer : nullptr;
+  const AttentionPolicy& policy = model.runner->policy();
+  served.pins_system = policy.keep && policy.keep->pin_system;
   served.chat_template = model.chat_template ? &*model.chat_template : nullptr;
   if (served.chat_template != nullptr) {
     MILLRACE_TRY(served.template_source, template_source(flags, model.path));

@@ -72,6 +72,7 @@ Status EngineCore::prepare(Request& request) const {
         prompt_tokens, room, runner_->cache().token_capacity(), config.max_position);
   }
   if (embeds(request)) return Ok{};
+  request.pinned_tokens = std::clamp<std::int64_t>(request.pinned_tokens, 0, prompt_tokens);
   if (request.max_new_tokens < 0) return fail("max_new_tokens is {}, expected 0 or more", request.max_new_tokens);
   request.max_new_tokens = std::min(request.max_new_tokens, room - prompt_tokens);
   if (request.choices < 1 || request.choices > 128) {
@@ -118,7 +119,8 @@ void EngineCore::submit(RequestId id, Request request, Sink sink, Clock::time_po
                                          .cache_name = cache_name,
                                          .samples = !embed,
                                          .all_logits = all_logits,
-                                         .shares = r.request.task != Task::embed_mean});
+                                         .shares = r.request.task != Task::embed_mean,
+                                         .pinned_tokens = r.request.pinned_tokens});
     MILLRACE_CHECK(added.ok(), "a request that was prepared: {}", added.ok() ? "" : added.error().message);
     sequences_.emplace(choice.sequence, &choice);
   }
@@ -154,6 +156,10 @@ bool EngineCore::step() {
   StepPlan plan = scheduler_.schedule();
   lap.take(report_.schedule);
   if (plan.empty()) return false;
+  if (plan.entries.empty()) {  // someone made room, and the next step finds it
+    runner_->cache().copy(plan.copies);
+    return true;
+  }
 
   const ForwardBatch batch = prepare_batch(plan);
   runner_->cache().copy(plan.copies);
@@ -165,7 +171,7 @@ bool EngineCore::step() {
   std::vector<std::int32_t> tokens;
   for (const Sampled& sampled : sampled_) tokens.push_back(sampled.token);
   lap.take(report_.sample);
-  scheduler_.commit(plan, tokens);
+  scheduler_.commit(plan, tokens, &masses_);
   lap.take(report_.schedule);
   for (const Sampled& sampled : sampled_) deliver(sampled);
   end_prompts(plan);
@@ -181,6 +187,9 @@ bool EngineCore::step() {
     report_.prompt_tokens = report_.prefill_rows;
     report_.generated_tokens = static_cast<std::int64_t>(sampled_.size());
     report_.preemptions = after.preemptions - before.preemptions;
+    report_.swaps = after.swaps - before.swaps;
+    report_.dropped_pages = after.dropped_pages - before.dropped_pages;
+    report_.freed_pages = after.freed_pages - before.freed_pages;
     report_.prefix_queries = after.admitted_tokens - before.admitted_tokens;
     report_.prefix_hits = after.cached_tokens - before.cached_tokens;
     report_.inter_token = inter_token_;
@@ -205,10 +214,11 @@ ForwardBatch EngineCore::prepare_batch(StepPlan& plan) {
     request.has_started = true;
     request.started = now;
   }
-  ForwardBatch batch = make_forward_batch(plan, [this](const StepEntry& entry) { return scheduler_.sequence(entry); });
+  const std::int32_t page_tokens = runner_->cache().layout().page_tokens;
+  const auto view = [this](const StepEntry& entry) { return scheduler_.sequence(entry); };
+  ForwardBatch batch = make_forward_batch(plan, page_tokens, view, masses_);
   batch.wants_hidden = hidden;
-  if (options_.prefix_cache)
-    batch.shared = find_shared_prefixes(batch, runner_->cache().layout().page_tokens, windows_);
+  if (options_.prefix_cache) batch.shared = find_shared_prefixes(batch, page_tokens, windows_);
   return batch;
 }
 

@@ -96,6 +96,7 @@ class EngineCore {
   // Of the step that runs.
   std::vector<std::optional<TokenDraw>> draws_;
   std::vector<Sampled> sampled_;
+  PageMasses masses_;
   std::vector<std::uint32_t> allowed_;
   SamplerScratch scratch_;
   std::vector<double> inter_token_;

@@ -19,7 +19,8 @@ struct StepReport {
   // Of this step.
   std::int64_t prompt_tokens = 0;  // rows computed of prompts
   std::int64_t generated_tokens = 0;
-  std::int64_t preemptions = 0;
+  std::int64_t preemptions = 0, swaps = 0;
+  std::int64_t dropped_pages = 0, freed_pages = 0;   // that sequences did not keep; of these nobody else had
   std::int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of newly admitted prompts; of these, found
   std::span<const double> inter_token;  // times between a choice's tokens that ended now; valid in the call
 

@@ -53,6 +53,7 @@ struct Request {
   std::int32_t logprobs = -1;    // -1: none; k >= 0: of the token itself and of the k most likely ones at its place
   bool prompt_logprobs = false;  // the same for the prompt's tokens, in events before the first generated one
   std::shared_ptr<const Grammar> grammar;  // what the answer must match; null: anything
+  std::int64_t pinned_tokens = 0;          // of the prompt, the first: kept for ever, where the recipe keeps some
   std::int32_t priority = 0;  // lower runs earlier (vLLM's meaning); a later request overtakes only so many (sched)
   std::string cache_salt;     // requests with different salts share no KV memory (tenants)
 };

@@ -44,9 +44,7 @@ Status judge(Running& running, std::size_t position, std::span<const float> logi
 class Group {
  public:
   explicit Group(ModelRunner& runner)
-      : runner_(&runner),
-        pages_(runner.cache().pages()),
-        sequences_(pages_, runner.cache().layout().page_tokens, runner.cache().windows()) {}
+      : runner_(&runner), pages_(runner.cache().pages()), sequences_(kv_limits(runner.cache()), runner.policy().keep) {}
 
   /// False: no room, beside those that are there.
   bool add(const Continuation& asked) {
@@ -67,7 +65,9 @@ class Group {
       case RowsAre::half_each:
         break;
     }
-    running.id = sequences_.add(asked.tokens, context, answer_begin);
+    const std::optional<KvRetention>& keep = runner_->policy().keep;
+    const std::size_t pinned = keep && keep->pin_system ? asked.pinned : 0;
+    running.id = sequences_.add(asked.tokens, context, answer_begin, static_cast<std::int64_t>(pinned));
     all_.push_back(running);
     return true;
   }
@@ -98,6 +98,7 @@ class Group {
     for (std::size_t i = begin; i < all_.size() && rows > 0 && logit_rows > 0; ++i) {
       Running& r = all_[i];
       std::size_t end = std::min(r.positions(), r.done + static_cast<std::size_t>(rows));
+      end = std::min(end, static_cast<std::size_t>(sequences_.step_end(r.id)));
       std::size_t judged = std::max(r.done, std::min(r.first_judged(), end));
       end = std::min(end, judged + static_cast<std::size_t>(logit_rows));
       if (end < r.positions()) end = end / block * block;

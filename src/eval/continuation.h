@@ -17,6 +17,7 @@ struct Continuation {
   std::vector<std::int32_t> tokens;
   std::size_t context = 1;    // tokens that are given: at least 1, fewer than all
   bool asks_further = false;  // for what the model would say next, too
+  std::size_t pinned = 0;     // tokens of the context, the first, that a chat would have from its system
 };
 
 struct ContinuationScore {

@@ -53,7 +53,18 @@ class Draws {
 struct Problem {
   std::string context, key, value;
   double baseline = 0.0;
+  std::string system = {};  // what the context begins with
 };
+
+/// How many of the tokens are of the prompt up to where `system` ends in it.
+Result<std::size_t> count_system(const TaskModel& model, std::span<const std::int32_t> tokens,
+                                 const std::string& prompt, const std::string& system, bool rendered) {
+  if (system.empty()) return std::size_t{0};
+  const std::string before = prompt.substr(0, prompt.find(system) + system.size());
+  MILLRACE_TRY(const std::vector<std::int32_t> ids,
+               rendered ? model.tokenizer->encode(before, false) : encode_text(model, before));
+  return static_cast<std::size_t>(std::ranges::mismatch(ids, tokens).in1 - ids.begin());
+}
 
 /// The problem as the model reads it. Its length is not looked at.
 Result<EvalDocument> make_document(const TaskModel& model, const Problem& problem) {
@@ -64,12 +75,14 @@ Result<EvalDocument> make_document(const TaskModel& model, const Problem& proble
   EvalDocument document{.name = {}, .group = {}, .baseline = {problem.baseline}};
   if (model.chat_template == nullptr) {
     MILLRACE_TRY(Continuation continuation, make_continuation(any, question + "\n", answer));
+    MILLRACE_TRY(continuation.pinned, count_system(model, continuation.tokens, question, problem.system, false));
     document.continuations.push_back(std::move(continuation));
     return document;
   }
   const nlohmann::json message{{"role", "user"}, {"content", question}};
   MILLRACE_TRY(const std::string prompt, model.chat_template->render_messages(nlohmann::json::array({message}).dump()));
   MILLRACE_TRY(Continuation continuation, make_continuation(any, prompt, answer, true));
+  MILLRACE_TRY(continuation.pinned, count_system(model, continuation.tokens, prompt, problem.system, true));
   continuation.asks_further = !model.eos_ids.empty();
   document.continuations.push_back(std::move(continuation));
   document.end_ids = model.eos_ids;
@@ -216,6 +229,24 @@ Problem needle_problem(Draws draws, std::size_t count, const std::vector<std::st
   return problem;
 }
 
+/// `asked`: which of the instructions.
+Problem instructions_problem(Draws draws, std::size_t asked, std::size_t count) {
+  constexpr std::size_t kInstructions = 4;
+  std::vector<std::string> things = words_of(kThings);
+  const std::vector<std::string> qualities = words_of(kQualities), keys = draws.sample(things, kInstructions);
+  std::erase_if(things, [&](const std::string& thing) { return std::ranges::find(keys, thing) != keys.end(); });
+  Problem problem{.context = "Remember: ", .key = keys[asked], .value = {}, .baseline = 1.0 / kInstructions};
+  for (std::size_t i = 0; i < kInstructions; ++i) {
+    const std::string& value = draws.one_of(qualities);
+    problem.context += fmt::format("{}{} {}", i == 0 ? "" : ", ", keys[i], value);
+    if (i == asked) problem.value = value;
+  }
+  problem.context += ".";
+  problem.system = problem.context;
+  for (std::size_t i = 0; i < count; ++i) problem.context += made_up_sentence(draws, "", things, qualities);
+  return problem;
+}
+
 }  // namespace
 
 std::vector<std::int64_t> usual_lengths(const TaskModel& model) {
@@ -246,6 +277,18 @@ Result<EvalTask> make_needle(const TaskModel& model, std::span<const std::int64_
                      const Draws draws(2, length, number);
                      return fit(model, length, most, pieces,
                                 [&](std::size_t count) { return needle_problem(draws, count, sentences); });
+                   });
+}
+
+Result<EvalTask> make_instructions(const TaskModel& model, std::span<const std::int64_t> lengths,
+                                   std::int64_t problems) {
+  constexpr std::size_t kMost = std::numeric_limits<std::int32_t>::max();
+  return make_task("instructions", model, lengths, problems,
+                   [&](std::int64_t length, std::int64_t number, std::size_t& pieces) {
+                     const Draws draws(3, length, number / 4);
+                     return fit(model, length, kMost, pieces, [&](std::size_t count) {
+                       return instructions_problem(draws, static_cast<std::size_t>(number % 4), count);
+                     });
                    });
 }
 

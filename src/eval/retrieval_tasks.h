@@ -34,4 +34,10 @@ Result<EvalTask> make_key_value(const TaskModel& model, std::span<const std::int
 Result<EvalTask> make_needle(const TaskModel& model, std::span<const std::int64_t> lengths, std::int64_t problems,
                              const std::optional<TaskFile>& text);
 
+/// One of four keys and values that stand before a made-up text about other things, as instructions of a system do, and
+/// are marked so (Continuation::pinned). Of four problems one behind the other each asks for another of the same
+/// prompt. The baseline says any of the four values. Errors: as above.
+Result<EvalTask> make_instructions(const TaskModel& model, std::span<const std::int64_t> lengths,
+                                   std::int64_t problems);
+
 }  // namespace millrace

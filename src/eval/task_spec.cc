@@ -14,10 +14,13 @@ struct Form {
   std::size_t fewest = 0, most = 0;  // paths
 };
 
-constexpr std::array kForms{
-    Form{"blimp", "blimp:FOLDER_OR_FILE,...", false, 1, 1000}, Form{"lambada", "lambada:FILE", false, 1, 1},
-    Form{"piqa", "piqa:FILE[,LABELS]", false, 1, 2},           Form{"key_value", "key_value[:LENGTH,...]", true, 0, 0},
-    Form{"needle", "needle[:LENGTH,...][,TEXT]", true, 0, 1},  Form{"generate", "generate:FILE", false, 1, 1}};
+constexpr std::array kForms{Form{"blimp", "blimp:FOLDER_OR_FILE,...", false, 1, 1000},
+                            Form{"lambada", "lambada:FILE", false, 1, 1},
+                            Form{"piqa", "piqa:FILE[,LABELS]", false, 1, 2},
+                            Form{"key_value", "key_value[:LENGTH,...]", true, 0, 0},
+                            Form{"needle", "needle[:LENGTH,...][,TEXT]", true, 0, 1},
+                            Form{"instructions", "instructions[:LENGTH,...]", true, 0, 0},
+                            Form{"generate", "generate:FILE", false, 1, 1}};
 
 bool is_number(std::string_view text) {
   return !text.empty() && std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });

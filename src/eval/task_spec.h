@@ -5,6 +5,7 @@
 //   piqa:FILE[,LABELS]         two solutions; LABELS absent: FILE with -labels.lst for .jsonl
 //   key_value[:LENGTHS]        one value among many, made up
 //   needle[:LENGTHS][,TEXT]    one in a text, made up or that of a file
+//   instructions[:LENGTHS]     one of some that stand before all else
 //   generate:FILE              questions whose answers are generated
 #pragma once
 
@@ -20,7 +21,7 @@ namespace millrace {
 struct TaskSpec {
   std::string name;
   std::vector<std::string> paths = {};
-  std::vector<std::int64_t> lengths = {};  // tokens; key_value and needle only
+  std::vector<std::int64_t> lengths = {};  // tokens; of what is made up only
 };
 
 /// Errors: no such task, arguments that it does not take or lacks; the message shows how it is named. No file is looked

@@ -15,11 +15,12 @@ std::size_t padded(std::size_t bytes) {
   return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
 }
 
-std::int32_t group_of_window(PageLayout& layout, std::int64_t window) {
+std::int32_t group_of(PageLayout& layout, const KvShape& shape) {
+  const std::int32_t level = shape.window == 0 ? shape.level : 0;
   for (std::size_t g = 0; g < layout.groups.size(); ++g) {
-    if (layout.groups[g].window == window) return static_cast<std::int32_t>(g);
+    if (layout.groups[g].window == shape.window && layout.groups[g].level == level) return static_cast<std::int32_t>(g);
   }
-  layout.groups.push_back({window, 0});
+  layout.groups.push_back({.window = shape.window, .level = level});
   return static_cast<std::int32_t>(layout.groups.size() - 1);
 }
 
@@ -46,7 +47,7 @@ PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_t
       layout.layers.push_back(layout.layers[static_cast<std::size_t>(shape.source_layer)]);
       continue;
     }
-    const std::int32_t group = group_of_window(layout, shape.window);
+    const std::int32_t group = group_of(layout, shape);
     std::size_t& end = layout.groups[static_cast<std::size_t>(group)].page_bytes;
     const std::size_t slots = static_cast<std::size_t>(shape.kv_heads) * static_cast<std::size_t>(page_tokens);
     const std::size_t elements = kv_elements(format, static_cast<std::size_t>(shape.head_dim));

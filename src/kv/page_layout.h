@@ -1,14 +1,15 @@
 // What a page of KV memory holds. Pure: shapes in, offsets and bytes out.
 //
-// Layers that see the same range of the past share one page table: a cache group (all full-attention layers; all layers
-// of one window size). A page of a group holds `page_tokens` consecutive positions of one sequence for every layer of
-// the group, keys [kv_heads, head_dim, page_tokens], then values [kv_heads, page_tokens, head_dim]; each followed,
-// where the format has scales, by those: floats [kv_heads, page_tokens], and then as many middles if it has them. int4
-// has two numbers in a byte, so its head_dim counts pairs here, the last filled up.
+// Layers that see the same range of the past share one page table: a cache group (all full-attention layers, or those
+// of one level, where levels keep pages of their own; all layers of one window size). A page of a group holds
+// `page_tokens` consecutive positions of one sequence for every layer of the group, keys [kv_heads, head_dim,
+// page_tokens], then values [kv_heads, page_tokens, head_dim]; each followed, where the format has scales, by those:
+// floats [kv_heads, page_tokens], and then as many middles if it has them. int4 has two numbers in a byte, so its
+// head_dim counts pairs here, the last filled up.
 //
 // Beside the pages of a layer whose keys rows select by lie bounds of the keys of each: bf16 [kv_heads][the largest,
 // the smallest][kv_bound_numbers(head_dim)]. They are read for many pages by every row, so those of one layer stand
-// together. What is copied from a page that is not full needs none.
+// together.
 #pragma once
 
 #include <cstddef>
@@ -27,11 +28,13 @@ struct KvShape {
   std::int64_t window = 0;         // 0: full attention
   std::int32_t source_layer = -1;  // the layer stores nothing and reads that one's pages; -1: its own
   bool key_bounds = false;         // of the keys that it stores
+  std::int32_t level = 0;          // of full attention: which layers share a page table
 };
 
 struct CacheGroup {
   std::int64_t window = 0;
   std::size_t page_bytes = 0;
+  std::int32_t level = 0;
 };
 
 /// Bounds of the keys of one layer.

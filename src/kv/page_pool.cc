@@ -35,6 +35,7 @@ PageTable::PageTable(PageTable&& other) noexcept
     : pool_(other.pool_),
       page_tokens_(other.page_tokens_),
       first_held_(std::exchange(other.first_held_, 0)),
+      dropped_(std::exchange(other.dropped_, 0)),
       entries_(std::exchange(other.entries_, {})) {}
 
 PageTable& PageTable::operator=(PageTable&& other) noexcept {
@@ -43,6 +44,7 @@ PageTable& PageTable::operator=(PageTable&& other) noexcept {
   pool_ = other.pool_;
   page_tokens_ = other.page_tokens_;
   first_held_ = std::exchange(other.first_held_, 0);
+  dropped_ = std::exchange(other.dropped_, 0);
   entries_ = std::exchange(other.entries_, {});
   return *this;
 }
@@ -52,14 +54,20 @@ PageTable::~PageTable() {
 }
 
 void PageTable::clear() {
+  clear_entries();
+  dropped_ = 0;
+}
+
+void PageTable::clear_entries() {
   for (std::size_t i = first_held_; i < entries_.size(); ++i) pool_->release(entries_[i]);
   entries_.clear();
   first_held_ = 0;
 }
 
 bool PageTable::grow(std::int64_t tokens) {
-  const auto wanted = static_cast<std::size_t>((tokens + page_tokens_ - 1) / page_tokens_);
-  if (wanted <= entries_.size()) return true;
+  const std::int64_t pages = (tokens + page_tokens_ - 1) / page_tokens_ - dropped_;
+  if (pages <= static_cast<std::int64_t>(entries_.size())) return true;
+  const auto wanted = static_cast<std::size_t>(pages);
   if (wanted - entries_.size() > static_cast<std::size_t>(pool_->free_count())) return false;
   while (entries_.size() < wanted) entries_.push_back(*pool_->acquire());
   return true;
@@ -73,6 +81,24 @@ void PageTable::append(std::int32_t page) {
     pool_->retain(page);
   }
   entries_.push_back(page);
+}
+
+void PageTable::drop(std::span<const std::int32_t> entries) {
+  if (entries.empty()) return;
+  MILLRACE_CHECK(first_held_ == 0, "{} pages have left a window", first_held_);
+  std::size_t next = 0, kept = 0;
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    if (next < entries.size() && static_cast<std::size_t>(entries[next]) == i) {
+      MILLRACE_CHECK(entries_[i] >= 0, "entry {} has no page to drop", i);
+      pool_->release(entries_[i]);
+      ++next;
+    } else {
+      entries_[kept++] = entries_[i];
+    }
+  }
+  MILLRACE_CHECK(next == entries.size(), "{} of {} entries are dropped", next, entries.size());
+  entries_.resize(kept);
+  dropped_ += static_cast<std::int64_t>(next);
 }
 
 void PageTable::trim_below(std::int64_t position) {

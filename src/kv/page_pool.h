@@ -37,25 +37,37 @@ class PageTable {
   PageTable& operator=(PageTable&& other) noexcept;
   ~PageTable();
 
-  /// Makes sure that positions [0, tokens) have pages. False, and nothing changed, when the pool has too few.
+  /// Makes sure that positions [0, tokens) have pages, or had some that were dropped. False, and nothing changed, when
+  /// the pool has too few.
   bool grow(std::int64_t tokens);
 
   /// Appends a page that others hold too: the table takes a reference of its own. -1: a place without a page, which is
   /// only possible below all others.
   void append(std::int32_t page);
 
+  /// Appends a page that the caller has acquired: its reference becomes the table's.
+  void take(std::int32_t page) { entries_.push_back(page); }
+
   /// Gives back every page.
   void clear();
+  /// The same, but how many were dropped stays known.
+  void clear_entries();
 
   /// Gives back the pages that lie wholly below `position`; their entries become -1. For windows that have moved on.
   void trim_below(std::int64_t position);
 
+  /// Gives back the pages of some entries, ascending, and closes up: what was behind them moves forward.
+  void drop(std::span<const std::int32_t> entries);
+
   [[nodiscard]] std::span<const std::int32_t> entries() const { return entries_; }
+  /// Entries that were dropped: positions that no entry is for any more, in pages.
+  [[nodiscard]] std::int64_t dropped() const { return dropped_; }
 
  private:
   PagePool* pool_;
   std::int32_t page_tokens_;
   std::size_t first_held_ = 0;  // entries before it are -1
+  std::int64_t dropped_ = 0;
   std::vector<std::int32_t> entries_;
 };
 

@@ -24,7 +24,10 @@ PrefixCache::PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, st
       page_tokens_(page_tokens),
       together_(together),
       key_tokens_(page_tokens * together),
-      window_(window) {}
+      window_(window),
+      held_(pools.size(), 0) {
+  for (const PagePool& pool : pools) row_of_page_.emplace_back(static_cast<std::size_t>(pool.count()), kNone);
+}
 
 std::span<const std::int32_t> PrefixCache::tokens(Node node) const {
   return {tokens_.data() + static_cast<std::size_t>(node) * static_cast<std::size_t>(key_tokens_),
@@ -113,6 +116,7 @@ PrefixCache::Node PrefixCache::new_entry(Node parent, std::span<const std::int32
     entries_.emplace_back();
     tokens_.resize(tokens_.size() + static_cast<std::size_t>(key_tokens_));
     pages_.resize(pages_.size() + pools_.size());
+    holders_.resize(pages_.size(), 0);
   } else {
     node = unused_.back();
     unused_.pop_back();
@@ -129,13 +133,19 @@ void PrefixCache::hold_pages(Node node, std::span<const std::int32_t> pages) {
   for (std::size_t g = 0; g < pools_.size(); ++g) {
     pools_[g].retain(pages[g]);
     pages_[first + g] = pages[g];
+    row_of_page_[g][static_cast<std::size_t>(pages[g])] = node;
   }
   ++rows_;
 }
 
 void PrefixCache::release_pages(Node node) {
   const std::size_t first = static_cast<std::size_t>(node) * pools_.size();
-  for (std::size_t g = 0; g < pools_.size(); ++g) pools_[g].release(std::exchange(pages_[first + g], -1));
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    const std::int32_t page = std::exchange(pages_[first + g], -1);
+    holders_[first + g] = 0;
+    row_of_page_[g][static_cast<std::size_t>(page)] = kNone;
+    pools_[g].release(page);
+  }
   --rows_;
 }
 
@@ -209,6 +219,19 @@ void PrefixCache::drop_partial(Node node) {
   remove(node);
 }
 
+void PrefixCache::hold_page(Node node, std::size_t group) {
+  MILLRACE_CHECK(at(node).users > 0 && !at(node).hollow, "a page of row {} is held, which nobody has locked", node);
+  ++holders_[static_cast<std::size_t>(node) * pools_.size() + group];
+}
+
+void PrefixCache::let_page_go(std::size_t group, std::int32_t page) {
+  const Node node = row_of_page_[group][static_cast<std::size_t>(page)];
+  if (node == kNone) return;
+  std::int32_t& holders = holders_[static_cast<std::size_t>(node) * pools_.size() + group];
+  MILLRACE_CHECK(holders > 0, "nobody holds page {} of row {}", page, node);
+  if (--holders == 0 && can_be_evicted(node)) --held_[group];
+}
+
 bool PrefixCache::evict() {
   if (oldest_ == kNone) return false;
   const Node node = oldest_;
@@ -231,6 +254,7 @@ bool PrefixCache::evict() {
 
 void PrefixCache::check() const {
   std::int64_t listed = 0, evictable = 0, rows = 0;
+  std::vector<std::int64_t> held(pools_.size(), 0);
   for (Node node = oldest_; node != kNone; node = at(node).newer, ++listed) {
     MILLRACE_CHECK(can_be_evicted(node), "row {} is locked, and listed", node);
   }
@@ -255,9 +279,14 @@ void PrefixCache::check() const {
     ++evictable;
     for (std::size_t g = 0; g < pools_.size(); ++g) {
       const std::int32_t references = pools_[g].references(pages(node)[g]);
-      MILLRACE_CHECK(references == 1, "row {} can be evicted, and its page has {} references", node, references);
+      const std::int32_t holders = holders_[i * pools_.size() + g];
+      MILLRACE_CHECK(references == 1 + holders, "row {} can be evicted, and its page has {} references, {} holders",
+                     node, references, holders);
+      held[g] += holders > 0 ? 1 : 0;
     }
   }
+  MILLRACE_CHECK(held == held_, "pages of {} rows are held in the first group, {} counted", held.front(),
+                 held_.front());
   MILLRACE_CHECK(rows == rows_, "{} rows with pages, {} counted", rows, rows_);
   MILLRACE_CHECK(evictable == evictable_ && listed == evictable_, "{} rows can be evicted, {} listed, {} counted",
                  evictable, listed, evictable_);
@@ -299,6 +328,7 @@ void PrefixCache::list_newest(Node node) {
   (newest_ == kNone ? oldest_ : at(newest_).newer) = node;
   newest_ = node;
   ++evictable_;
+  count_held(node, 1);
 }
 
 void PrefixCache::unlist(Node node) {
@@ -307,6 +337,12 @@ void PrefixCache::unlist(Node node) {
   (entry.newer == kNone ? newest_ : at(entry.newer).older) = entry.older;
   entry.older = entry.newer = kNone;
   --evictable_;
+  count_held(node, -1);
+}
+
+void PrefixCache::count_held(Node node, std::int64_t one) {
+  const std::int32_t* holders = holders_.data() + static_cast<std::size_t>(node) * pools_.size();
+  for (std::size_t g = 0; g < pools_.size(); ++g) held_[g] += holders[g] > 0 ? one : 0;
 }
 
 }  // namespace millrace

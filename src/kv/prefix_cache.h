@@ -70,17 +70,26 @@ class PrefixCache {
   /// Unlocks a partial row, whose owner is the only one to lock it, and forgets it: its page has become more than that.
   void drop_partial(Node node);
 
-  /// Frees the pages of the row that was used least recently; false when every row is locked.
+  /// A sequence that is about to unlock the row goes on holding its page of one cache group, without keeping the row
+  /// from being evicted. It says so itself when it lets the page go.
+  void hold_page(Node node, std::size_t group);
+  /// Nothing where no row has the page, or no longer.
+  void let_page_go(std::size_t group, std::int32_t page);
+
+  /// Forgets the row that was used least recently, and with it frees those of its pages that nobody holds; false when
+  /// every row is locked.
   bool evict();
 
-  /// Rows that evict() could free.
+  /// Rows that evict() could forget.
   [[nodiscard]] std::int64_t evictable() const { return evictable_; }
+  /// Pages of a cache group that evict() could free.
+  [[nodiscard]] std::int64_t evictable(std::size_t group) const { return evictable_ - held_[group]; }
   /// Rows in the trees that have pages.
   [[nodiscard]] std::int64_t rows() const { return rows_; }
 
   /// [groups]; -1 where the row was evicted from under its children.
   [[nodiscard]] std::span<const std::int32_t> pages(Node node) const;
-  /// Whether a lock would take the row from those that evict() could free.
+  /// Whether a lock would take the row from those that evict() could forget.
   [[nodiscard]] bool can_be_evicted(Node node) const { return at(node).users == 0 && !at(node).hollow; }
   /// The step that fills the row: in it the row can be attended to, and copied in a later one only.
   [[nodiscard]] std::int64_t step(Node node) const { return at(node).step; }
@@ -117,6 +126,7 @@ class PrefixCache {
   void remove(Node node);  // a leaf without pages or users; then its ancestors as far as they are the same
   void list_newest(Node node);
   void unlist(Node node);
+  void count_held(Node node, std::int64_t one);  // of a row that can be evicted now, or could till now
 
   std::span<PagePool> pools_;
   std::int32_t page_tokens_;
@@ -124,8 +134,11 @@ class PrefixCache {
   std::int32_t key_tokens_;  // that a row is known by
   std::int64_t window_;
   std::vector<Entry> entries_;
-  std::vector<std::int32_t> tokens_;  // [entries][key_tokens_]
-  std::vector<std::int32_t> pages_;   // [entries][groups]
+  std::vector<std::int32_t> tokens_;            // [entries][key_tokens_]
+  std::vector<std::int32_t> pages_;             // [entries][groups]
+  std::vector<std::int32_t> holders_;           // [entries][groups]: sequences that hold the page and no lock
+  std::vector<std::vector<Node>> row_of_page_;  // [groups][pages]
+  std::vector<std::int64_t> held_;              // [groups]: evictable rows whose page has holders
   std::vector<Node> unused_;
   std::map<std::string, Node, std::less<>> roots_;
   Node newest_ = kNone, oldest_ = kNone;

@@ -59,11 +59,20 @@ AttentionPolicy layer_policy(const ModelConfig& config, const AttentionPolicy& p
 
 std::vector<KvShape> kv_shapes(const ModelConfig& config, const AttentionPolicy& policy) {
   std::vector<KvShape> shapes;
+  const auto keeps = [](const LayerSpec& layer) {  // pages that may be dropped
+    return layer.attention.window == 0 && layer.attention.kv_source < 0;
+  };
+  const std::int64_t all = std::ranges::count_if(config.layers, keeps);
+  const std::int64_t levels = !policy.keep || policy.keep->levels == 1 ? 1
+                              : policy.keep->levels == 0               ? all
+                                                                       : std::min(policy.keep->levels, all);
+  std::int64_t keeping = 0;
   for (std::size_t l = 0; l < config.layers.size(); ++l) {
     const AttentionSpec& a = config.layers[l].attention;
     const AttentionPolicy of_layer = layer_policy(config, policy, l);
     const bool bounds = of_layer.decode && of_layer.decode->choice == PageChoice::quest;
     shapes.push_back({a.kv_heads, a.head_dim, a.window, a.kv_source, bounds});
+    if (keeps(config.layers[l])) shapes.back().level = static_cast<std::int32_t>(keeping++ * levels / all);
     // Who reads another layer's keys selects by that one's bounds.
     if (a.kv_source >= 0 && shapes.back().key_bounds) shapes[static_cast<std::size_t>(a.kv_source)].key_bounds = true;
   }
@@ -104,6 +113,7 @@ Result<std::unique_ptr<Decoder>> Decoder::create(ModelConfig config, ModelWeight
     decoder->layer_policies_.push_back(of_layer);
     if (of_layer.prefill) decoder->policy_.prefill = of_layer.prefill;
     if (of_layer.decode) decoder->policy_.decode = of_layer.decode;
+    if (of_layer.keep) decoder->policy_.keep = of_layer.keep;
   }
   MILLRACE_CHECK_OK(decoder->allocate());
   return decoder;

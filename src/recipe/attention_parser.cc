@@ -19,6 +19,10 @@ constexpr std::pair<std::string_view, BlockChoice> kBlockChoices[] = {
     {"xattention", BlockChoice::xattention}, {"recent", BlockChoice::recent}, {"random", BlockChoice::random}};
 constexpr std::pair<std::string_view, PageChoice> kPageChoices[] = {
     {"quest", PageChoice::quest}, {"recent", PageChoice::recent}, {"random", PageChoice::random}};
+constexpr std::pair<std::string_view, KeepChoice> kKeepChoices[] = {{"heavy_hitters", KeepChoice::heavy_hitters},
+                                                                    {"relevance", KeepChoice::relevance},
+                                                                    {"recent", KeepChoice::recent},
+                                                                    {"random", KeepChoice::random}};
 
 template <typename Choice>
 Status parse_choice(const Json& value, Names<Choice> names, const std::string& where, Choice& choice) {
@@ -43,7 +47,7 @@ Status parse_count(const Json& value, std::int64_t least, const std::string& whe
   return Ok{};
 }
 
-/// The keys that both phases have; false: it is none of these.
+/// The keys that all of them have; false: it is none of these.
 template <typename Selection, typename Choice>
 Result<bool> parse_common(const std::string& key, const Json& value, Names<Choice> names, const std::string& where,
                           Selection& selection) {
@@ -55,11 +59,18 @@ Result<bool> parse_common(const std::string& key, const Json& value, Names<Choic
     MILLRACE_CHECK_OK(parse_count(value, 0, where, selection.sink_tokens));
   } else if (key == "recent_tokens") {
     MILLRACE_CHECK_OK(parse_count(value, 1, where, selection.recent_tokens));
-  } else if (key == "dense_layers") {
-    MILLRACE_CHECK_OK(parse_count(value, 0, where, selection.dense_layers));
   } else {
     return false;
   }
+  return true;
+}
+
+/// The same, of those that choose what to read, each layer for itself.
+template <typename Selection, typename Choice>
+Result<bool> parse_reading(const std::string& key, const Json& value, Names<Choice> names, const std::string& where,
+                           Selection& selection) {
+  if (key != "dense_layers") return parse_common(key, value, names, where, selection);
+  MILLRACE_CHECK_OK(parse_count(value, 0, where, selection.dense_layers));
   return true;
 }
 
@@ -89,7 +100,7 @@ Result<BlockSelection> parse_prefill(const Json& prefill, const std::string& whe
       selection.mass = value.get<double>();
       continue;
     }
-    MILLRACE_TRY(const bool known, parse_common(key, value, Names<BlockChoice>(kBlockChoices), place, selection));
+    MILLRACE_TRY(const bool known, parse_reading(key, value, Names<BlockChoice>(kBlockChoices), place, selection));
     if (known) continue;
     return fail(
         "{} is not supported by this version (it has \"select\", \"mass\", \"tokens\", \"sink_tokens\", "
@@ -117,7 +128,7 @@ Result<PageSelection> parse_decode(const Json& decode, const std::string& where)
   PageSelection selection;
   for (const auto& [key, value] : decode.items()) {
     const std::string place = fmt::format("{}.\"{}\"", where, key);
-    MILLRACE_TRY(const bool known, parse_common(key, value, Names<PageChoice>(kPageChoices), place, selection));
+    MILLRACE_TRY(const bool known, parse_reading(key, value, Names<PageChoice>(kPageChoices), place, selection));
     if (known) continue;
     return fail(
         "{} is not supported by this version (it has \"select\", \"tokens\", \"sink_tokens\", \"recent_tokens\" and "
@@ -134,6 +145,40 @@ Result<PageSelection> parse_decode(const Json& decode, const std::string& where)
   return selection;
 }
 
+Result<KvRetention> parse_keep(const Json& keep, const std::string& where) {
+  if (!keep.is_object()) return fail("{} is not an object", where);
+  KvRetention retention;
+  for (const auto& [key, value] : keep.items()) {
+    const std::string place = fmt::format("{}.\"{}\"", where, key);
+    MILLRACE_TRY(const bool known, parse_common(key, value, Names<KeepChoice>(kKeepChoices), place, retention));
+    if (known) continue;
+    if (key == "queries") {
+      MILLRACE_CHECK_OK(parse_count(value, 1, place, retention.queries));
+    } else if (key == "pin_system") {
+      if (!value.is_boolean()) return fail("{}: {} is not true or false", place, value.dump());
+      retention.pin_system = value.get<bool>();
+    } else if (key == "levels") {
+      MILLRACE_CHECK_OK(parse_count(value, 0, place, retention.levels));
+    } else {
+      return fail(
+          "{} is not supported by this version (it has \"select\", \"tokens\", \"sink_tokens\", \"recent_tokens\", "
+          "\"queries\", \"pin_system\" and \"levels\")",
+          place);
+    }
+  }
+  if (!keep.contains("select") || retention.tokens == 0) {
+    return fail("{}: \"select\" and \"tokens\" must be there", where);
+  }
+  if (!retention.measures() && keep.contains("queries")) {
+    return fail("{}: \"queries\" is for heavy_hitters and relevance: others do not look at attention", where);
+  }
+  // Whole pages are kept: of 16 positions, and for the sake of the earliest recent one up to a page more. One is
+  // chosen.
+  const std::int64_t least = whole(retention.sink_tokens, 16) + 16 + whole(retention.recent_tokens, 16) + 16;
+  MILLRACE_CHECK_OK(check_room(retention.tokens, least, retention.sink_tokens, retention.recent_tokens, where));
+  return retention;
+}
+
 }  // namespace
 
 Result<AttentionPolicy> parse_attention(const Json& attention, const std::string& where) {
@@ -145,8 +190,10 @@ Result<AttentionPolicy> parse_attention(const Json& attention, const std::string
       MILLRACE_TRY(policy.prefill, parse_prefill(value, place));
     } else if (key == "decode") {
       MILLRACE_TRY(policy.decode, parse_decode(value, place));
+    } else if (key == "keep") {
+      MILLRACE_TRY(policy.keep, parse_keep(value, place));
     } else {
-      return fail("{} is not supported by this version (it has \"prefill\" and \"decode\")", place);
+      return fail("{} is not supported by this version (it has \"prefill\", \"decode\" and \"keep\")", place);
     }
   }
   return policy;

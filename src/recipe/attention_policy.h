@@ -1,9 +1,10 @@
-// What attention reads of the past, as a recipe says it; without one, everything.
+// What attention reads of the past and what is kept of it, as a recipe says it; without one, everything.
 #pragma once
 
 #include <optional>
 
 #include "recipe/block_selection.h"
+#include "recipe/kv_retention.h"
 #include "recipe/page_selection.h"
 
 namespace millrace {
@@ -11,8 +12,9 @@ namespace millrace {
 struct AttentionPolicy {
   std::optional<BlockSelection> prefill;  // rows of prompts
   std::optional<PageSelection> decode;    // rows of answers
+  std::optional<KvRetention> keep;        // of all layers together
 
-  [[nodiscard]] bool reads_all() const { return !prefill && !decode; }
+  [[nodiscard]] bool reads_all() const { return !prefill && !decode && !keep; }
 };
 
 }  // namespace millrace

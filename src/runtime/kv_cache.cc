@@ -33,16 +33,19 @@ std::vector<std::byte> ordinary_noise(const PageLayout& layout, std::size_t grou
 
 }  // namespace
 
-Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::int32_t pages, Backend& backend) {
+Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::int32_t pages, std::int32_t swap_pages,
+                                                 Backend& backend) {
   std::unique_ptr<KvCache> cache(new KvCache(backend));
   cache->layout_ = layout;
   cache->pages_ = pages;
+  cache->swap_pages_ = swap_pages;
+  const std::size_t all_pages = static_cast<std::size_t>(pages) + static_cast<std::size_t>(swap_pages);
   for (const CacheGroup& group : layout.groups) {
-    MILLRACE_TRY(Buffer memory, backend.allocate(group.page_bytes * static_cast<std::size_t>(pages)));
+    MILLRACE_TRY(Buffer memory, backend.allocate(group.page_bytes * all_pages));
     cache->memory_.push_back(std::move(memory));
   }
   for (const KeyBounds& bounds : layout.key_bounds) {
-    MILLRACE_TRY(Buffer memory, backend.allocate(bounds.page_bytes * static_cast<std::size_t>(pages)));
+    MILLRACE_TRY(Buffer memory, backend.allocate(bounds.page_bytes * all_pages));
     cache->key_bounds_.push_back(std::move(memory));
   }
   for (const KvPlace& place : layout.layers) {
@@ -76,7 +79,20 @@ void KvCache::copy(std::span<const PageCopy> copies) {
     const std::size_t bytes = layout_.groups[group].page_bytes;
     backend_->copy(memory_[group], static_cast<std::size_t>(copy.to) * bytes, memory_[group],
                    static_cast<std::size_t>(copy.from) * bytes, bytes);
+    for (std::size_t b = 0; b < key_bounds_.size(); ++b) {
+      if (layout_.key_bounds[b].group != copy.group) continue;
+      const std::size_t size = layout_.key_bounds[b].page_bytes;
+      backend_->copy(key_bounds_[b], static_cast<std::size_t>(copy.to) * size, key_bounds_[b],
+                     static_cast<std::size_t>(copy.from) * size, size);
+    }
   }
+}
+
+KvLimits kv_limits(const KvCache& cache) {
+  return {.pages = cache.pages(),
+          .page_tokens = cache.layout().page_tokens,
+          .windows = cache.windows(),
+          .swap_pages = cache.swap_pages()};
 }
 
 void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {

@@ -10,20 +10,23 @@
 #include "backend/backend.h"
 #include "core/result.h"
 #include "kv/page_layout.h"
+#include "sched/kv_allocator.h"
 #include "sched/step_plan.h"
 
 namespace millrace {
 
 class KvCache {
  public:
-  /// `pages` pages in every cache group. Error: no memory.
-  static Result<std::unique_ptr<KvCache>> create(const PageLayout& layout, std::int32_t pages, Backend& backend);
+  /// `pages` pages in every cache group, and behind them as many as `swap_pages`. Error: no memory.
+  static Result<std::unique_ptr<KvCache>> create(const PageLayout& layout, std::int32_t pages, std::int32_t swap_pages,
+                                                 Backend& backend);
 
   [[nodiscard]] const PageLayout& layout() const { return layout_; }
   [[nodiscard]] std::span<const KvLayer> layers() const { return layers_; }
   /// The window of each cache group, 0 for none.
   [[nodiscard]] std::vector<std::int64_t> windows() const;
   [[nodiscard]] std::int32_t pages() const { return pages_; }
+  [[nodiscard]] std::int32_t swap_pages() const { return swap_pages_; }
   [[nodiscard]] std::int64_t token_capacity() const { return std::int64_t{pages_} * layout_.page_tokens; }
 
   /// Copies pages within their groups, in the order of the list.
@@ -37,11 +40,14 @@ class KvCache {
 
   Backend* backend_;
   PageLayout layout_;
-  std::int32_t pages_ = 0;
+  std::int32_t pages_ = 0, swap_pages_ = 0;
   std::vector<Buffer> memory_;
   std::vector<Buffer> key_bounds_;
   std::vector<KvLayer> layers_;
   std::vector<std::vector<std::byte>> noise_;  // of a page of each group, once it is wanted
 };
+
+/// What an allocator of its pages goes by.
+KvLimits kv_limits(const KvCache& cache);
 
 }  // namespace millrace

@@ -204,6 +204,9 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
                                           .available = plan.backend->free_memory(),
                                           .kv_memory = options.kv_memory,
                                           .weight_memory = options.weight_memory,
+                                          .swap_memory = options.recipe.attention.keep
+                                                             ? options.swap_memory.value_or(MemoryNeeds::kAnEighth)
+                                                             : 0,
                                           .max_model_len = options.max_model_len,
                                           .sequences = options.sequences}));
   MILLRACE_TRY(model.tokenizer, load_tokenizer(plan.checkpoint));
@@ -216,7 +219,8 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
   const Decoder::Limits limits = step_limits(options, plan.config);
   MILLRACE_TRY(std::unique_ptr<Decoder> decoder,
                Decoder::create(std::move(plan.config), std::move(weights), backend, limits, options.recipe.attention));
-  MILLRACE_TRY(std::unique_ptr<KvCache> cache, KvCache::create(plan.layout, model.memory.kv_pages, backend));
+  MILLRACE_TRY(std::unique_ptr<KvCache> cache,
+               KvCache::create(plan.layout, model.memory.kv_pages, model.memory.swap_pages, backend));
   MILLRACE_TRY(model.runner, ModelRunner::create(std::move(plan.backend), std::move(decoder), std::move(cache),
                                                  model.memory.max_sequence_tokens));
   return model;

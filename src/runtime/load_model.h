@@ -33,8 +33,11 @@ struct LoadOptions {
   Recipe recipe;                // lossy methods
   std::optional<std::uint64_t> kv_memory;      // bytes
   std::optional<std::uint64_t> weight_memory;  // bytes that weights may take
-  std::optional<std::int64_t> max_model_len;   // tokens of a sequence
-  std::int64_t sequences = 1;                  // that run at once: KV memory for them, where there is room
+  // Bytes of the KV memory for sequences that wait, where the recipe keeps some of what they have: an eighth without
+  // it.
+  std::optional<std::uint64_t> swap_memory;
+  std::optional<std::int64_t> max_model_len;  // tokens of a sequence
+  std::int64_t sequences = 1;                 // that run at once: KV memory for them, where there is room
   Decoder::Limits limits;
   std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)> wrap_backend;  // may be empty
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;  // bytes of weights packed; may be empty

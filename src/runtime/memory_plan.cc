@@ -49,8 +49,17 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
     return fail("{} of KV memory do not fit: {} of memory is available, weights and activations take {}",
                 format_size(budget), format_size(needs.available), format_size(fixed));
   }
-  const std::uint64_t pages =
+  // What nobody asked for does not stand in the way of the longest sequence.
+  const bool by_memory = needs.kv_memory && !needs.max_model_len;
+  const std::uint64_t to_spare = by_memory ? budget : budget - std::min(budget, wanted);
+  const std::uint64_t swap =
+      needs.swap_memory == MemoryNeeds::kAnEighth ? std::min(budget / 8, to_spare) : needs.swap_memory;
+  if (swap > budget) {
+    return fail("--swap-memory is {}, a part of the KV memory, which is {}", format_size(swap), format_size(budget));
+  }
+  const std::uint64_t all =
       std::min<std::uint64_t>(budget / needs.kv_page_row, std::numeric_limits<std::int32_t>::max());
+  const std::uint64_t swap_pages = std::min(all, swap / needs.kv_page_row), pages = all - swap_pages;
   if (pages == 0) {
     return fail("{} of KV memory hold no page: a page of {} tokens takes {}", format_size(budget), needs.page_tokens,
                 format_size(needs.kv_page_row));
@@ -62,8 +71,9 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
   }
   return MemoryPlan{.weights = needs.weights,
                     .workspace = needs.workspace,
-                    .kv = pages * needs.kv_page_row,
+                    .kv = all * needs.kv_page_row,
                     .kv_pages = static_cast<std::int32_t>(pages),
+                    .swap_pages = static_cast<std::int32_t>(swap_pages),
                     .max_sequence_tokens = std::min(wanted_tokens, capacity)};
 }
 

@@ -17,13 +17,16 @@ struct MemoryNeeds {
   std::int64_t max_position = 0;                                    // the model's context
   std::uint64_t available = 0;                                      // bytes that the machine has left
   std::optional<std::uint64_t> kv_memory = {}, weight_memory = {};  // what the operator set
+  static constexpr std::uint64_t kAnEighth = ~std::uint64_t{0};
+  std::uint64_t swap_memory = 0;  // of the KV memory, bytes for sequences that wait
   std::optional<std::int64_t> max_model_len = {};
   std::int64_t sequences = 1;  // that run at once
 };
 
 struct MemoryPlan {
   std::uint64_t weights = 0, workspace = 0, kv = 0;
-  std::int32_t kv_pages = 0;  // of each cache group
+  std::int32_t kv_pages = 0;    // of each cache group
+  std::int32_t swap_pages = 0;  // and behind them
   std::int64_t max_sequence_tokens = 0;
 };
 

@@ -76,15 +76,15 @@ SchedulerLimits scheduler_limits(ModelRunner& runner, bool prefix_cache) {
   const Decoder::Limits& limits = runner.limits();
   const std::int64_t block = runner.prompt_block(), spare = block > 1 ? block : 0;
   const auto sequences = static_cast<std::int32_t>(std::min(limits.max_logit_rows, limits.max_rows) - spare);
+  KvLimits kv = kv_limits(runner.cache());
+  kv.prefix_cache = prefix_cache;
   return {.max_batch_tokens = static_cast<std::int32_t>(limits.max_rows),
           .max_sequences = sequences,
           .max_logit_rows = static_cast<std::int32_t>(limits.max_logit_rows),
-          .kv = {.pages = runner.cache().pages(),
-                 .page_tokens = runner.cache().layout().page_tokens,
-                 .windows = runner.cache().windows(),
-                 .prefix_cache = prefix_cache},
+          .kv = std::move(kv),
           .share_answers = !runner.answers_differ(),
-          .prompt_block = block};
+          .prompt_block = block,
+          .keep = runner.policy().keep};
 }
 
 }  // namespace millrace

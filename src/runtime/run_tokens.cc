@@ -30,17 +30,17 @@ void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsA
   const auto vocab = static_cast<std::size_t>(runner.config().vocab);
   const auto total = static_cast<std::int64_t>(tokens.size());
   const KvCache& cache = runner.cache();
-  UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
+  UnscheduledSequences sequences(kv_limits(cache), runner.policy().keep);
   const std::int64_t block = runner.prompt_block();
   const std::int64_t answer_begin = rows == RowsAre::prompt   ? total
                                     : rows == RowsAre::answer ? 0
                                                               : total / 2 / block * block;
   const SequenceId id = sequences.add({tokens.begin(), tokens.end()}, total, answer_begin);
   const std::int64_t step = std::min(runner.limits().max_rows, runner.limits().max_logit_rows) / block * block;
-  for (std::int64_t start = 0; start < total; start += step) {
-    const auto count = static_cast<std::int32_t>(std::min(step, total - start));
-    const std::span<const float> logits =
-        runner.run(sequences.batch({{{.id = id, .rows = count, .first_position = start, .all_logits = true}}, {}}));
+  for (std::int64_t start = 0, count = 0; start < total; start += count) {
+    count = std::min(step, std::min(total, sequences.step_end(id)) - start);
+    const std::span<const float> logits = runner.run(sequences.batch(
+        {{{.id = id, .rows = static_cast<std::int32_t>(count), .first_position = start, .all_logits = true}}, {}}));
     for (std::int64_t r = 0; r < count; ++r)
       take(start + r, logits.subspan(static_cast<std::size_t>(r) * vocab, vocab));
   }

@@ -47,7 +47,8 @@ std::vector<Candidate> compare_neighbours(const ForwardBatch& batch, std::size_t
     candidate.reads = before.reads + (sequence.rows + kTaskRows - 1) / kTaskRows;
     if (s > 0) {
       const SequenceRows& other = batch.sequences[s - 1];
-      const std::int64_t limit = std::min(sequence.first_position, other.first_position) / page_tokens;
+      const auto of_group = static_cast<std::int32_t>(group);
+      const std::int64_t limit = std::min(sequence.first_place(of_group), other.first_place(of_group)) / page_tokens;
       const std::int64_t pages = common_pages(sequence.page_tables[group], other.page_tables[group], limit);
       candidate.tokens = pages * page_tokens / kAttentionChunk * kAttentionChunk;
     }

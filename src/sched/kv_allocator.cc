@@ -9,6 +9,10 @@ namespace millrace {
 
 namespace {
 
+std::int64_t count_pages(std::span<const std::int32_t> entries) {
+  return std::ranges::count_if(entries, [](std::int32_t page) { return page >= 0; });
+}
+
 std::int64_t farthest(const std::vector<std::int64_t>& windows) {
   const bool all = std::ranges::find(windows, 0) != windows.end();
   return all ? 0 : *std::ranges::max_element(windows);
@@ -20,6 +24,7 @@ KvAllocator::KvAllocator(const KvLimits& limits)
     : limits_(limits),
       window_(farthest(limits.windows)),
       pools_(limits.windows.size(), PagePool(limits.pages)),
+      swap_(limits.windows.size(), PagePool(limits.swap_pages)),
       cache_(pools_, limits.page_tokens, window_, limits.rows_together) {}
 
 SequenceKv KvAllocator::make() {
@@ -34,9 +39,9 @@ std::int64_t KvAllocator::rows_for(std::int64_t tokens) const {
 }
 
 std::int64_t KvAllocator::available() const {
-  std::int32_t free = limits_.pages;
-  for (const PagePool& pool : pools_) free = std::min(free, pool.free_count());
-  return free + cache_.evictable() - reserved_;
+  std::int64_t free = limits_.pages;
+  for (std::size_t g = 0; g < pools_.size(); ++g) free = std::min(free, pools_[g].free_count() + cache_.evictable(g));
+  return free - reserved_;
 }
 
 std::int64_t KvAllocator::used_rows() const {
@@ -134,7 +139,7 @@ std::span<const std::int32_t> KvAllocator::key(std::span<const std::int32_t> tok
 }
 
 std::int64_t KvAllocator::catch_up(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t computed) {
-  if (kv.root == PrefixCache::kNone) return 0;
+  if (kv.root == PrefixCache::kNone || kv.apart) return 0;
   const std::int64_t page = limits_.page_tokens, together = limits_.rows_together * page;
   std::int64_t at = computed;
   std::vector<PrefixCache::Node> set;
@@ -164,7 +169,7 @@ std::int64_t KvAllocator::catch_up(SequenceKv& kv, std::span<const std::int32_t>
 
 void KvAllocator::publish(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t filled, bool partial,
                           std::int64_t step) {
-  if (kv.root == PrefixCache::kNone) return;
+  if (kv.root == PrefixCache::kNone || kv.apart) return;
   const std::int64_t page = limits_.page_tokens;
   std::vector<std::int32_t> pages(pools_.size());
   const auto pages_of = [&](std::size_t row) {
@@ -190,7 +195,11 @@ void KvAllocator::publish(SequenceKv& kv, std::span<const std::int32_t> tokens, 
 void KvAllocator::trim(SequenceKv& kv, std::int64_t position) {
   for (std::size_t g = 0; g < pools_.size(); ++g) {
     const std::int64_t window = limits_.windows[g];
-    if (window > 0 && position >= window) kv.tables[g].trim_below(position - window + 1);
+    if (window == 0 || position < window) continue;
+    const std::span<const std::int32_t> entries = kv.tables[g].entries();
+    auto end = static_cast<std::size_t>((position - window + 1) / limits_.page_tokens);
+    while (kv.apart && end > 0 && entries[end - 1] >= 0) cache_.let_page_go(g, entries[--end]);
+    kv.tables[g].trim_below(position - window + 1);
   }
   if (window_ == 0 || position < window_) return;
   const auto passed = static_cast<std::size_t>((position - window_ + 1) / limits_.page_tokens);
@@ -200,9 +209,101 @@ void KvAllocator::trim(SequenceKv& kv, std::int64_t position) {
   }
 }
 
-void KvAllocator::release(SequenceKv& kv) {
-  for (PageTable& table : kv.tables) table.clear();
-  kv.rows = 0;
+void KvAllocator::leave_cache(SequenceKv& kv) {
+  if (std::exchange(kv.apart, true)) return;
+  const auto hold = [&](PrefixCache::Node node, std::size_t row) {
+    // Of what others had computed already, the sequence has pages of its own.
+    for (std::size_t g = 0; g < pools_.size(); ++g) {
+      const std::int32_t page = kv.tables[g].entries()[row];
+      if (page >= 0 && page == cache_.pages(node)[g]) cache_.hold_page(node, g);
+    }
+  };
+  for (std::size_t row = kv.first_locked; row < kv.nodes.size(); ++row) hold(kv.nodes[row], row);
+  if (kv.partial != PrefixCache::kNone) hold(kv.partial, kv.nodes.size());
+  unlock_rows(kv);
+}
+
+void KvAllocator::promise(SequenceKv& kv, std::int64_t most) {
+  std::int64_t held = 0;
+  for (const PageTable& table : kv.tables) held = std::max(held, count_pages(table.entries()));
+  const std::int64_t more = std::min(most - held - kv.reserved, available());
+  if (more <= 0) return;
+  kv.reserved += more;
+  reserved_ += more;
+}
+
+std::int64_t KvAllocator::drop(SequenceKv& kv, std::span<const std::vector<std::int32_t>> entries, std::int64_t most) {
+  leave_cache(kv);
+  std::int64_t freed = 0;
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    const std::int64_t before = pools_[g].free_count() + cache_.evictable(g);
+    for (const std::int32_t entry : entries[g]) {
+      cache_.let_page_go(g, kv.tables[g].entries()[static_cast<std::size_t>(entry)]);
+    }
+    kv.tables[g].drop(entries[g]);
+    freed += pools_[g].free_count() + cache_.evictable(g) - before;
+  }
+  promise(kv, most);
+  return freed;
+}
+
+bool KvAllocator::swap_out(SequenceKv& kv, std::vector<PageCopy>& copies) {
+  MILLRACE_CHECK(kv.apart && !kv.is_swapped(), "a sequence that has dropped nothing is swapped, or one twice");
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    if (count_pages(kv.tables[g].entries()) > swap_[g].free_count()) return false;
+  }
+  kv.swapped.resize(pools_.size());
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    for (const std::int32_t page : kv.tables[g].entries()) {
+      kv.swapped[g].push_back(page < 0 ? -1 : *swap_[g].acquire());
+      if (page >= 0) copies.push_back({static_cast<std::int32_t>(g), page, limits_.pages + kv.swapped[g].back()});
+    }
+  }
+  release_pages(kv);
+  return true;
+}
+
+bool KvAllocator::swap_in(SequenceKv& kv, std::int64_t most, std::int64_t spare, std::vector<PageCopy>& copies) {
+  std::int64_t rows = 0;
+  for (const std::vector<std::int32_t>& group : kv.swapped) rows = std::max(rows, count_pages(group));
+  if (std::max(rows, most) + spare > available()) return false;
+  const bool room = make_room(rows);
+  MILLRACE_CHECK(room, "{} rows were available, and {} can't be had", available(), rows);
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    for (const std::int32_t from : kv.swapped[g]) {
+      if (from < 0) {
+        kv.tables[g].append(-1);
+        continue;
+      }
+      kv.tables[g].take(*pools_[g].acquire());
+      copies.push_back({static_cast<std::int32_t>(g), limits_.pages + from, kv.tables[g].entries().back()});
+    }
+  }
+  release_swapped(kv);
+  promise(kv, most);
+  return true;
+}
+
+void KvAllocator::release_swapped(SequenceKv& kv) {
+  for (std::size_t g = 0; g < kv.swapped.size(); ++g) {
+    for (const std::int32_t page : kv.swapped[g]) {
+      if (page >= 0) swap_[g].release(page);
+    }
+  }
+  kv.swapped.clear();
+}
+
+void KvAllocator::release_pages(SequenceKv& kv) {
+  for (std::size_t g = 0; g < pools_.size(); ++g) {
+    for (const std::int32_t page : kv.tables[g].entries()) {
+      if (kv.apart && page >= 0) cache_.let_page_go(g, page);
+    }
+    kv.tables[g].clear_entries();
+  }
+  reserved_ -= std::exchange(kv.reserved, 0);
+}
+
+void KvAllocator::unlock_rows(SequenceKv& kv) {
   if (kv.partial != PrefixCache::kNone) cache_.unlock(std::exchange(kv.partial, PrefixCache::kNone));
   while (kv.nodes.size() > kv.first_locked) {  // from the leaf up, so that leaves are the first to be evicted
     cache_.unlock(kv.nodes.back());
@@ -210,8 +311,16 @@ void KvAllocator::release(SequenceKv& kv) {
   }
   kv.nodes.clear();
   kv.first_locked = 0;
+}
+
+void KvAllocator::release(SequenceKv& kv) {
+  release_swapped(kv);
+  release_pages(kv);
+  for (PageTable& table : kv.tables) table.clear();
+  kv.rows = 0;
+  unlock_rows(kv);
+  kv.apart = false;
   if (kv.root != PrefixCache::kNone) cache_.unlock(std::exchange(kv.root, PrefixCache::kNone));
-  reserved_ -= std::exchange(kv.reserved, 0);
 }
 
 void KvAllocator::check(std::span<const SequenceKv* const> live) const {
@@ -224,7 +333,8 @@ void KvAllocator::check(std::span<const SequenceKv* const> live) const {
     std::vector<std::int32_t> references(static_cast<std::size_t>(limits_.pages), 0);
     for (const SequenceKv* kv : live) {
       const auto entries = static_cast<std::int64_t>(kv->tables[g].entries().size());
-      MILLRACE_CHECK(entries == kv->rows, "{} entries, {} rows", entries, kv->rows);
+      MILLRACE_CHECK(kv->is_swapped() ? entries == 0 : entries == kv->rows - kv->tables[g].dropped(),
+                     "{} entries, {} rows, {} dropped", entries, kv->rows, kv->tables[g].dropped());
       for (const std::int32_t page : kv->tables[g].entries()) {
         if (page >= 0) ++references[static_cast<std::size_t>(page)];
       }

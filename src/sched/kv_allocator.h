@@ -21,17 +21,22 @@ struct KvLimits {
   bool prefix_cache = true;
   std::int32_t rows_together = 1;  // PrefixCache
   bool share_parts = true;         // a row that is not full may be copied
+  std::int32_t swap_pages = 0;     // of each cache group, behind `pages`: for sequences that wait
 };
 
 /// What a sequence has of KV memory. `tables` are its own; the rest is the allocator's.
 struct SequenceKv {
-  std::int64_t rows = 0;  // of each table
+  std::int64_t rows = 0;  // of each table, with those that were dropped
   std::vector<PageTable> tables;
   std::vector<PrefixCache::Node> nodes;  // locked nodes of its first rows
   std::size_t first_locked = 0;          // windows have passed the nodes before it, and they are unlocked
   PrefixCache::Node root = PrefixCache::kNone;
   PrefixCache::Node partial = PrefixCache::kNone;  // its own unfinished row, as others may find it
   std::int64_t reserved = 0;                       // rows that it may still take without asking
+  bool apart = false;                              // has dropped pages, and takes no more part in the prefix cache
+  std::vector<std::vector<std::int32_t>> swapped;  // [groups][entries]: swap pages; empty: it is not swapped out
+
+  [[nodiscard]] bool is_swapped() const { return !swapped.empty(); }
 };
 
 class KvAllocator {
@@ -83,6 +88,18 @@ class KvAllocator {
   void publish(SequenceKv& kv, std::span<const std::int32_t> tokens, std::int64_t filled, bool partial,
                std::int64_t step);
 
+  /// Takes pages out of the tables for good: `entries` [groups], ascending. What remains of the sequence's pages in the
+  /// prefix cache stays there for others, no longer locked by it, and what it fills from now on never goes there. It is
+  /// promised rows up to `most` in all, as far as there are some. Returns how many of the pages nobody else uses: a
+  /// page that another sequence has, too, gives no memory back.
+  std::int64_t drop(SequenceKv& kv, std::span<const std::vector<std::int32_t>> entries, std::int64_t most);
+
+  /// Moves a sequence's pages out of the way of others, to be had back with swap_in(). Only where some were dropped.
+  /// False, and nothing has changed: too little room to swap to.
+  bool swap_out(SequenceKv& kv, std::vector<PageCopy>& copies);
+  /// Promises rows as admit() does, up to `most` in all. False: not available.
+  bool swap_in(SequenceKv& kv, std::int64_t most, std::int64_t spare, std::vector<PageCopy>& copies);
+
   /// Gives back what no window reaches from `position` on.
   void trim(SequenceKv& kv, std::int64_t position);
 
@@ -94,12 +111,18 @@ class KvAllocator {
 
  private:
   bool make_room(std::int64_t rows);
+  void leave_cache(SequenceKv& kv);
+  void promise(SequenceKv& kv, std::int64_t most);
+  void release_swapped(SequenceKv& kv);
+  void release_pages(SequenceKv& kv);  // and what was promised; how many were dropped stays known
+  void unlock_rows(SequenceKv& kv);
   /// What the row that holds position `at` is known by.
   [[nodiscard]] std::span<const std::int32_t> key(std::span<const std::int32_t> tokens, std::int64_t at) const;
 
   KvLimits limits_;
   std::int64_t window_;  // of the group that sees farthest; 0: all
   std::vector<PagePool> pools_;
+  std::vector<PagePool> swap_;  // its page p is page limits_.pages + p of the group
   PrefixCache cache_;
   std::int64_t reserved_ = 0;
 };

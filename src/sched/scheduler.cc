@@ -25,6 +25,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), kv_(kv_li
   MILLRACE_CHECK(limits.max_logit_rows >= limits.max_sequences, "{} logit rows for {} sequences", limits.max_logit_rows,
                  limits.max_sequences);
   const std::int64_t block = limits.prompt_block;
+  MILLRACE_CHECK(!limits.keep || !limits.share_answers, "answers are shared of which not everything is kept");
   MILLRACE_CHECK(
       block == 1 || (block % limits.kv.page_tokens == 0 && !limits.share_answers &&
                      std::min(limits.max_batch_tokens, limits.max_logit_rows) >= block + limits.max_sequences),
@@ -37,7 +38,18 @@ Status Scheduler::add(SequenceId id, SequenceSpec spec) {
   MILLRACE_CHECK(prompt_tokens > 0 && spec.max_tokens >= prompt_tokens, "{} of {} tokens", prompt_tokens,
                  spec.max_tokens);
   MILLRACE_CHECK(!by_id_.contains(id), "sequence {} exists", id);
-  if (kv_.rows_for(spec.max_tokens) > kv_.total_rows()) {
+  std::optional<Retention> retention;
+  if (limits_.keep && spec.samples && spec.max_tokens > prompt_tokens) {
+    retention.emplace(*limits_.keep, limits_.kv.windows, limits_.kv.page_tokens, prompt_tokens,
+                      std::min(spec.pinned_tokens, prompt_tokens));
+    const std::int64_t rows = std::max(kv_.rows_for(prompt_tokens) + 1, retention->most_pages());
+    if (std::min(rows, kv_.rows_for(spec.max_tokens)) > kv_.total_rows()) {
+      return fail(
+          "the request needs KV memory for {} tokens of prompt, or for {} that are kept, but there is room for "
+          "{} tokens",
+          prompt_tokens, retention->most_pages() * kv_.page_tokens(), kv_.total_rows() * kv_.page_tokens());
+    }
+  } else if (kv_.rows_for(spec.max_tokens) > kv_.total_rows()) {
     return fail("the request needs KV memory for {} tokens ({} of prompt), but there is room for {} tokens",
                 spec.max_tokens, prompt_tokens, kv_.total_rows() * kv_.page_tokens());
   }
@@ -60,6 +72,7 @@ Status Scheduler::add(SequenceId id, SequenceSpec spec) {
   slot.samples = spec.samples && spec.max_tokens > prompt_tokens;
   slot.all_logits = spec.all_logits;
   slot.shares = spec.shares && !spec.all_logits;
+  slot.retention = std::move(retention);
   slot.state = State::waiting;
   by_id_.emplace(id, index);
   waiting_.emplace(slot.rank, index);
@@ -83,7 +96,7 @@ void Scheduler::plan_decodes(StepPlan& plan) {
     const SlotIndex index = running_[i];
     const std::int64_t left = slots_[index].left();
     if (left > 1) prompts_.push_back(index);
-    if (left == 1 && logit_budget_ > 0 && make_room(index, slots_[index].computed + 1)) plan_rows(plan, index, 1);
+    if (left == 1 && logit_budget_ > 0 && make_room(index, slots_[index].computed + 1, plan)) plan_rows(plan, index, 1);
     if (i < running_.size() && running_[i] == index) {
       ++i;
     } else {
@@ -105,7 +118,7 @@ void Scheduler::plan_prompts(StepPlan& plan) {
       continue;
     }
     // Who is admitted should get on: beside others, only where a block has room.
-    if (!waits || (budget_ < limits_.prompt_block && !plan.empty())) return;
+    if (!waits || (budget_ < limits_.prompt_block && !plan.entries.empty())) return;
     const auto candidate = waiting++;
     const SlotIndex index = candidate->second;
     if (slots_[index].all_logits && logit_budget_ == 0) continue;
@@ -122,7 +135,7 @@ void Scheduler::plan_prompts(StepPlan& plan) {
 Scheduler::Admission Scheduler::admit(SlotIndex index, StepPlan& plan) {
   while (true) {
     const Admission admission = try_admit(index, plan);
-    if (admission != Admission::no_room || !preempt_held(plan.empty())) return admission;
+    if (admission != Admission::no_room || !preempt_held(plan.entries.empty(), plan)) return admission;
   }
 }
 
@@ -134,15 +147,22 @@ Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
   const bool refused = slot.refused_in >= 0 && step_ - slot.refused_in < kAskAgain && !running_.empty();
   if (refused && kv_.available() < slot.wanted) return Admission::no_room;
   // Every sequence that runs may want a page soon; who is admitted should not have to go again at once.
-  const KvAllocator::Admission admission = kv_.admit(slot.kv,
-                                                     {.name = slot.cache_name,
-                                                      .tokens = shared_tokens(slot),
-                                                      .positions = slot.tokens(),
-                                                      .share = slot.shares,
-                                                      .may_wait = !slot.waited,
-                                                      .spare = static_cast<std::int64_t>(running_.size()),
-                                                      .step = step_},
-                                                     plan.copies);
+  const auto spare = static_cast<std::int64_t>(running_.size());
+  KvAllocator::Admission admission;
+  if (slot.kv.is_swapped()) {
+    admission = {.cached_tokens = slot.computed, .wanted = most_rows(slot) + spare};
+    admission.admitted = kv_.swap_in(slot.kv, most_rows(slot), spare, plan.copies);
+  } else {
+    admission = kv_.admit(slot.kv,
+                          {.name = slot.cache_name,
+                           .tokens = shared_tokens(slot),
+                           .positions = promised_positions(slot),
+                           .share = slot.shares,
+                           .may_wait = !slot.waited,
+                           .spare = spare,
+                           .step = step_},
+                          plan.copies);
+  }
   if (admission.wait) {
     slot.waited = true;
     return Admission::next_step;
@@ -152,7 +172,9 @@ Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
     slot.wanted = admission.wanted;
     return Admission::no_room;
   }
-  slot.computed = admission.cached_tokens;
+  slot.computed = slot.committed = admission.cached_tokens;
+  // What it goes by is no row's attention, or some row must run before it.
+  if (slot.retention && slot.computed == slot.retention->next_decision()) decide(slot);
   slot.planned_in = step_;
   slot.state = State::running;
   if (slot.admission++ == 0) {
@@ -162,6 +184,18 @@ Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
   }
   running_.insert(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)), index);
   return Admission::admitted;
+}
+
+std::int64_t Scheduler::promised_positions(const Slot& slot) const {
+  if (!slot.retention) return slot.tokens();
+  const std::int64_t page = kv_.page_tokens();
+  return std::min(slot.max_tokens, std::max(slot.prompt_tokens + page, slot.retention->most_pages() * page));
+}
+
+std::int64_t Scheduler::most_rows(const Slot& slot) const {
+  std::int64_t dropped = std::numeric_limits<std::int64_t>::max();
+  for (const PageTable& table : slot.kv.tables) dropped = std::min(dropped, table.dropped());
+  return std::min(slot.retention->most_pages(), kv_.rows_for(slot.max_tokens) - dropped);
 }
 
 std::size_t Scheduler::place_of(const Rank& rank) const {
@@ -178,17 +212,22 @@ void Scheduler::plan_prompt(StepPlan& plan, SlotIndex index) {
       slot.cached_tokens += saved;
       counters_.cached_tokens += saved;
     }
+    if (slot.retention && slot.computed == slot.retention->next_decision()) decide(slot);
   }
-  std::int64_t rows = std::min(budget_, slot.left());
+  const std::int64_t most =
+      slot.retention ? std::min(slot.left(), slot.retention->next_decision() - slot.computed) : slot.left();
+  std::int64_t rows = std::min(budget_, most);
   if (slot.all_logits) rows = std::min(rows, logit_budget_);
   const std::int64_t page = kv_.page_tokens();
   const std::int64_t end = slot.computed + rows;
   // A chunk ends with a page, where there is a choice: whole rows can be shared.
-  if (rows < slot.left() && end / page * page > slot.computed) rows = end / page * page - slot.computed;
+  if (rows < most && end / page * page > slot.computed) rows = end / page * page - slot.computed;
   if (rows == slot.left() && slot.samples && logit_budget_ == 0)
     --rows;  // the last row in a step that can say its logits
-  if (rows < slot.left()) rows = last_cut(slot, slot.computed + rows) - slot.computed;
-  if (rows > 0) plan_rows(plan, index, rows);
+  if (rows < most) rows = last_cut(slot, slot.computed + rows) - slot.computed;
+  if (rows <= 0) return;
+  // A prompt's rows were promised; those of an answer that is computed again, as far as there were some.
+  if (slot.planned_in == step_ || make_room(index, slot.computed + rows, plan)) plan_rows(plan, index, rows);
 }
 
 std::int64_t Scheduler::last_cut(const Slot& slot, std::int64_t end) const {
@@ -223,7 +262,8 @@ void Scheduler::plan_rows(StepPlan& plan, SlotIndex index, std::int64_t rows) {
 std::span<const std::int32_t> Scheduler::shared_tokens(const Slot& slot) const {
   const std::span<const std::int32_t> known(slot.known);
   if (limits_.share_answers) return known;
-  return known.first(std::min(known.size(), static_cast<std::size_t>(slot.prompt_tokens) + 1));
+  const std::int64_t most = slot.retention ? slot.retention->computed_from() : slot.prompt_tokens;
+  return known.first(std::min(known.size(), static_cast<std::size_t>(most) + 1));
 }
 
 void Scheduler::publish(Slot& slot, bool partial) {
@@ -236,10 +276,10 @@ void Scheduler::publish(Slot& slot, bool partial) {
   }
 }
 
-bool Scheduler::make_room(SlotIndex index, std::int64_t tokens) {
+bool Scheduler::make_room(SlotIndex index, std::int64_t tokens, StepPlan& plan) {
   while (!kv_.grow(slots_[index].kv, tokens)) {
     const SlotIndex loser = victim();
-    preempt(loser);
+    preempt(loser, plan);
     if (loser == index) return false;
   }
   return true;
@@ -261,7 +301,7 @@ Scheduler::SlotIndex Scheduler::victim() const {
   return held != kNobody ? held : last;
 }
 
-bool Scheduler::preempt_held(bool impatient) {
+bool Scheduler::preempt_held(bool impatient, StepPlan& plan) {
   const auto may_go = [&](SlotIndex index) {
     const Slot& slot = slots_[index];
     return slot.planned_in != step_ &&
@@ -269,7 +309,7 @@ bool Scheduler::preempt_held(bool impatient) {
   };
   const auto found = std::find_if(running_.rbegin(), running_.rend(), may_go);
   if (found == running_.rend()) return false;
-  preempt(*found);
+  preempt(*found, plan);
   return true;
 }
 
@@ -279,20 +319,42 @@ void Scheduler::give_back(Slot& slot) {
   kv_.release(slot.kv);
 }
 
-void Scheduler::preempt(SlotIndex index) {
+void Scheduler::preempt(SlotIndex index, StepPlan& plan) {
   Slot& slot = slots_[index];
-  give_back(slot);
+  // What runs at this moment would be lost with its masses.
+  const bool settled = slot.committed == slot.computed && !slot.through && slot.kv.apart;
+  if (settled && kv_.swap_out(slot.kv, plan.copies)) {
+    ++counters_.swaps;
+  } else {
+    give_back(slot);
+    slot.computed = slot.committed = 0;
+    if (slot.retention) slot.retention->restart();
+  }
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)) - 1);
-  slot.computed = 0;
   slot.state = State::waiting;
   slot.waited = false;
   waiting_.emplace(slot.rank, index);
   counters_.preemptions += slot.through ? 0 : 1;
 }
 
-void Scheduler::commit(const StepPlan& plan, std::span<const std::int32_t> sampled) {
+void Scheduler::decide(Slot& slot) {
+  const std::vector<std::vector<std::int32_t>> dropped = slot.retention->decide();
+  std::int64_t pages = 0;
+  for (const auto& entries : dropped) pages += std::ssize(entries);
+  if (pages == 0) return;
+  counters_.dropped_pages += pages;
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (std::size_t g = 0; g < dropped.size(); ++g) {
+    least = std::min(least, slot.kv.tables[g].dropped() + std::ssize(dropped[g]));
+  }
+  counters_.freed_pages +=
+      kv_.drop(slot.kv, dropped, std::min(slot.retention->most_pages(), kv_.rows_for(slot.max_tokens) - least));
+}
+
+void Scheduler::commit(const StepPlan& plan, std::span<const std::int32_t> sampled, const PageMasses* masses) {
   std::size_t next = 0;
-  for (const StepEntry& entry : plan.entries) {
+  for (std::size_t e = 0; e < plan.entries.size(); ++e) {
+    const StepEntry& entry = plan.entries[e];
     const std::int32_t* token = nullptr;
     if (entry.samples) {
       MILLRACE_CHECK(next < sampled.size(), "{} tokens for more entries", sampled.size());
@@ -305,9 +367,19 @@ void Scheduler::commit(const StepPlan& plan, std::span<const std::int32_t> sampl
       --slot.pending;
     }
     if (slot.state != State::running || slot.admission != entry.admission) continue;  // preempted meanwhile
-    // What is trimmed must be known.
+    slot.committed = entry.first_position + entry.rows;
+    // What is trimmed or dropped must be known.
     publish(slot, false);
-    kv_.trim(slot.kv, entry.first_position + entry.rows);
+    kv_.trim(slot.kv, slot.committed);
+    if (!slot.retention) continue;
+    if (limits_.keep->measures()) {
+      if (slot.committed > slot.retention->measured_from()) {
+        MILLRACE_CHECK(masses != nullptr && masses->sequences == std::ssize(plan.entries),
+                       "nothing was measured of sequence {}", slot.id);
+        slot.retention->add(*masses, e, entry.first_position, slot.committed);
+      }
+    }
+    if (slot.committed == slot.retention->next_decision()) decide(slot);
   }
   MILLRACE_CHECK(next == sampled.size(), "{} tokens for {} entries that sample", sampled.size(), next);
 }
@@ -322,6 +394,7 @@ void Scheduler::finish(SequenceId id) {
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)) - 1);
   } else {
     waiting_.erase({slot.rank, index});
+    kv_.release(slot.kv);  // what was swapped out
   }
   slot = {};
   free_slots_.push_back(index);
@@ -336,7 +409,8 @@ void Scheduler::hold(SequenceId id, bool held) {
 
 SequenceView Scheduler::sequence(const StepEntry& entry) const {
   const Slot& slot = slots_[entry.slot];
-  return {slot.known, slot.prompt_tokens, slot.kv.tables, slot.prompt_tokens};
+  return {slot.known, slot.prompt_tokens, slot.kv.tables, slot.prompt_tokens,
+          slot.retention ? slot.retention->measured_from() : Retention::kNever};
 }
 
 std::int64_t Scheduler::cached_tokens(SequenceId id) const {

@@ -10,10 +10,14 @@
 //   waits to be computed again, from what the prefix cache still has of it. The sequence of the lowest rank always
 //   gets on, and so everybody ends.
 // - Tokens whose keys and values exist already, or will after this step, are taken from the prefix cache.
+// - Where a cache keeps some pages of a sequence only (retention.h), all that it will hold at once is promised at its
+//   admission: the prompt, and no more than what is kept of it and the answer. One that is preempted is swapped out, if
+//   there is room for that, since to compute it again takes all of the prompt's memory once more.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -22,7 +26,10 @@
 #include <vector>
 
 #include "core/result.h"
+#include "kv/page_masses.h"
+#include "recipe/kv_retention.h"
 #include "sched/kv_allocator.h"
+#include "sched/retention.h"
 #include "sched/sequence.h"
 #include "sched/step_plan.h"
 
@@ -39,6 +46,8 @@ struct SchedulerLimits {
   // pages, or 1. Above 1, answers must not be shared, max_batch_tokens and max_logit_rows leave room for a block
   // beside max_sequences rows, and what a partial page holds is not copied.
   std::int64_t prompt_block = 1;
+  // What is kept of a sequence; everything without it. Answers must not be shared then.
+  std::optional<KvRetention> keep;
 };
 
 struct SequenceSpec {
@@ -47,8 +56,9 @@ struct SequenceSpec {
   std::int32_t priority = 0;         // lower goes first
   std::string cache_name;            // the tree of the prefix cache that it may share
   bool samples = true;  // false, or no room in max_tokens: nothing is generated; it is done when the prompt is computed
-  bool all_logits = false;  // the logits of every position of the prompt are wanted
-  bool shares = true;       // false: computes every position itself (whoever needs what comes of each)
+  bool all_logits = false;         // the logits of every position of the prompt are wanted
+  bool shares = true;              // false: computes every position itself (whoever needs what comes of each)
+  std::int64_t pinned_tokens = 0;  // of the prompt, the first: they are kept for ever
 };
 
 class Scheduler {
@@ -69,8 +79,9 @@ class Scheduler {
   StepPlan schedule();
 
   /// The step ran. `sampled`: a token for each entry that samples, in order. Entries of sequences that have been
-  /// finished meanwhile are passed over.
-  void commit(const StepPlan& plan, std::span<const std::int32_t> sampled);
+  /// finished meanwhile are passed over. `masses`, of the entries in order: what the rows that a sequence's view says
+  /// are measured gave to its pages; null where none are.
+  void commit(const StepPlan& plan, std::span<const std::int32_t> sampled, const PageMasses* masses = nullptr);
 
   /// The sequence is over, or cancelled, at any moment: its pages are free from the next schedule() on.
   void finish(SequenceId id);
@@ -101,6 +112,8 @@ class Scheduler {
     std::int64_t preemptions = 0;
     std::int64_t admitted_tokens = 0, cached_tokens = 0;  // of prompts, at first admission: looked up and found
     std::int64_t computed_tokens = 0;                     // rows scheduled
+    std::int64_t dropped_pages = 0, freed_pages = 0;      // dropped from a sequence; of those nobody else had
+    std::int64_t swaps = 0;                               // preemptions that nothing had to be computed again for
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
 
@@ -118,6 +131,7 @@ class Scheduler {
     SequenceId id = 0;
     std::vector<std::int32_t> known;  // tokens: prompt, then what was sampled
     std::int64_t computed = 0;        // positions scheduled so far
+    std::int64_t committed = 0;       // of those, how many have been computed
     std::int64_t pending = 0;         // tokens that planned steps will sample
     std::int64_t prompt_tokens = 0;
     std::int64_t max_tokens = 0;
@@ -134,10 +148,13 @@ class Scheduler {
     std::int64_t held_since = 0;   // a step
     std::int64_t refused_in = -1;  // the last step in which there was no memory for it, and
     std::int64_t wanted = 0;       // the rows that would have been enough
+    std::optional<Retention> retention;
 
     [[nodiscard]] std::int64_t tokens() const { return static_cast<std::int64_t>(known.size()) + pending; }
     /// Rows that it can run now.
-    [[nodiscard]] std::int64_t left() const { return held || through ? 0 : tokens() - computed; }
+    [[nodiscard]] std::int64_t left() const {
+      return held || through || (retention && computed == retention->next_decision()) ? 0 : tokens() - computed;
+    }
   };
 
   enum class Admission : std::uint8_t { admitted, next_step, no_room };
@@ -154,11 +171,16 @@ class Scheduler {
   [[nodiscard]] std::span<const std::int32_t> shared_tokens(const Slot& slot) const;
   Admission admit(SlotIndex index, StepPlan& plan);
   Admission try_admit(SlotIndex index, StepPlan& plan);
+  /// Positions that rows are promised for.
+  [[nodiscard]] std::int64_t promised_positions(const Slot& slot) const;
+  /// Rows that the slot's pages, and those that it will still take, make at most from now on.
+  [[nodiscard]] std::int64_t most_rows(const Slot& slot) const;
+  void decide(Slot& slot);
   [[nodiscard]] std::size_t place_of(const Rank& rank) const;
-  bool make_room(SlotIndex index, std::int64_t tokens);
+  bool make_room(SlotIndex index, std::int64_t tokens, StepPlan& plan);
   [[nodiscard]] SlotIndex victim() const;
-  bool preempt_held(bool impatient);
-  void preempt(SlotIndex index);
+  bool preempt_held(bool impatient, StepPlan& plan);
+  void preempt(SlotIndex index, StepPlan& plan);
 
   SchedulerLimits limits_;
   KvAllocator kv_;

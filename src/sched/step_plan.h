@@ -27,7 +27,8 @@ struct PageCopy {
 struct StepPlan {
   std::vector<StepEntry> entries;
   std::vector<PageCopy> copies;
-  [[nodiscard]] bool empty() const { return entries.empty(); }
+  /// Nothing is to be done. (Pages may be copied out of the way where no row can run yet.)
+  [[nodiscard]] bool empty() const { return entries.empty() && copies.empty(); }
 };
 
 }  // namespace millrace

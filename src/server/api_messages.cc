@@ -169,9 +169,29 @@ ApiResult<std::string> cut_after_content(std::string prompt, const Json& message
   return invalid_value("continue_final_message", "the chat template does not write the last message's content");
 }
 
+/// Where the first message that is not the system's says something; 0 where that cannot be told.
+std::size_t system_end(std::string_view prompt, const Json& messages) {
+  std::size_t at = 0;
+  for (const Json& message : messages) {
+    const auto found = message.find("content");
+    const bool says = found != message.end() && found->is_string();
+    const std::string content = says ? found->get<std::string>() : std::string();
+    const std::size_t begin = std::min(content.find_first_not_of(kSpaces), content.size());
+    const std::string_view words =
+        std::string_view(content).substr(begin, content.find_last_not_of(kSpaces) + 1 - begin);
+    if (words.empty()) return 0;
+    at = prompt.find(words, at);
+    if (at == std::string_view::npos) return 0;
+    const Json& role = message["role"];
+    if (role != "system" && role != "developer") return at;
+    at += words.size();
+  }
+  return 0;
+}
+
 }  // namespace
 
-ApiResult<std::string> render_chat(Fields& fields, const ServedModel& model, const Json& tools, bool think) {
+ApiResult<ChatPrompt> render_chat(Fields& fields, const ServedModel& model, const Json& tools, bool think) {
   if (model.chat_template == nullptr) {
     return ApiError{.status = 400,
                     .message = "This model has no chat template, so it cannot chat; see /v1/completions.",
@@ -196,8 +216,11 @@ ApiResult<std::string> render_chat(Fields& fields, const ServedModel& model, con
   context["add_generation_prompt"] = generation_prompt;
   if (fields.error) return *fields.error;
   MILLRACE_TRY(std::string prompt, render(model, context));
-  if (goes_on) return cut_after_content(std::move(prompt), context["messages"].back());
-  return prompt;
+  const std::size_t system_bytes = system_end(prompt, context["messages"]);
+  if (goes_on) {
+    MILLRACE_TRY(prompt, cut_after_content(std::move(prompt), context["messages"].back()));
+  }
+  return ChatPrompt{std::move(prompt), system_bytes};
 }
 
 }  // namespace millrace

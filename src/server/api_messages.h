@@ -9,6 +9,11 @@
 
 namespace millrace {
 
+struct ChatPrompt {
+  std::string text;
+  std::size_t system_bytes = 0;  // of it, before the content of the first message that is not the system's
+};
+
 /// The prompt of a chat. `fields`: of the body; read are messages, add_generation_prompt, continue_final_message,
 /// chat_template_kwargs, reasoning_effort and documents. `tools`: for the template, or null. `think`: false where the
 /// answer is constrained from its first token, so that a template that can leave out reasoning does, unless the body
@@ -18,6 +23,6 @@ namespace millrace {
 /// API the text of an object, are handed to the template as an object, or as text where it cannot do with that. The
 /// role "developer" becomes "system" for templates that do not know it. Errors (400): no template, wrong messages,
 /// whatever the template itself refuses.
-ApiResult<std::string> render_chat(Fields& fields, const ServedModel& model, const Json& tools, bool think);
+ApiResult<ChatPrompt> render_chat(Fields& fields, const ServedModel& model, const Json& tools, bool think);
 
 }  // namespace millrace

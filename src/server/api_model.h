@@ -32,9 +32,10 @@ struct ServedModel {
   std::int64_t created = 0;      // Unix time in seconds
   std::string fingerprint;       // system_fingerprint_of(numeric class)
 
-  const Tokenizer* tokenizer = nullptr;                         // may be null: prompts are ids, answers without text
-  const ChatTemplate* chat_template = nullptr;                  // may be null: no chat
-  std::string template_source;                                  // of chat_template; Jinja
+  const Tokenizer* tokenizer = nullptr;         // may be null: prompts are ids, answers without text
+  bool pins_system = false;                     // requests say which tokens of a prompt are the system's (KvRetention)
+  const ChatTemplate* chat_template = nullptr;  // may be null: no chat
+  std::string template_source;                  // of chat_template; Jinja
   AnswerFormat format = AnswerFormat::detect({}, nullptr);      // detect(template_source, tokenizer)
   std::shared_ptr<const GrammarVocabulary> grammar_vocabulary;  // may be null: no constrained answers
 

@@ -125,9 +125,15 @@ ApiResult<ApiCall> parse_chat(std::string_view body, const ServedModel& model) {
   }
   if (fields.error) return *fields.error;
 
-  MILLRACE_TRY(std::string prompt, render_chat(fields, model, tools.list, !format));
+  MILLRACE_TRY(ChatPrompt rendered, render_chat(fields, model, tools.list, !format));
+  std::string prompt = std::move(rendered.text);
   Request& request = generation.request;
   MILLRACE_TRY(request.prompt, encode(prompt, add_special_tokens, "messages", model));
+  if (model.pins_system && rendered.system_bytes > 0) {
+    const std::string system = prompt.substr(0, rendered.system_bytes);
+    MILLRACE_TRY(const std::vector<std::int32_t> ids, encode(system, add_special_tokens, "messages", model));
+    request.pinned_tokens = std::ranges::mismatch(ids, request.prompt).in1 - ids.begin();
+  }
   if (request.prompt.empty()) return invalid_value("messages", "the chat template made no prompt of them");
   MILLRACE_CHECK_OK(fit(request, limit ? limit : old_limit, kManyTokens, model, "messages"));
   MILLRACE_CHECK_OK(compile_into(request, format, model));

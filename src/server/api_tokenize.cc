@@ -37,7 +37,9 @@ ApiResult<std::string> answer_tokenize(std::string_view body, const ServedModel&
   const Json* tools = fields.array("tools");
   if (fields.error) return *fields.error;
   if (chat) {
-    MILLRACE_TRY(text, render_chat(fields, model, tools == nullptr || tools->empty() ? Json() : *tools, true));
+    MILLRACE_TRY(ChatPrompt prompt,
+                 render_chat(fields, model, tools == nullptr || tools->empty() ? Json() : *tools, true));
+    text = std::move(prompt.text);
   }
   MILLRACE_TRY(const std::vector<std::int32_t> ids, encode(text, add_special_tokens, param, model));
   return fmt::format(R"({{"count":{},"max_model_len":{},"tokens":[{}],"token_strs":{}}})", ids.size(),

@@ -58,7 +58,10 @@ struct ServerMetrics::Series {
     running = &gauge("vllm:num_requests_running", "Requests in the running batch.");
     waiting = &gauge("vllm:num_requests_waiting", "Requests that wait for their first step.");
     kv_usage = &gauge("vllm:kv_cache_usage_perc", "KV pages in use; 1 is all of them.");
-    preemptions = &counter("vllm:num_preemptions_total", "Sequences that lost their KV pages and were computed again.");
+    preemptions = &counter("vllm:num_preemptions_total", "Sequences that lost their KV pages for a while.");
+    swaps = &counter("millrace:swapped_sequences_total", "Of those, the ones whose pages were swapped out.");
+    dropped = &counter("millrace:kv_dropped_pages_total", "KV pages that sequences did not keep.");
+    freed = &counter("millrace:kv_freed_pages_total", "Of those, the ones that nobody else had: memory given back.");
     prefix_queries = &counter("vllm:prefix_cache_queries_total", "Prompt tokens looked for in shared context.");
     prefix_hits = &counter("vllm:prefix_cache_hits_total", "Prompt tokens found in shared context.");
     prompt_tokens = &counter("vllm:prompt_tokens_total", "Prompt tokens computed.");
@@ -117,7 +120,8 @@ struct ServerMetrics::Series {
   prometheus::Labels labels;
   prometheus::Registry registry;
   Gauge *running, *waiting, *kv_usage, *kv_waste, *connections;
-  Counter *preemptions, *prefix_queries, *prefix_hits, *prompt_tokens, *generation_tokens, *sent;
+  Counter *preemptions, *swaps, *dropped, *freed, *prefix_queries, *prefix_hits, *prompt_tokens, *generation_tokens,
+      *sent;
   Histogram *first_token, *inter_token, *per_token, *request_per_token, *whole_request, *queued;
   Histogram *request_prompt, *request_generated, *batch;
   Histogram *schedule, *prepare, *forward, *sample, *stream;
@@ -138,6 +142,9 @@ void ServerMetrics::take(const StepReport& step) {
   add(s.prompt_tokens, step.prompt_tokens);
   add(s.generation_tokens, step.generated_tokens);
   add(s.preemptions, step.preemptions);
+  add(s.swaps, step.swaps);
+  add(s.dropped, step.dropped_pages);
+  add(s.freed, step.freed_pages);
   add(s.prefix_queries, step.prefix_queries);
   add(s.prefix_hits, step.prefix_hits);
   for (const double seconds : step.inter_token) {

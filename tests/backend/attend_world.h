@@ -56,6 +56,7 @@ class AttendWorld {
     for (std::size_t i = ids.size(); i > 1; --i)
       std::swap(ids[i - 1], ids[static_cast<std::size_t>(random_.below(static_cast<std::int64_t>(i)))]);
     for (int s = 0; s < sequences; ++s) {
+      dropped_.push_back(0);
       tables_.emplace_back(ids.begin() + s * pages_each_, ids.begin() + (s + 1) * pages_each_);
       if (s == 0) {
         queries_.push_back(random_.normals(shape.length * q_width()));
@@ -120,6 +121,29 @@ class AttendWorld {
     sinks_ = other.sinks_;
   }
 
+  /// Takes entries, ascending, out of the sequence's page table, whose positions are all before those of later steps.
+  void drop(int sequence, const std::vector<std::int32_t>& entries) {
+    std::vector<std::int32_t>& table = tables_[static_cast<std::size_t>(sequence)];
+    for (auto it = entries.rbegin(); it != entries.rend(); ++it) table.erase(table.begin() + *it);
+    dropped_[static_cast<std::size_t>(sequence)] += std::ssize(entries) * shape_.page_tokens;
+  }
+
+  /// Makes the first sequence one that never had more than these positions of the other world's, before any is stored.
+  void adopt_some(const AttendWorld& other, const std::vector<std::int64_t>& positions) {
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      const auto to = static_cast<std::ptrdiff_t>(i), from = static_cast<std::ptrdiff_t>(positions[i]);
+      std::copy_n(other.queries_.front().begin() + from * q_width(), q_width(),
+                  queries_.front().begin() + to * q_width());
+      std::copy_n(other.keys_.front().begin() + from * kv_width(), kv_width(), keys_.front().begin() + to * kv_width());
+      std::copy_n(other.values_.front().begin() + from * kv_width(), kv_width(),
+                  values_.front().begin() + to * kv_width());
+    }
+    sinks_ = other.sinks_;
+  }
+
+  std::int64_t measured_from = std::numeric_limits<std::int64_t>::max();
+  PageMasses masses;  // of the last attend(), by the places in `steps`
+
   /// Rounds all queries to bfloat16.
   void round_queries() {
     for (std::vector<float>& all : queries_) {
@@ -175,7 +199,9 @@ class AttendWorld {
                                  .first_position = step.begin,
                                  .admission_length = 0,
                                  .answer_begin = shape_.answer_begin,
-                                 .page_tables = {tables_[static_cast<std::size_t>(step.sequence)]}});
+                                 .page_tables = {tables_[static_cast<std::size_t>(step.sequence)]},
+                                 .dropped = {dropped_[static_cast<std::size_t>(step.sequence)]},
+                                 .measured_from = measured_from});
       for (std::int64_t t = step.begin; t < step.end; ++t) {
         batch.token_ids.push_back(0);
         batch.positions.push_back(t);
@@ -197,6 +223,8 @@ class AttendWorld {
                     .selection = shape_.selection ? &*shape_.selection : nullptr,
                     .prompt_selection = shape_.prompt_selection ? &*shape_.prompt_selection : nullptr,
                     .layer = 1};
+    masses.reset(1, std::ssize(batch.sequences), pages_each_);
+    if (std::ranges::any_of(batch.sequences, &SequenceRows::measured)) batch.masses = &masses;
     std::vector<float> out(static_cast<std::size_t>(batch.rows() * q_width()), -7e33f);
     args.out = out.data();
     set_pages(backend, memory_);
@@ -258,6 +286,7 @@ class AttendWorld {
   std::vector<std::byte> memory_;
   std::vector<std::uint16_t> bounds_;
   std::vector<std::vector<std::int32_t>> tables_;
+  std::vector<std::int64_t> dropped_;  // positions, of each sequence
   std::vector<std::vector<float>> queries_, keys_, values_;
   std::vector<float> sinks_;
 };

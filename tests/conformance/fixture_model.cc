@@ -74,8 +74,7 @@ std::vector<float> prompt_logits(ModelRunner& runner, std::span<const std::int32
                                  int others) {
   const auto vocab = static_cast<std::size_t>(runner.config().vocab);
   const auto total = static_cast<std::int64_t>(prompt.size());
-  const KvCache& cache = runner.cache();
-  UnscheduledSequences sequences(cache.pages(), cache.layout().page_tokens, cache.windows());
+  UnscheduledSequences sequences(kv_limits(runner.cache()));
   for (int s = 0; s <= others; ++s) {
     std::vector<std::int32_t> tokens(prompt.begin(), prompt.end());
     // The others say something else: same length regime, other tokens.

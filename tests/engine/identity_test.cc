@@ -27,7 +27,7 @@ struct Setting {
 class Identity : public testing::TestWithParam<const char*> {
  protected:
   static LoadedModel load(std::int64_t rows, std::int32_t pages, DType compute = DType::f32,
-                          const std::string& recipe = R"({"millrace_recipe": 1})") {
+                          const std::string& recipe = R"({"millrace_recipe": 1})", std::int32_t swap_pages = 0) {
     LoadOptions options;
     options.path = std::string(MILLRACE_SOURCE_DIR "/tests/fixtures/logits/") + GetParam();
     options.dummy = true;
@@ -37,7 +37,9 @@ class Identity : public testing::TestWithParam<const char*> {
     options.limits = {.max_rows = rows, .max_logit_rows = rows};
     const auto plan = plan_model(options);
     EXPECT_TRUE(plan.ok()) << plan.error().message;
-    options.kv_memory = plan->layout.bytes_per_page_row() * static_cast<std::uint64_t>(pages);
+    const std::uint64_t page = plan->layout.bytes_per_page_row();
+    options.kv_memory = page * static_cast<std::uint64_t>(pages + swap_pages);
+    options.swap_memory = page * static_cast<std::uint64_t>(swap_pages);
     auto model = load_model(options);
     EXPECT_TRUE(model.ok()) << model.error().message;
     return std::move(*model);
@@ -148,7 +150,9 @@ void Identity::expect_the_same_in_all_settings(const std::string& recipe, std::s
     // Where every layer has a window, no sequence holds enough pages to be in another's way.
     const std::vector<std::int64_t> windows = model.runner->cache().windows();
     const bool holds_all = std::ranges::find(windows, 0) != windows.end();
-    if (!setting.expect_preemptions) {
+    if (model.runner->policy().keep) {
+      EXPECT_EQ(counters.preemptions, 0);  // all that a sequence will hold was promised to it
+    } else if (!setting.expect_preemptions) {
       EXPECT_EQ(counters.preemptions, 0);
     } else if (holds_all) {
       EXPECT_GT(counters.preemptions, 0);
@@ -223,6 +227,79 @@ TEST_P(Identity, OfAnswersThatLeaveOutInputsToo) {
     expect_the_same_alone_and_together(load(96, 4000, DType::bf16, recipe(method, 0.4, "stored")));
   }
   expect_the_same_in_all_settings(recipe("teal", 0.4, "stored"));
+}
+
+/// Sequences that keep some pages: with a policy that keeps everything, the answers are those of a dense model.
+TEST_P(Identity, OfSequencesThatKeepSomePagesToo) {
+  const auto recipe = [](const char* select, int tokens, int levels) {
+    return fmt::format(R"({{"millrace_recipe": 1, "attention": {{"keep": {{"select": "{}", "tokens": {},
+        "sink_tokens": 16, "recent_tokens": 16, "levels": {}}}}}}})",
+                       select, tokens, levels);
+  };
+  const LoadedModel dense = load(96, 4000);
+  const std::vector<std::int64_t> windows = dense.runner->cache().windows();
+  const bool keeps = std::ranges::find(windows, 0) != windows.end();
+  const std::vector<Request> all = requests(dense.runner->config().vocab);
+  const Answers of_dense = each_alone(dense, all, 3);
+  for (const char* select : {"heavy_hitters", "relevance", "recent", "random"}) {
+    SCOPED_TRACE(select);
+    expect_the_same_in_all_settings(recipe(select, 64, 1));
+    const LoadedModel some = load(96, 4000, DType::f32, recipe(select, 64, 1));
+    const Answers of_some = each_alone(some, all, 3);
+    EXPECT_EQ(of_some != of_dense, keeps);  // else the test says nothing
+    // Rows of prompts see everything: they say the first token.
+    for (const auto& [key, tokens] : of_dense) EXPECT_EQ(of_some.at(key).front(), tokens.front()) << key.first;
+    const LoadedModel everything = load(96, 4000, DType::f32, recipe(select, 256, 1));
+    EXPECT_EQ(each_alone(everything, all, 3), of_dense);
+  }
+  expect_the_same_in_all_settings(recipe("heavy_hitters", 64, 0));
+  expect_the_same_in_all_settings(recipe("relevance", 80, 2));
+}
+
+/// Whoever reads too slowly is preempted by who waits: swapped out, or computed again where there is no room for that.
+TEST_P(Identity, OfSequencesThatKeepSomePagesAndArePreempted) {
+  constexpr const char* kRecipe = R"({"millrace_recipe": 1, "attention": {"keep": {"select": "heavy_hitters",
+      "tokens": 64, "sink_tokens": 16, "recent_tokens": 16, "levels": 0}}})";
+  const LoadedModel wide = load(96, 4000, DType::f32, kRecipe);
+  const std::vector<std::int64_t> windows = wide.runner->cache().windows();
+  const std::vector<Request> all = requests(wide.runner->config().vocab);
+  const Answers alone = each_alone(wide, all, 1);
+  for (const std::int32_t swap_pages : {0, 30}) {
+    SCOPED_TRACE(swap_pages);
+    const LoadedModel model = load(96, 45, DType::f32, kRecipe, swap_pages);
+    EngineCore engine(*model.runner, nullptr);
+    std::mt19937 random(7);
+    Answers answers;
+    std::vector<std::pair<RequestId, std::int32_t>> paused;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      Request request = all[i];
+      ASSERT_TRUE(engine.prepare(request).ok());
+      engine.submit(
+          i, std::move(request),
+          [&, i](const TokenEvent& event) {
+            if (event.token >= 0) answers[{static_cast<int>(i), event.choice}].push_back(event.token);
+            if (event.finish != FinishReason::none || random() % 3 != 0) return Demand::more;
+            paused.emplace_back(i, event.choice);
+            return Demand::pause;
+          },
+          EngineCore::Clock::now());
+    }
+    while (!engine.idle()) {
+      const bool ran = engine.step();
+      while (!paused.empty() && (!ran || random() % 8 == 0)) {
+        const auto chosen = paused.begin() + static_cast<std::ptrdiff_t>(random() % paused.size());
+        engine.resume(chosen->first, chosen->second);
+        paused.erase(chosen);
+        if (!ran) break;
+      }
+    }
+    engine.scheduler().check();
+    EXPECT_EQ(answers, alone);
+    const Scheduler::Counters& counters = engine.scheduler().counters();
+    EXPECT_GT(counters.preemptions, 0);
+    const bool keeps = std::ranges::find(windows, 0) != windows.end();
+    EXPECT_EQ(counters.swaps > 0, swap_pages > 0 && keeps) << counters.swaps;
+  }
 }
 
 /// Weights in four bits, keys and values in eight, prompts that select blocks, answers that select pages and leave out

@@ -57,6 +57,32 @@ TEST_F(RetrievalTasksTest, FillTheirLengthAndDoNotChange) {
   }
 }
 
+TEST_F(RetrievalTasksTest, InstructionsStandBeforeTheTextAndAreMarked) {
+  const std::vector<std::int64_t> lengths{300};
+  const auto task = make_instructions(tasks_, lengths, 5);
+  ASSERT_TRUE(task.ok()) << task.error().message;
+  const auto system = [&](std::size_t d) {
+    const Continuation& continuation = task->documents[d].continuations.front();
+    EXPECT_GT(continuation.pinned, 0u);
+    EXPECT_LT(continuation.pinned, 60u);
+    EXPECT_LT(continuation.pinned, continuation.context);
+    return *tasks_.tokenizer->decode(std::span(continuation.tokens).first(continuation.pinned), false);
+  };
+  EXPECT_EQ(std::ranges::count(system(0), ','), 3) << system(0);
+  EXPECT_TRUE(system(0).starts_with("<|bos|><|user|>Remember: ")) << system(0);
+  std::vector<std::string> keys;
+  for (std::size_t d = 0; d < 4; ++d) {
+    EXPECT_EQ(system(d), system(0));
+    const std::string text = text_of(task->documents[d]);
+    const std::size_t asked = text.find("\nWhat about ") + 12;
+    keys.push_back(text.substr(asked, text.find('?', asked) - asked));
+    EXPECT_NE(system(d).find(keys.back()), std::string::npos) << text;
+  }
+  std::ranges::sort(keys);
+  EXPECT_EQ(std::ranges::adjacent_find(keys), keys.end());
+  EXPECT_NE(system(4), system(0));
+}
+
 TEST_F(RetrievalTasksTest, ANeedleStandsInTheTextOfAFile) {
   std::string text;
   for (int i = 0; i < 60; ++i) text += fmt::format("This is sentence {} of sixty. ", i);

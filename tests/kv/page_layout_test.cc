@@ -30,6 +30,20 @@ TEST(PageLayout, WindowsHaveTheirOwnGroupAndShapesMayDiffer) {
   EXPECT_EQ(layout.groups[1].page_bytes, 2u * 16 * 128 * 4);
 }
 
+TEST(PageLayout, LevelsHaveGroupsOfTheirOwn) {
+  const std::vector<KvShape> shapes{{.kv_heads = 2, .head_dim = 8, .level = 0},
+                                    {.kv_heads = 2, .head_dim = 8, .window = 64, .level = 0},
+                                    {.kv_heads = 2, .head_dim = 8, .level = 1},
+                                    {.kv_heads = 2, .head_dim = 8, .window = 64, .level = 1},
+                                    {.kv_heads = 2, .head_dim = 8, .level = 1}};
+  const PageLayout layout = make_page_layout(shapes, 16, KvFormat::f32);
+  ASSERT_EQ(layout.groups.size(), 3u);
+  std::vector<std::int32_t> groups;
+  for (const KvPlace& place : layout.layers) groups.push_back(place.group);
+  EXPECT_EQ(groups, (std::vector<std::int32_t>{0, 1, 2, 1, 2})) << "windows have no levels";
+  EXPECT_EQ(layout.groups[2].page_bytes, 2 * layout.groups[0].page_bytes);
+}
+
 TEST(PageLayout, ALayerWithASourceHasItsPlaceAndNoBytes) {
   const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 16},
                                     {.kv_heads = 1, .head_dim = 16, .source_layer = 0}};

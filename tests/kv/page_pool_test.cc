@@ -60,6 +60,36 @@ TEST(PageTable, TrimGivesBackOnlyPagesWhollyBelow) {
   EXPECT_EQ(pool.free_count(), 4);
 }
 
+TEST(PageTable, WhatIsDroppedClosesUp) {
+  PagePool pool(6);
+  PageTable table(pool, 16);
+  ASSERT_TRUE(table.grow(80));
+  const std::vector<std::int32_t> before(table.entries().begin(), table.entries().end());
+  table.drop(std::vector<std::int32_t>{1, 3});
+  EXPECT_EQ(std::vector<std::int32_t>(table.entries().begin(), table.entries().end()),
+            (std::vector<std::int32_t>{before[0], before[2], before[4]}));
+  EXPECT_EQ(table.dropped(), 2);
+  EXPECT_EQ(pool.free_count(), 3);
+  EXPECT_TRUE(table.grow(80)) << "positions that were dropped need no pages";
+  EXPECT_EQ(table.entries().size(), 3u);
+  EXPECT_TRUE(table.grow(81));
+  EXPECT_EQ(table.entries().size(), 4u);
+  PageTable moved = std::move(table);
+  EXPECT_EQ(moved.dropped(), 2);
+  moved.clear_entries();
+  EXPECT_EQ(moved.dropped(), 2) << "what is swapped out has still dropped them";
+  EXPECT_EQ(pool.free_count(), 6);
+  moved.clear();
+  EXPECT_EQ(moved.dropped(), 0);
+}
+
+TEST(PageTableDeathTest, EntriesThatAreNotThereCannotBeDropped) {
+  PagePool pool(2);
+  PageTable table(pool, 16);
+  ASSERT_TRUE(table.grow(32));
+  EXPECT_DEATH(table.drop(std::vector<std::int32_t>{2}), "entries are dropped");
+}
+
 TEST(PageTable, MovingATableMovesItsPages) {
   PagePool pool(4);
   PageTable a(pool, 16);

@@ -197,6 +197,51 @@ TEST(PrefixCache, ARowThatIsInUseKeepsItsPagesAndAnUnusedOneTakesTheNewOnes) {
   w.release(mine);
 }
 
+TEST(PrefixCache, PagesThatAreHeldWithoutALockGiveNoMemoryBack) {
+  World w(4, 2);
+  const PrefixCache::Node root = w.cache.lock_root("");
+  const Tokens pages = w.new_pages();
+  const PrefixCache::Node row = w.cache.insert(root, Tokens{1, 2, 3, 4}, pages, 1);
+  w.cache.hold_page(row, 1);  // of the second group only
+  w.pools[0].release(pages[0]);
+  w.cache.unlock(row);
+  EXPECT_EQ(w.cache.evictable(), 1);
+  EXPECT_EQ(w.cache.evictable(0), 1);
+  EXPECT_EQ(w.cache.evictable(1), 0);
+  w.cache.check();
+  // Others may take the row meanwhile.
+  EXPECT_EQ(w.cache.match(root, Tokens{1, 2, 3, 4}, 2).rows, (std::vector<PrefixCache::Node>{row}));
+  w.cache.lock(row);
+  w.cache.unlock(row);
+  EXPECT_EQ(w.cache.evictable(1), 0);
+  ASSERT_TRUE(w.cache.evict());
+  EXPECT_EQ(w.pools[0].free_count(), 4);
+  EXPECT_EQ(w.pools[1].free_count(), 3) << "who holds the page has it for itself now";
+  w.cache.let_page_go(1, pages[1]);  // nothing that the cache knows of
+  w.pools[1].release(pages[1]);
+  w.cache.check();
+  w.cache.unlock(root);
+}
+
+TEST(PrefixCache, AHeldPageCanBeHadAgainWhenItIsLetGo) {
+  World w(4);
+  const PrefixCache::Node root = w.cache.lock_root("");
+  const Tokens pages = w.new_pages();
+  const PrefixCache::Node row = w.cache.insert(root, Tokens{1, 2, 3, 4}, pages, 1);
+  w.cache.hold_page(row, 0);
+  w.cache.hold_page(row, 0);  // two sequences
+  w.pools[0].retain(pages[0]);
+  w.cache.unlock(row);
+  for (int n = 0; n < 2; ++n) {
+    EXPECT_EQ(w.cache.evictable(0), 0);
+    w.cache.let_page_go(0, pages[0]);
+    w.pools[0].release(pages[0]);
+  }
+  EXPECT_EQ(w.cache.evictable(0), 1);
+  w.cache.check();
+  w.cache.unlock(root);
+}
+
 TEST(PrefixCache, APartHasOneOwner) {
   World w(8);
   const auto root = w.cache.lock_root("m");

@@ -45,6 +45,28 @@ TEST(MemoryPlan, WhatTheOperatorSets) {
   EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 50);
 }
 
+TEST(MemoryPlan, SomeIsForSequencesThatWait) {
+  MemoryNeeds needs = small_model();
+  needs.kv_memory = 40 * kMiB;
+  needs.swap_memory = 10 * kMiB;
+  EXPECT_EQ(plan_memory(needs)->kv_pages, 30);
+  EXPECT_EQ(plan_memory(needs)->swap_pages, 10);
+  EXPECT_EQ(plan_memory(needs)->kv, 40 * kMiB);
+  EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 480);
+  needs.swap_memory = MemoryNeeds::kAnEighth;
+  EXPECT_EQ(plan_memory(needs)->swap_pages, 5);
+  // What nobody asked for is not taken from the longest sequence.
+  needs.max_model_len = 39 * 16;
+  EXPECT_EQ(plan_memory(needs)->swap_pages, 1);
+  needs.max_model_len = {};
+  needs.kv_memory = {};
+  EXPECT_EQ(plan_memory(needs)->swap_pages, 0);
+  needs.sequences = 2;
+  EXPECT_EQ(plan_memory(needs)->swap_pages, 25);
+  needs.swap_memory = 1000 * kMiB;
+  EXPECT_NE(refusal(needs).find("--swap-memory is 1000.0 MiB"), std::string::npos) << refusal(needs);
+}
+
 TEST(MemoryPlan, RefusalsHaveTheFigures) {
   MemoryNeeds needs = small_model();
   needs.available = 50 * kMiB;

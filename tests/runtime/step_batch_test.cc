@@ -6,7 +6,7 @@ namespace millrace {
 namespace {
 
 TEST(MakeForwardBatch, MixesPrefillAndDecode) {
-  UnscheduledSequences sequences(100, 2, {0});
+  UnscheduledSequences sequences({.pages = 100, .page_tokens = 2});
   const SequenceId first = sequences.add({10, 11, 12, 13, 14}, 4);
   const SequenceId second = sequences.add({20, 21, 22, 23, 24}, 4);
   StepPlan plan{
@@ -27,7 +27,7 @@ TEST(MakeForwardBatch, MixesPrefillAndDecode) {
 }
 
 TEST(UnscheduledSequences, AnAnswerMayBeginAnywhere) {
-  UnscheduledSequences sequences(100, 2, {0});
+  UnscheduledSequences sequences({.pages = 100, .page_tokens = 2});
   const SequenceId id = sequences.add({10, 11, 12, 13, 14}, 5, 2);
   const ForwardBatch batch = sequences.batch({{{.id = id, .rows = 5, .first_position = 0}}, {}});
   EXPECT_EQ(batch.sequences[0].admission_length, 5);
@@ -36,7 +36,8 @@ TEST(UnscheduledSequences, AnAnswerMayBeginAnywhere) {
 
 TEST(UnscheduledSequences, GiveBackPagesThatTheWindowHasPassed) {
   const std::int64_t window = 8;
-  UnscheduledSequences sequences(3, 4, {window});  // a window of two pages and the one being written
+  UnscheduledSequences sequences(
+      {.pages = 3, .page_tokens = 4, .windows = {window}});  // a window of two pages and the one being written
   const SequenceId id = sequences.add(std::vector<std::int32_t>(64, 5), 64);
   for (std::int64_t start = 0; start < 64; start += 4) {
     const ForwardBatch batch = sequences.batch({{{.id = id, .rows = 4, .first_position = start}}, {}});

@@ -44,18 +44,57 @@ std::int32_t fake_sample(std::uint64_t chain, std::uint64_t seed) {
   return static_cast<std::int32_t>(mix(chain, seed) % 3);  // few tokens, so that generations meet
 }
 
+std::uint64_t fake_mass(std::uint64_t row, std::uint64_t page) {
+  return mix(row, page) % 1000;
+}
+
+FakePolicy fake_policy(const SchedulerLimits& limits) {
+  return {limits.share_answers, limits.prompt_block, limits.keep, limits.kv.page_tokens, limits.kv.windows};
+}
+
 std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed, const FakePolicy& policy) {
   FakeSequence sequence{.spec = spec, .seed = seed, .tokens = {}, .chain = {}, .policy = policy};
   for (const std::int32_t token : spec.tokens) sequence.append(token);
-  while (spec.samples && static_cast<std::int64_t>(sequence.tokens.size()) < spec.max_tokens) {
-    sequence.append(fake_sample(sequence.chain.back(), seed));
+  const auto prompt = static_cast<std::int64_t>(spec.tokens.size());
+  std::optional<Retention> retention;
+  if (policy.keep && spec.samples) {
+    retention.emplace(*policy.keep, policy.windows, policy.page_tokens, prompt, std::min(spec.pinned_tokens, prompt));
+  }
+  std::vector<std::vector<std::int64_t>> pages(policy.windows.size());  // that are kept, by their first position
+  PageMasses masses;
+  for (std::int64_t row = 0; spec.samples && static_cast<std::int64_t>(sequence.tokens.size()) < spec.max_tokens;
+       ++row) {
+    std::uint64_t kept = 0;
+    if (retention) {
+      masses.reset(pages.size(), 1, static_cast<std::int64_t>(sequence.tokens.size()));
+      for (std::size_t g = 0; g < pages.size(); ++g) {
+        if (policy.windows[g] > 0) continue;
+        if (row % policy.page_tokens == 0) pages[g].push_back(row);
+        for (std::size_t p = 0; p < pages[g].size(); ++p) {
+          const std::uint64_t page = sequence.chain[static_cast<std::size_t>(pages[g][p])];
+          masses.of(g, 0)[p] = fake_mass(sequence.chain[static_cast<std::size_t>(row)], page);
+          kept = mix(kept, page);
+        }
+      }
+      if (policy.keep->measures()) retention->add(masses, 0, row, row + 1);
+    }
+    const std::uint64_t chain = sequence.chain[static_cast<std::size_t>(row)];
+    if (row + 1 == static_cast<std::int64_t>(sequence.tokens.size())) {
+      sequence.append(fake_sample(retention ? mix(chain, kept) : chain, seed));
+    }
+    if (!retention || row + 1 != retention->next_decision()) continue;
+    const std::vector<std::vector<std::int32_t>> dropped = retention->decide();
+    for (std::size_t g = 0; g < pages.size(); ++g) {
+      for (auto it = dropped[g].rbegin(); it != dropped[g].rend(); ++it) pages[g].erase(pages[g].begin() + *it);
+    }
   }
   return sequence.tokens;
 }
 
 FakeNode::FakeNode(const SchedulerLimits& limits, bool look_everywhere)
     : limits_(limits), look_everywhere_(look_everywhere), scheduler_(limits) {
-  const std::size_t slots = static_cast<std::size_t>(limits.kv.pages) * static_cast<std::size_t>(limits.kv.page_tokens);
+  const std::size_t pages = static_cast<std::size_t>(limits.kv.pages) + static_cast<std::size_t>(limits.kv.swap_pages);
+  const std::size_t slots = pages * static_cast<std::size_t>(limits.kv.page_tokens);
   memory_.assign(limits.kv.windows.size(), std::vector<std::uint64_t>(slots, 0));
 }
 
@@ -63,7 +102,7 @@ bool FakeNode::add(SequenceId id, SequenceSpec spec, std::uint64_t seed) {
   if (!scheduler_.add(id, spec).ok()) return false;
   auto sequence = std::make_shared<FakeSequence>();
   sequence->seed = seed;
-  sequence->policy = {limits_.share_answers, limits_.prompt_block};
+  sequence->policy = fake_policy(limits_);
   sequence->spec = std::move(spec);
   for (const std::int32_t token : sequence->spec.tokens) sequence->append(token);
   alive_.emplace(id, std::move(sequence));
@@ -100,8 +139,11 @@ bool FakeNode::schedule() {
                        (entry.first_position % block == 0 && (end >= view.prompt_tokens || end % block == 0)),
                    "rows {} to {} of a prompt of {}, in blocks of {}", entry.first_position, end, view.prompt_tokens,
                    block);
-    Entry kept{.sequence = found->second, .tables = {}};
-    for (const PageTable& table : view.tables) kept.tables.emplace_back(table.entries().begin(), table.entries().end());
+    Entry kept{.sequence = found->second, .tables = {}, .dropped = {}, .measured_from = view.measured_from};
+    for (const PageTable& table : view.tables) {
+      kept.tables.emplace_back(table.entries().begin(), table.entries().end());
+      kept.dropped.push_back(table.dropped());
+    }
     step.entries.push_back(std::move(kept));
   }
   steps_.push_back(std::move(step));
@@ -121,7 +163,6 @@ void FakeNode::check_plan(const StepPlan& plan) const {
   MILLRACE_CHECK(logit_rows <= limits_.max_logit_rows, "{} logit rows", logit_rows);
   MILLRACE_CHECK(plan.entries.size() <= static_cast<std::size_t>(limits_.max_sequences), "{} entries",
                  plan.entries.size());
-  MILLRACE_CHECK(!plan.empty() || plan.copies.empty(), "copies for an empty plan");
 }
 
 std::uint64_t& FakeNode::slot(std::size_t group, std::int32_t page, std::int64_t position) {
@@ -144,19 +185,28 @@ std::vector<SequenceId> FakeNode::run() {
     for (std::int64_t row = planned.first_position; row < planned.first_position + planned.rows; ++row) {
       MILLRACE_CHECK(row < static_cast<std::int64_t>(entry.sequence->tokens.size()), "a row of no token yet");
       for (std::size_t g = 0; g < entry.tables.size(); ++g) {
-        const std::int32_t page = entry.tables[g].at(static_cast<std::size_t>(row) / page_tokens);
-        slot(g, page, row) = entry.sequence->chain[static_cast<std::size_t>(row)];
+        slot(g, page_of(entry, g, row), row) = entry.sequence->chain[static_cast<std::size_t>(row)];
       }
     }
   }
   std::vector<std::int32_t> sampled;
   std::vector<std::uint64_t> last(step.entries.size());
+  PageMasses masses;
+  std::size_t most_pages = 0;
+  for (const Entry& entry : step.entries) {
+    for (const auto& table : entry.tables) most_pages = std::max(most_pages, table.size());
+  }
+  masses.reset(memory_.size(), static_cast<std::int64_t>(step.entries.size()), static_cast<std::int64_t>(most_pages));
   for (std::size_t e = 0; e < step.entries.size(); ++e) {
     const StepEntry& planned = step.plan.entries[e];
     const Entry& entry = step.entries[e];
     const std::int64_t end = planned.first_position + planned.rows;
-    for (std::int64_t row = planned.first_position; row < end; ++row) look(entry, row);
-    last[e] = slot(0, entry.tables[0].at(static_cast<std::size_t>(end - 1) / page_tokens), end - 1);
+    for (std::int64_t row = planned.first_position; row < end; ++row) {
+      look(entry, row);
+      if (row >= entry.measured_from) measure(entry, e, row, masses);
+    }
+    last[e] = slot(0, page_of(entry, 0, end - 1), end - 1);
+    if (entry.sequence->policy.keep) last[e] = mix(last[e], kept(entry));
     rows_run_ += planned.rows;
   }
   for (std::size_t e = 0; e < step.entries.size(); ++e) {
@@ -173,7 +223,7 @@ std::vector<SequenceId> FakeNode::run() {
     sampled.push_back(fake_sample(last[e], sequence.seed));
     sequence.append(sampled.back());
   }
-  scheduler_.commit(step.plan, sampled);
+  scheduler_.commit(step.plan, sampled, &masses);
   std::vector<SequenceId> completed;
   for (const StepEntry& entry : step.plan.entries) {
     const auto found = alive_.find(entry.id);
@@ -182,8 +232,61 @@ std::vector<SequenceId> FakeNode::run() {
   return completed;
 }
 
+std::int32_t FakeNode::page_of(const Entry& entry, std::size_t group, std::int64_t position) const {
+  return entry.tables[group].at(static_cast<std::size_t>(position / limits_.kv.page_tokens - entry.dropped[group]));
+}
+
+/// What a row gives to the pages, by what it finds in them.
+void FakeNode::measure(const Entry& entry, std::size_t index, std::int64_t row, PageMasses& masses) {
+  for (std::size_t g = 0; g < entry.tables.size(); ++g) {
+    if (limits_.kv.windows[g] > 0) continue;
+    for (std::size_t p = 0; p < entry.tables[g].size(); ++p) {
+      const auto place = static_cast<std::int64_t>(p) + entry.dropped[g];
+      if (place * limits_.kv.page_tokens > row) break;
+      masses.of(g, index)[p] +=
+          fake_mass(entry.sequence->chain[static_cast<std::size_t>(row)], slot(g, entry.tables[g][p], 0));
+    }
+  }
+}
+
+/// Which pages the last row of a step sees.
+std::uint64_t FakeNode::kept(const Entry& entry) {
+  std::uint64_t all = 0;
+  for (std::size_t g = 0; g < entry.tables.size(); ++g) {
+    if (limits_.kv.windows[g] > 0) continue;
+    for (const std::int32_t page : entry.tables[g]) all = mix(all, slot(g, page, 0));
+  }
+  return all;
+}
+
+/// Of which not all positions are there: those that are must be its own, in order, to the last.
+void FakeNode::look_at_kept(const Entry& entry, std::size_t group, std::int64_t row) {
+  const std::vector<std::uint64_t>& chain = entry.sequence->chain;
+  const std::int64_t page_tokens = limits_.kv.page_tokens;
+  std::int64_t number = 0;
+  for (const std::int32_t page : entry.tables[group]) {
+    while (number * page_tokens <= row &&
+           slot(group, page, 0) != chain[static_cast<std::size_t>(number * page_tokens)]) {
+      ++number;
+    }
+    if (number * page_tokens > row) break;  // behind the row
+    for (std::int64_t position = number * page_tokens;
+         position <= std::min(row, number * page_tokens + page_tokens - 1); ++position) {
+      MILLRACE_CHECK(slot(group, page, position) == chain[static_cast<std::size_t>(position)],
+                     "row {} finds at position {} of group {}, in page {}, what is not of its own past", row, position,
+                     group, page);
+    }
+    ++number;
+  }
+  MILLRACE_CHECK(number - 1 == row / page_tokens, "row {} finds {} pages, and not its own", row, number);
+}
+
 void FakeNode::look(const Entry& entry, std::int64_t row) {
   for (std::size_t g = 0; g < entry.tables.size(); ++g) {
+    if (entry.dropped[g] > 0) {
+      look_at_kept(entry, g, row);
+      continue;
+    }
     const std::int64_t window = limits_.kv.windows[g];
     const std::int64_t first = window > 0 ? std::max<std::int64_t>(0, row - window + 1) : 0;
     if (look_everywhere_ || row - first < 8) {

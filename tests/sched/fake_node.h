@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -20,7 +21,13 @@ namespace millrace {
 struct FakePolicy {
   bool share_answers = true;      // else rows of an answer depend on where the prompt ended
   std::int64_t prompt_block = 1;  // rows of a prompt depend on all tokens of their block that are of the prompt
+  // Tokens that are sampled depend on which pages are kept, by what fake_mass() says that rows give to them.
+  std::optional<KvRetention> keep = {};
+  std::int32_t page_tokens = 16;
+  std::vector<std::int64_t> windows = {0};
 };
+
+FakePolicy fake_policy(const SchedulerLimits& limits);
 
 /// A generation as it must come out, and what has come out of it so far.
 struct FakeSequence {
@@ -42,7 +49,10 @@ struct FakeSequence {
 /// The token after a position with this hash.
 std::int32_t fake_sample(std::uint64_t chain, std::uint64_t seed);
 
-/// The tokens of a sequence that ran alone, without any scheduler.
+/// What a row gives to the page that begins with a position of this hash.
+std::uint64_t fake_mass(std::uint64_t row, std::uint64_t page);
+
+/// The tokens of a sequence that ran alone, without any scheduler: a row at a time.
 std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t seed, const FakePolicy& policy);
 
 class FakeNode {
@@ -70,6 +80,8 @@ class FakeNode {
   struct Entry {
     std::shared_ptr<FakeSequence> sequence;
     std::vector<std::vector<std::int32_t>> tables;  // as they were when the plan was made
+    std::vector<std::int64_t> dropped;              // pages of each
+    std::int64_t measured_from = 0;
   };
   struct Step {
     StepPlan plan;
@@ -80,6 +92,10 @@ class FakeNode {
   void check_plan(const StepPlan& plan) const;
   void look(const Entry& entry, std::int64_t position);
   void look_at(const Entry& entry, std::size_t group, std::int64_t position, std::int64_t row);
+  [[nodiscard]] std::int32_t page_of(const Entry& entry, std::size_t group, std::int64_t position) const;
+  void look_at_kept(const Entry& entry, std::size_t group, std::int64_t row);
+  void measure(const Entry& entry, std::size_t index, std::int64_t row, PageMasses& masses);
+  [[nodiscard]] std::uint64_t kept(const Entry& entry);
 
   SchedulerLimits limits_;
   bool look_everywhere_;

@@ -69,7 +69,20 @@ class RandomLoad {
         limits.max_logit_rows = std::max(limits.max_logit_rows, least);
       }
     }
+    if (!limits.share_answers && pick(2) == 0) limits.keep = draw_retention(limits);
+    if (limits.keep && pick(3) != 0) limits.kv.swap_pages = static_cast<std::int32_t>(pick(limits.kv.pages));
     return limits;
+  }
+
+  KvRetention draw_retention(const SchedulerLimits& limits) {
+    const std::int64_t page = limits.kv.page_tokens;
+    const auto whole = [page](std::int64_t tokens) { return (tokens + page - 1) / page * page; };
+    KvRetention keep{.choice = static_cast<KeepChoice>(pick(4)),
+                     .sink_tokens = pick(2 * page),
+                     .recent_tokens = 1 + pick(2 * page),
+                     .queries = 1 + pick(20)};
+    keep.tokens = whole(keep.sink_tokens) + whole(keep.recent_tokens) + 2 * page + pick(6 * page);
+    return keep;
   }
 
   /// The longest sequence that fits.
@@ -102,6 +115,10 @@ class RandomLoad {
     spec.samples = pick(10) != 0;
     spec.all_logits = pick(10) == 0;
     spec.shares = pick(12) != 0;
+    if (limits_.keep && pick(3) == 0) {
+      spec.pinned_tokens = pick(2 * limits_.kv.page_tokens);
+      spec.max_tokens += pick(100);  // more than there is memory for
+    }
     return spec;
   }
 
@@ -114,10 +131,13 @@ class RandomLoad {
   }
 
   void add(const SequenceSpec& spec, std::int64_t seed) {
-    longest_ = std::max(longest_, spec.max_tokens);
     const SequenceId id = next_id_++;
-    MILLRACE_CHECK(node_.add(id, spec, static_cast<std::uint64_t>(seed)), "sequence {} of {} tokens was refused", id,
+    const std::int64_t tokens = std::int64_t{limits_.kv.pages} * limits_.kv.page_tokens;
+    const bool added = node_.add(id, spec, static_cast<std::uint64_t>(seed));
+    MILLRACE_CHECK(added || (limits_.keep && spec.max_tokens > tokens), "sequence {} of {} tokens was refused", id,
                    spec.max_tokens);
+    if (!added) return;
+    longest_ = std::max(longest_, spec.max_tokens);
     Life life{.rank = arrivals_ + Scheduler::kOvertaking * spec.priority, .arrival = arrivals_};
     ++arrivals_;
     for (auto& [other_id, other] : lives_) {
@@ -159,7 +179,19 @@ class RandomLoad {
     ++report_.steps;
     const bool planned = node_.schedule();
     if (!planned && node_.outstanding() == 0) {
-      for (const auto& [id, life] : lives_) MILLRACE_CHECK(life.held, "sequence {} could run, and nothing does", id);
+      for (const auto& [id, life] : lives_)
+        MILLRACE_CHECK(life.held,
+                       "sequence {} could run, and nothing does: {} run, {} wait, {} pages, page {}, used {}, cached "
+                       "{}, keep {} tokens {} choice {} sinks {} recent, swap {}, spec {} of {} pinned {}, tokens {}, "
+                       "batch {} block {} windows {}",
+                       id, node_.scheduler().running(), node_.scheduler().waiting(), limits_.kv.pages,
+                       limits_.kv.page_tokens, node_.scheduler().kv_use().used_pages,
+                       node_.scheduler().kv_use().cached_pages, limits_.keep ? limits_.keep->tokens : -1,
+                       limits_.keep ? (int)limits_.keep->choice : -1, limits_.keep ? limits_.keep->sink_tokens : -1,
+                       limits_.keep ? limits_.keep->recent_tokens : -1, limits_.kv.swap_pages,
+                       node_.alive().at(id)->spec.tokens.size(), node_.alive().at(id)->spec.max_tokens,
+                       node_.alive().at(id)->spec.pinned_tokens, node_.alive().at(id)->tokens.size(),
+                       limits_.max_batch_tokens, limits_.prompt_block, limits_.kv.windows.size());
     }
     if (thorough_ || report_.steps % 1000 == 0) node_.scheduler().check();
     while (node_.outstanding() > static_cast<std::size_t>(pick(depth_ + 1)) || (!planned && node_.outstanding() > 0)) {
@@ -184,9 +216,8 @@ class RandomLoad {
 
   void complete(SequenceId id) {
     const FakeSequence& sequence = *node_.alive().at(id);
-    MILLRACE_CHECK(
-        sequence.tokens == fake_answer(sequence.spec, sequence.seed, {limits_.share_answers, limits_.prompt_block}),
-        "sequence {} has another answer", id);
+    MILLRACE_CHECK(sequence.tokens == fake_answer(sequence.spec, sequence.seed, fake_policy(limits_)),
+                   "sequence {} has another answer", id);
     const auto prompt = static_cast<std::int64_t>(sequence.spec.tokens.size());
     MILLRACE_CHECK(!sequence.spec.all_logits || sequence.prompt_logits >= prompt, "{} of {} positions have logits",
                    sequence.prompt_logits, prompt);
@@ -222,6 +253,9 @@ class RandomLoad {
     while (!lives_.empty()) step();
     report_.rows = node_.rows_run();
     report_.preemptions = node_.scheduler().counters().preemptions;
+    report_.swaps = node_.scheduler().counters().swaps;
+    report_.dropped_pages = node_.scheduler().counters().dropped_pages;
+    report_.freed_pages = node_.scheduler().counters().freed_pages;
     report_.cached_tokens = node_.scheduler().counters().cached_tokens;
   }
 

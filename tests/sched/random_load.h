@@ -6,7 +6,8 @@
 namespace millrace {
 
 struct RandomLoadReport {
-  std::int64_t steps = 0, rows = 0, completed = 0, cancelled = 0, preemptions = 0, cached_tokens = 0;
+  std::int64_t steps = 0, rows = 0, completed = 0, cancelled = 0, preemptions = 0, cached_tokens = 0, swaps = 0,
+               dropped_pages = 0, freed_pages = 0;
   double slowest = 0.0;  // steps that a sequence took, of the steps that its rank allows it
 };
 

@@ -14,12 +14,16 @@ struct Sum {
     total.cancelled += report.cancelled;
     total.preemptions += report.preemptions;
     total.cached_tokens += report.cached_tokens;
+    total.swaps += report.swaps;
+    total.dropped_pages += report.dropped_pages;
+    total.freed_pages += report.freed_pages;
     total.slowest = std::max(total.slowest, report.slowest);
   }
   void print() const {
     std::cout << total.steps << " steps, " << total.rows << " rows, " << total.completed << " sequences completed, "
               << total.cancelled << " cancelled, " << total.preemptions << " preemptions, " << total.cached_tokens
-              << " cached tokens, slowest " << total.slowest << " of its bound\n";
+              << " cached tokens, " << total.swaps << " swaps, " << total.dropped_pages << " pages dropped, "
+              << total.freed_pages << " of them freed, slowest " << total.slowest << " of its bound\n";
   }
 };
 
@@ -34,6 +38,9 @@ TEST(SchedulerProperty, ManyShortLivesLookedAtEverywhere) {
   EXPECT_GT(sum.total.completed, 1000);
   EXPECT_GT(sum.total.preemptions, 100);
   EXPECT_GT(sum.total.cached_tokens, 1000);
+  EXPECT_GT(sum.total.swaps, 0);
+  EXPECT_GT(sum.total.freed_pages, 100);
+  EXPECT_LT(sum.total.freed_pages, sum.total.dropped_pages);  // some were shared
 }
 
 TEST(SchedulerProperty, LongerLives) {
@@ -41,6 +48,7 @@ TEST(SchedulerProperty, LongerLives) {
   for (std::uint32_t seed = 1001; seed <= 1020; ++seed) sum.add(run_random_load(seed, 4000, false));
   sum.print();
   EXPECT_GT(sum.total.completed, 1000);
+  EXPECT_GT(sum.total.swaps, 10);
 }
 
 }  // namespace

@@ -44,6 +44,28 @@ constexpr const char* kCalls =
     R"([{"id":"1","type":"function","function":{"name":"f","arguments":"{\"b\": 1, \"a\": [2]}"}}]},)"
     R"({"role":"tool","tool_call_id":"1","content":"r"}],"add_generation_prompt":false)";
 
+TEST(ApiMessages, SaysWhichTokensAreTheSystems) {
+  ServedModel model = plain_model().served;
+  const std::string messages =
+      R"({"messages":[{"role":"system","content":"Be brief and say sorry."},{"role":"user","content":" brief? "}]})";
+  EXPECT_EQ(parse_chat(messages, model)->requests[0].pinned_tokens, 0) << "nobody wants to know";
+  model.pins_system = true;
+  const auto pinned_text = [&](const std::string& body) {
+    const auto call = parse_chat(body, model);
+    EXPECT_TRUE(call.ok());
+    const Request& request = call->requests[0];
+    EXPECT_LE(request.pinned_tokens, static_cast<std::int64_t>(request.prompt.size()));
+    std::vector<std::int32_t> ids(request.prompt.begin(), request.prompt.begin() + request.pinned_tokens);
+    return *model.tokenizer->decode(ids, false);
+  };
+  // To the user's first word, which the system has said, too; the token before it may belong to it.
+  EXPECT_EQ(
+      pinned_text(messages).rfind("<|im_start|>system\nBe brief and say sorry.<|endoftext|>\n<|im_start|>user", 0), 0u);
+  EXPECT_EQ(pinned_text(messages).find("brief?"), std::string::npos);
+  EXPECT_EQ(pinned_text(R"({"messages":[{"role":"user","content":"a b c"}]})").rfind("<|im_start|>user", 0), 0u);
+  EXPECT_EQ(pinned_text(R"({"messages":[{"role":"system","content":"a"}]})"), "") << "there is nothing else";
+}
+
 TEST(ApiMessages, ArgumentsOfCallsAreObjects) {
   const std::string text = prompt(tool_model().served, kCalls);
   EXPECT_NE(text.find(R"({"name": "f", "arguments": {"b": 1, "a": [2]}})"), std::string::npos) << text;

@@ -27,6 +27,9 @@ TEST(ServerMetrics, CountsUnderTheNamesOfVllm) {
   step.prompt_tokens = 10;
   step.generated_tokens = 3;
   step.preemptions = 1;
+  step.swaps = 1;
+  step.dropped_pages = 5;
+  step.freed_pages = 4;
   step.prefix_queries = 64;
   step.prefix_hits = 48;
   step.inter_token = gaps;
@@ -65,6 +68,9 @@ TEST(ServerMetrics, CountsUnderTheNamesOfVllm) {
            R"(vllm:prompt_tokens_total{model_name="m"} 20)",
            R"(vllm:generation_tokens_total{model_name="m"} 6)",
            R"(vllm:num_preemptions_total{model_name="m"} 2)",
+           R"(millrace:swapped_sequences_total{model_name="m"} 2)",
+           R"(millrace:kv_dropped_pages_total{model_name="m"} 10)",
+           R"(millrace:kv_freed_pages_total{model_name="m"} 8)",
            R"(vllm:time_to_first_token_seconds_count{model_name="m"} 1)",
            R"(vllm:inter_token_latency_seconds_count{model_name="m"} 4)",
            R"(vllm:inter_token_latency_seconds_bucket{model_name="m",le="0.005"} 2)",

@@ -17,8 +17,9 @@ std::span<const std::int32_t> page_table(const SequenceRows& sequence, const Att
 
 /// Every position that a row of the sequence sees must have a page: kernels trust the table.
 void check_pages(const SequenceRows& sequence, const AttendArgs& args) {
-  const std::int64_t first = args.window > 0 ? std::max<std::int64_t>(0, sequence.first_position - args.window + 1) : 0;
-  const std::int64_t last = sequence.first_position + sequence.rows - 1;
+  const std::int64_t first =
+      args.window > 0 ? std::max<std::int64_t>(0, sequence.first_place(args.kv.group) - args.window + 1) : 0;
+  const std::int64_t last = sequence.first_place(args.kv.group) + sequence.rows - 1;
   const auto table = page_table(sequence, args);
   for (std::int64_t page = first / args.kv.page_tokens; page <= last / args.kv.page_tokens; ++page) {
     const auto index = static_cast<std::size_t>(page);
@@ -74,7 +75,9 @@ void AttendPlan::make(const ForwardBatch& batch, const AttendArgs& args, int thr
   }
   for (const SharedPrefix& set : batch.shared) {
     // Within a window rows see different parts of a prefix, and it is short anyway.
-    if (set.group == args.kv.group && args.window == 0) add_shared(batch, args, set, threads);
+    // Who is measured reads alone: a task must see all that its rows do.
+    if (set.group == args.kv.group && args.window == 0 && batch.masses == nullptr)
+      add_shared(batch, args, set, threads);
   }
   // The last rows of a prompt have the most to read.
   const std::int64_t block_rows = attend_block_rows(args);
@@ -91,10 +94,10 @@ void AttendPlan::make(const ForwardBatch& batch, const AttendArgs& args, int thr
       blocks.push_back({.args = &args,
                         .page_table = page_table(sequence, args).data(),
                         .batch_row = sequence.first_row + first,
-                        .position = sequence.first_position + first,
+                        .position = sequence.first_place(args.kv.group) + first,
                         .rows = end - first,
                         .begin = begin,
-                        .end = sequence.first_position + end,
+                        .end = sequence.first_place(args.kv.group) + end,
                         .resume = begin > 0,
                         .state = state_.data()});
       end = first;
@@ -117,10 +120,10 @@ void AttendPlan::add_shared(const ForwardBatch& batch, const AttendArgs& args, c
   const auto table = page_table(sequences.front(), args);
   for (std::size_t i = 0; i < count; ++i) {
     const auto other = page_table(sequences[i], args);
-    MILLRACE_CHECK(sequences[i].first_position >= tokens && static_cast<std::int64_t>(other.size()) >= pages &&
-                       std::equal(other.begin(), other.begin() + pages, table.begin()) &&
-                       shared_tokens_[first + i] == 0,
-                   "sequence {} does not share {} tokens", first + i, tokens);
+    MILLRACE_CHECK(
+        sequences[i].first_place(args.kv.group) >= tokens && static_cast<std::int64_t>(other.size()) >= pages &&
+            std::equal(other.begin(), other.begin() + pages, table.begin()) && shared_tokens_[first + i] == 0,
+        "sequence {} does not share {} tokens", first + i, tokens);
     shared_tokens_[first + i] = tokens;
   }
   state_.resize(static_cast<std::size_t>(batch.rows() * args.heads * 2));

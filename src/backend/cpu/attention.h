@@ -39,6 +39,10 @@ class Attention {
   [[nodiscard]] std::int32_t heads_together(std::int64_t blocks, std::int32_t kv_heads) const;
   void attend_blocks(const AttendArgs& args, std::span<const AttendTask> blocks);
   void attend_chosen(const AttendArgs& args, std::span<const AttendTask> tasks);
+  /// Makes ready for tasks of the batch that are measured.
+  void begin_masses(const ForwardBatch& batch, const AttendArgs& args);
+  void run(AttendTask task, int thread);
+  void add_masses(const AttendTask& task, std::size_t sequence, int thread);
   [[nodiscard]] AttendKernel kernel(const AttendArgs& args) const {
     return rounds(args.kv.format) ? kernels_->products.attend_rounded : kernels_->attend;
   }
@@ -51,6 +55,14 @@ class Attention {
   BlockSelector block_selector_;
   PageSelector page_selector_;
   std::vector<BoundTask> bound_tasks_;
+  const ForwardBatch* measured_ = nullptr;  // where some rows of the batch are
+  std::vector<std::int32_t> sequence_of_row_;
+  std::int64_t mass_chunks_ = 0, mass_queries_ = 0;  // of a task at most
+  struct MassScratch {
+    std::vector<float> pages, largest;
+    std::vector<std::uint64_t> sums;
+  };
+  std::vector<MassScratch> mass_scratch_;  // of each thread
 };
 
 }  // namespace millrace

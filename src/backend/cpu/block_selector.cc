@@ -28,9 +28,11 @@ void BlockSelector::begin(const ForwardBatch& batch, const AttendArgs& args, boo
     const RowParts parts = parts_of(args, sequence);
     for (std::int64_t first = parts.prompt_all; first < parts.prompt_end;) {
       const PromptBlock block = prompt_block(args, sequence, first);
-      const std::int64_t position = sequence.first_position + first, end = sequence.first_position + block.end;
-      MILLRACE_CHECK(position % kQueryBlock == 0 && (end % kQueryBlock == 0 || end == sequence.answer_begin),
-                     "rows {} to {} of a prompt of {} are no whole blocks", position, end, sequence.answer_begin);
+      const std::int64_t position = sequence.first_place(args.kv.group) + first,
+                         end = sequence.first_place(args.kv.group) + block.end;
+      MILLRACE_CHECK(
+          position % kQueryBlock == 0 && (end % kQueryBlock == 0 || end == sequence.answer_place(args.kv.group)),
+          "rows {} to {} of a prompt of {} are no whole blocks", position, end, sequence.answer_place(args.kv.group));
       blocks_.push_back({.row = sequence.first_row + first,
                          .rows = block.rows(),
                          .position = position,
@@ -116,6 +118,7 @@ void BlockSelector::choose(std::span<const Block> blocks) {
   const std::int64_t count = static_cast<std::int64_t>(blocks.size()) * args.kv_heads;
   choosers_.resize(static_cast<std::size_t>(pool_->threads()));
   tables_.resize(static_cast<std::size_t>(count * pages_));
+  entries_.resize(tables_.size());
   shares_.resize(static_cast<std::size_t>(count * group * (pages_ / kPagesOfBlock + 1)));
   tasks_.assign(static_cast<std::size_t>(count * cuts_), {});
   for_each(*pool_, count, pages_ * cell_columns(group) * 16, kParallelElements, [&](std::int64_t task, int thread) {
@@ -147,13 +150,18 @@ void BlockSelector::choose(const Block& block, std::int64_t index, std::int64_t 
       chooser.choose(selection, block.candidates, block.position / kKeyBlock, scored ? shares : nullptr, group, stride,
                      {block.position, args.layer, static_cast<std::uint32_t>(kv_head)});
   std::int32_t* const table = tables_.data() + index * pages_;
-  std::int32_t* entry = table;
-  for (const std::int32_t of_keys : chosen) {
-    entry = std::copy_n(block.page_table + of_keys * kPagesOfBlock, kPagesOfBlock, entry);
-  }
+  std::int32_t* const entries = entries_.data() + index * pages_;
+  std::int64_t count = 0;
+  const auto read = [&](std::int64_t page, std::int64_t pages) {
+    for (const std::int64_t end = page + pages; page < end; ++page, ++count) {
+      entries[count] = static_cast<std::int32_t>(page);
+      table[count] = block.page_table[page];
+    }
+  };
+  for (const std::int32_t of_keys : chosen) read(of_keys * kPagesOfBlock, kPagesOfBlock);
   // The rows' own positions come last, at the same places of their chunks.
-  const std::int64_t own = (entry - table) * kCell, own_pages = (block.rows + kCell - 1) / kCell;
-  std::copy_n(block.page_table + block.history(), own_pages, entry);
+  const std::int64_t own = count * kCell;
+  read(block.history(), (block.rows + kCell - 1) / kCell);
   for (std::int64_t cut = 0; cut < cuts_ && cut * task_rows_ < block.rows; ++cut) {
     const std::int64_t row = cut * task_rows_, rows = std::min(task_rows_, block.rows - row);
     tasks_[static_cast<std::size_t>(index * cuts_ + cut)] = {.args = &args,
@@ -163,7 +171,8 @@ void BlockSelector::choose(const Block& block, std::int64_t index, std::int64_t 
                                                              .rows = rows,
                                                              .begin = 0,
                                                              .end = own + row + rows,
-                                                             .kv_head = static_cast<std::int32_t>(kv_head)};
+                                                             .kv_head = static_cast<std::int32_t>(kv_head),
+                                                             .entries = entries};
   }
 }
 

@@ -53,11 +53,12 @@ class BlockSelector {
   bool rounded_ = false;
   std::int64_t task_rows_ = 0;
   std::vector<Block> blocks_;
-  std::size_t done_ = 0;              // of blocks_
-  std::int64_t pages_ = 0;            // that a block's rows see at most
-  std::int64_t cuts_ = 0;             // tasks that the rows of a block make at most, for a kv head
-  std::vector<std::int32_t> tables_;  // [blocks][kv heads][pages_]
-  std::vector<AttendTask> tasks_;     // [blocks][kv heads][cuts_], then without those that have no rows
+  std::size_t done_ = 0;               // of blocks_
+  std::int64_t pages_ = 0;             // that a block's rows see at most
+  std::int64_t cuts_ = 0;              // tasks that the rows of a block make at most, for a kv head
+  std::vector<std::int32_t> entries_;  // [blocks][kv heads][pages_]: of the sequence's page table
+  std::vector<std::int32_t> tables_;   // [blocks][kv heads][pages_]: pages
+  std::vector<AttendTask> tasks_;      // [blocks][kv heads][cuts_], then without those that have no rows
   std::vector<Set> sets_;
   std::vector<float> scores_;   // [sets][kv heads][pages_][blocks of the set][columns]
   std::vector<float> shares_;   // [blocks][kv heads][group][pages_ / 4 + 1]

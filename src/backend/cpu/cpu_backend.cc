@@ -123,7 +123,7 @@ class CpuBackend final : public Backend {
       RopeStoreTask task{.args = &args, .row = row, .scratch = scratch_.of(thread)};
       if (args.store) {
         const KvLayer& kv = args.kv;
-        const std::int64_t position = sequence.first_position + row - sequence.first_row;
+        const std::int64_t position = sequence.first_place(kv.group) + row - sequence.first_row;
         const auto table = sequence.page_tables[static_cast<std::size_t>(kv.group)];
         const auto index = static_cast<std::size_t>(position / kv.page_tokens);
         MILLRACE_CHECK(index < table.size() && table[index] >= 0, "position {} has no page", position);

@@ -233,6 +233,14 @@ struct RoundTask {
   float* scale = nullptr;
 };
 
+/// What pages of 16 positions have of the attention of a task's queries.
+struct AttendMasses {
+  float* pages = nullptr;    // [kv heads][queries][chunks][chunk / 16]: parts of what a query gives in all
+  float* largest = nullptr;  // [kv heads][queries][chunks]: of scores, to the kernel's use
+  std::int64_t chunks = 0;
+  std::int32_t first_kv_head = 0;
+};
+
 /// Consecutive rows of the batch, all heads of some kv heads, take in the positions [begin, end) of one page table, as
 /// far as each row sees them. Either the rows are of one sequence, or all of them see all of [begin, end).
 ///
@@ -251,7 +259,11 @@ struct AttendTask {
   bool suspend = false;    // leave the state, not the result
   float* state = nullptr;  // [rows of the batch][heads][2]
   std::int32_t kv_head = 0, kv_heads = 1;  // the first, and how many: at most kAttendHeads
-  float* scratch = nullptr;                // attend_scratch(rows * group, head_dim, kv_heads) floats, 64-byte aligned
+  // Where they are wanted; only of a task that begins at 0 and does not suspend, without a window.
+  const AttendMasses* masses = nullptr;
+  const std::int32_t* entries =
+      nullptr;               // of the sequence's page table, for each of page_table; null: they are the same
+  float* scratch = nullptr;  // attend_scratch(rows * group, head_dim, kv_heads) floats, 64-byte aligned
 };
 inline constexpr std::int32_t kAttendHeads = 8;
 
@@ -263,9 +275,9 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 constexpr std::int64_t attend_scratch(std::int64_t queries, std::int64_t head_dim, std::int64_t kv_heads) {
   const std::int64_t width = round_up(head_dim, kPanelRows);
   const std::int64_t padded = round_up(queries, kPanelRows);
-  // The chunk's results and scores, its keys, values, their scales and middles, and what is kept of queries meanwhile;
-  // of each head queries, results and what is kept of them for all chunks.
-  return padded * (width + kAttentionChunk + 5) + 2 * kAttentionChunk * (width + 2) +
+  // The chunk's results, scores and their sums by 16, its keys, values, their scales and middles, and what is kept of
+  // queries meanwhile; of each head queries, results and what is kept of them for all chunks.
+  return padded * (width + kAttentionChunk + kAttentionChunk / 16 + 5) + 2 * kAttentionChunk * (width + 2) +
          kv_heads * padded * (2 * width + 3);
 }
 

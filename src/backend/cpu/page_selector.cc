@@ -24,7 +24,7 @@ void PageSelector::begin(const ForwardBatch& batch, const AttendArgs& args) {
   for (const SequenceRows& sequence : batch.sequences) {
     const std::int32_t* table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)].data();
     for (std::int64_t i = parts_of(args, sequence).answer_all; i < sequence.rows; ++i) {
-      const std::int64_t position = sequence.first_position + i;
+      const std::int64_t position = sequence.first_place(args.kv.group) + i;
       const PageCandidates some = candidates_of(args, sequence, position);
       pages_ = std::max(pages_, some.first + some.chosen + position / args.kv.page_tokens + 1 - some.end);
       candidates_ = std::max(candidates_, some.end - some.first);
@@ -77,6 +77,7 @@ void PageSelector::choose(std::span<const Row> rows) {
   const std::int64_t group = args.heads / args.kv_heads, tasks = static_cast<std::int64_t>(rows.size()) * args.kv_heads;
   choosers_.resize(static_cast<std::size_t>(pool_->threads()));
   tables_.resize(static_cast<std::size_t>(tasks * pages_));
+  entries_.resize(tables_.size());
   tasks_.resize(static_cast<std::size_t>(tasks));
   for_each(*pool_, tasks, 4 * candidates_, kParallelElements, [&](std::int64_t task, int thread) {
     const std::int64_t r = task / args.kv_heads, kv_head = task % args.kv_heads;
@@ -88,6 +89,8 @@ void PageSelector::choose(std::span<const Row> rows) {
         scored ? scores_.data() + (r * args.heads + kv_head * group) * candidates_ : nullptr, group, candidates_,
         {row.position, args.layer, static_cast<std::uint32_t>(kv_head)});
     std::int32_t* table = tables_.data() + task * pages_;
+    std::int32_t* entries = entries_.data() + task * pages_;
+    std::ranges::copy(chosen, entries);
     for (std::size_t p = 0; p < chosen.size(); ++p) table[p] = row.page_table[chosen[p]];
     // The row's own position comes last, at the same place of its page.
     const std::int64_t position =
@@ -99,7 +102,8 @@ void PageSelector::choose(std::span<const Row> rows) {
                                               .rows = 1,
                                               .begin = 0,
                                               .end = position + 1,
-                                              .kv_head = static_cast<std::int32_t>(kv_head)};
+                                              .kv_head = static_cast<std::int32_t>(kv_head),
+                                              .entries = entries};
   });
 }
 

@@ -38,10 +38,11 @@ class PageSelector {
   ThreadPool* pool_;
   const AttendArgs* args_ = nullptr;
   std::vector<Row> rows_;
-  std::size_t done_ = 0;              // of rows_
-  std::int64_t pages_ = 0;            // that a row reads at most
-  std::int64_t candidates_ = 0;       // of a row at most
-  std::vector<std::int32_t> tables_;  // [rows][kv heads][pages_]
+  std::size_t done_ = 0;               // of rows_
+  std::int64_t pages_ = 0;             // that a row reads at most
+  std::int64_t candidates_ = 0;        // of a row at most
+  std::vector<std::int32_t> entries_;  // [rows][kv heads][pages_]: of the row's page table
+  std::vector<std::int32_t> tables_;   // [rows][kv heads][pages_]: pages
   std::vector<AttendTask> tasks_;
   std::vector<float> scores_;   // [rows][heads][candidates_]
   std::vector<float> scratch_;  // of each thread

@@ -296,13 +296,18 @@ class ReferenceBackend final : public Backend {
   }
 
   void attend(const ForwardBatch& batch, const AttendArgs& args) override {
-    for (const SequenceRows& sequence : batch.sequences) {
+    for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
+      const SequenceRows& sequence = batch.sequences[s];
       SeenPositions positions(args, sequence);
       for (std::int32_t kv_head = 0; kv_head < args.kv_heads; ++kv_head) {
         for (std::int32_t i = 0; i < sequence.rows; ++i) {
           const std::vector<std::int64_t> seen = positions.of(i, kv_head);
           const std::int32_t group = args.heads / args.kv_heads;
-          for (std::int32_t g = 0; g < group; ++g) attend_row(sequence, i, kv_head * group + g, seen, args);
+          const bool measured =
+              batch.masses != nullptr && args.window == 0 && sequence.first_position + i >= sequence.measured_from;
+          const std::span<std::uint64_t> masses =
+              measured ? batch.masses->of(static_cast<std::size_t>(args.kv.group), s) : std::span<std::uint64_t>();
+          for (std::int32_t g = 0; g < group; ++g) attend_row(sequence, i, kv_head * group + g, seen, args, masses);
         }
       }
     }
@@ -414,7 +419,7 @@ class ReferenceBackend final : public Backend {
 
   static void rope_store_row(const SequenceRows& sequence, std::int32_t index, const RopeStoreArgs& args) {
     const std::int64_t row = sequence.first_row + index;
-    const std::int64_t position = sequence.first_position + index;
+    const std::int64_t position = sequence.first_place(args.kv.group) + index;
     float* q = args.qkv + row * args.qkv_width;
     const std::int32_t q_width = args.heads * args.head_dim;
     const std::int32_t kv_width = args.kv_heads * args.head_dim;
@@ -438,7 +443,7 @@ class ReferenceBackend final : public Backend {
   }
 
   static void attend_row(const SequenceRows& sequence, std::int32_t index, std::int32_t head,
-                         std::span<const std::int64_t> seen, const AttendArgs& args) {
+                         std::span<const std::int64_t> seen, const AttendArgs& args, std::span<std::uint64_t> masses) {
     const std::int64_t row = sequence.first_row + index;
     const std::int32_t kv_head = head / (args.heads / args.kv_heads);
     const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
@@ -464,8 +469,15 @@ class ReferenceBackend final : public Backend {
     }
     float* out = args.out + row * args.heads * args.head_dim + head * args.head_dim;
     std::fill(out, out + args.head_dim, 0.0f);
+    float of_page = 0.0f;
     for (std::size_t s = 0; s < seen.size(); ++s) {
       const float weight = scores[s] / sum;
+      of_page += weight;
+      const std::int64_t page = seen[s] / args.kv.page_tokens;
+      if (s + 1 == seen.size() || seen[s + 1] / args.kv.page_tokens != page) {
+        if (!masses.empty()) masses[static_cast<std::size_t>(page)] += mass_units(of_page);
+        of_page = 0.0f;
+      }
       const KvSlot value = kv_slot(args, table, seen[s], kv_head, false);
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
         out[i] += weight * decode_kv(args.kv.format, value, i);

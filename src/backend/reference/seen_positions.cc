@@ -25,9 +25,9 @@ void add_positions(std::int64_t begin, std::int64_t end, std::vector<std::int64_
 
 void keep_key_bounds(const SequenceRows& sequence, const RopeStoreArgs& args) {
   const KvLayer& kv = args.kv;
-  const std::int64_t full = (sequence.first_position + sequence.rows) / kv.page_tokens;
+  const std::int64_t full = (sequence.first_place(kv.group) + sequence.rows) / kv.page_tokens;
   const auto table = sequence.page_tables[static_cast<std::size_t>(kv.group)];
-  for (std::int64_t page = sequence.first_position / kv.page_tokens; page < full; ++page) {
+  for (std::int64_t page = sequence.first_place(kv.group) / kv.page_tokens; page < full; ++page) {
     for (std::int32_t head = 0; head < args.kv_heads; ++head) {
       std::uint16_t* largest = key_bounds(kv, table, page, head, args.head_dim);
       std::uint16_t* smallest = largest + kv_bound_numbers(static_cast<std::size_t>(args.head_dim));
@@ -61,13 +61,13 @@ const float* SeenPositions::query(std::int64_t row, std::int32_t head) const {
 }
 
 std::vector<std::int64_t> SeenPositions::of(std::int32_t row, std::int32_t kv_head) {
-  const std::int64_t position = sequence_->first_position + row, page_tokens = args_->kv.page_tokens;
+  const std::int64_t position = sequence_->first_place(args_->kv.group) + row, page_tokens = args_->kv.page_tokens;
   std::vector<std::int64_t> seen;
   if (row >= parts_.prompt_all && row < parts_.prompt_end) {
     const std::int64_t first = parts_.prompt_all + (row - parts_.prompt_all) / kQueryBlock * kQueryBlock;
     if (first != block_ || kv_head != kv_head_) choose_blocks(prompt_block(*args_, *sequence_, first), kv_head);
     seen = past_;
-    add_positions(sequence_->first_position + first, position + 1, seen);
+    add_positions(sequence_->first_place(args_->kv.group) + first, position + 1, seen);
     return seen;
   }
   if (row < parts_.answer_all) {
@@ -107,7 +107,7 @@ std::vector<float> SeenPositions::page_scores(std::int32_t row, std::int32_t kv_
 }
 
 void SeenPositions::choose_blocks(const PromptBlock& block, std::int32_t kv_head) {
-  const std::int64_t position = sequence_->first_position + block.first, blocks = position / kKeyBlock;
+  const std::int64_t position = sequence_->first_place(args_->kv.group) + block.first, blocks = position / kKeyBlock;
   const std::int64_t group = args_->heads / args_->kv_heads;
   std::vector<float> shares;
   if (args_->prompt_selection->choice == BlockChoice::xattention) shares = block_shares(block, kv_head);
@@ -126,7 +126,7 @@ void SeenPositions::choose_blocks(const PromptBlock& block, std::int32_t kv_head
 /// (Xu et al. 2025), softmax over these is what a cell of rows gives to each, and the mean of the cells of rows counts.
 std::vector<float> SeenPositions::block_shares(const PromptBlock& block, std::int32_t kv_head) const {
   constexpr std::int64_t kCell = 16;
-  const std::int64_t position = sequence_->first_position + block.first, blocks = position / kKeyBlock;
+  const std::int64_t position = sequence_->first_place(args_->kv.group) + block.first, blocks = position / kKeyBlock;
   const std::int64_t cells = (block.rows() + kCell - 1) / kCell, full = (position + block.rows()) / kCell;
   const std::int32_t group = args_->heads / args_->kv_heads;
   std::vector<float> shares(static_cast<std::size_t>(group * blocks));

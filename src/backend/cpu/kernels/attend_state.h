@@ -26,6 +26,7 @@ struct AttendState {
   float *key_middle, *value_middle;  // [chunk], where they have middles
   float *part_largest, *part_sum, *keep, *take;
   float* part_middle;  // [queries]: sum of weighted middles of values
+  float* page_sum;     // [queries][chunk / 16]: sums of weights by 16 positions, where they are wanted; else null
 };
 
 /// A kv head of a task: a task of its own, that shares its memory with the others'.
@@ -56,6 +57,8 @@ inline void divide_into_heads(const AttendTask& task, AttendHead* heads) {
     *array = take(kAttentionChunk);  // an initializer_list would leave functions behind
   float** const of_queries[] = {&s.part_largest, &s.part_sum, &s.keep, &s.take, &s.part_middle};
   for (float** array : of_queries) *array = take(padded);
+  s.page_sum = take(padded * (kAttentionChunk / 16));
+  if (task.masses == nullptr) s.page_sum = nullptr;
   for (std::int32_t h = 0; h < task.kv_heads; ++h) {
     s.query = take(padded * s.width);
     s.result = take(padded * s.width);
@@ -182,6 +185,7 @@ inline void whole_softmax(const AttendArgs& args, const AttendState& s, std::int
   MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) {
     const Lanes weight = weight_of(sub(v[b], origin));
     sum = add(sum, weight);
+    if (s.page_sum != nullptr) s.page_sum[i * kBlocks + b] = reduce_add(weight);
     if constexpr (kHasMiddle<Element>) {
       middle = add(middle, select_less(nothing, weight, mul(weight, load(s.value_middle + b * 16)), nothing));
     }
@@ -219,6 +223,9 @@ inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
   const Lanes origin = broadcast(s.part_largest[i] == -__builtin_inff() ? 0.0f : s.part_largest[i]);
   const Lanes nothing = broadcast(0.0f);
   Lanes sum = nothing, middle = nothing;  // hidden positions add an exact zero, so how many were computed does not show
+  for (std::int64_t b = 0; s.page_sum != nullptr && b < kAttentionChunk / 16; ++b) {
+    s.page_sum[i * (kAttentionChunk / 16) + b] = 0.0f;
+  }
   for (std::int64_t j = begin; j < end; j += 16) {
     const Lanes weight = weight_of(sub(load(score + j), origin));
     if constexpr (kHasMiddle<Element>) {  // what is hidden may have a middle that is not finite
@@ -230,9 +237,48 @@ inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
       store(score + j, weight);
     }
     sum = add(sum, weight);
+    if (s.page_sum != nullptr) s.page_sum[i * (kAttentionChunk / 16) + j / 16] = reduce_add(weight);
   }
   s.part_sum[i] = reduce_add(sum);
   if constexpr (kHasMiddle<Element>) s.part_middle[i] = reduce_add(middle);
+}
+
+/// Leaves what the queries [first, end) give to the pages of the chunk at `base`, as parts of that chunk's sum, where
+/// that is wanted. The rows before `first` see nothing of it.
+inline void keep_page_sums(const AttendTask& task, const AttendState& s, std::int64_t base, std::int64_t first,
+                           std::int64_t end) {
+  if (s.page_sum == nullptr) return;
+  constexpr std::int64_t kBlocks = kAttentionChunk / 16;
+  const AttendMasses& masses = *task.masses;
+  const std::int64_t chunk = base / kAttentionChunk, head = task.kv_head - masses.first_kv_head;
+  for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
+    const std::int64_t query = head * task.rows * s.group + i;
+    const bool sees = i >= first && i < end;
+    float* pages = masses.pages + query * masses.chunks * kBlocks + chunk * kBlocks;
+    for (std::int64_t b = 0; b < kBlocks; ++b) pages[b] = sees ? s.page_sum[i * kBlocks + b] : 0.0f;
+    masses.largest[query * masses.chunks + chunk] = sees ? s.part_largest[i] : -__builtin_inff();
+  }
+}
+
+/// Those sums to parts of all that the queries give.
+inline void finish_page_sums(const AttendTask& task, const AttendState& s) {
+  if (s.page_sum == nullptr) return;
+  constexpr std::int64_t kBlocks = kAttentionChunk / 16;
+  const AttendMasses& masses = *task.masses;
+  const std::int64_t head = task.kv_head - masses.first_kv_head;
+  for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
+    const std::int64_t query = head * task.rows * s.group + i;
+    for (std::int64_t chunk = 0; chunk < masses.chunks; ++chunk) {
+      float* pages = masses.pages + (query * masses.chunks + chunk) * kBlocks;
+      const float largest = masses.largest[query * masses.chunks + chunk];
+      const Lanes factor = weight_of(broadcast(largest - s.largest[i]));
+      float factors[16];
+      store(factors, factor);
+      for (std::int64_t b = 0; b < kBlocks; ++b) {
+        pages[b] = largest == -__builtin_inff() ? 0.0f : pages[b] * factors[0] / s.sum[i];
+      }
+    }
+  }
 }
 
 /// To the parts of the queries [first, first + count) what the middles of values are of them.
@@ -308,6 +354,7 @@ inline void sum_queries(const AttendTask& task, const AttendState& s) {
 
 /// Leaves the results, or the state for another task.
 inline void end_queries(const AttendTask& task, const AttendState& s) {
+  finish_page_sums(task, s);
   for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
     const std::int64_t index = query_index(task, s, i);
     const Lanes factor = broadcast(1.0f / s.sum[i]);

@@ -277,6 +277,7 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
     if constexpr (kHasMiddle<Element>) add_middles(s, begin, count);
     row = next;
   }
+  keep_page_sums(task, s, base, first, end);
   fold_chunk(s, first, end);
 }
 

@@ -276,6 +276,7 @@ inline void round_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
     const auto mask = static_cast<__mmask16>(seen >> (b * 16));
     v[b] = power_of_two_below(mul(sub(v[b], origin), broadcast(1.44269504f)));
     sum = add(sum, v[b]);
+    if (s.page_sum != nullptr) s.page_sum[i * kBlocks + b] = reduce_add(v[b]);
     // What is hidden may have a scale or a middle that is not finite.
     if constexpr (kHasMiddle<Element>) {
       middle.all = _mm512_mask3_fmadd_ps(v[b].all, load(s.value_middle + b * 16).all, middle.all, mask);
@@ -425,6 +426,7 @@ inline void attend_chunk_by_tiles(const AttendTask& task, const AttendState& s, 
   }
   next.ask(16);
   if constexpr (kHasMiddle<Element>) add_middles(s, first, end - first);
+  keep_page_sums(task, s, base, first, end);
   fold_chunk(s, first, end);
 }
 

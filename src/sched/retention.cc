@@ -1,0 +1,53 @@
+#include "sched/retention.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace millrace {
+
+Retention::Retention(const KvRetention& retention, std::span<const std::int64_t> windows, std::int32_t page_tokens,
+                     std::int64_t answer_begin, std::int64_t pinned)
+    : retention_(retention),
+      page_tokens_(page_tokens),
+      answer_begin_(answer_begin),
+      measured_from_(retention.measures() ? std::max<std::int64_t>(0, answer_begin - retention.queries) : kNever),
+      next_(answer_begin > 0 ? answer_begin : page_tokens),
+      pinned_(pinned),
+      windows_(windows.begin(), windows.end()),
+      keepers_(windows.size()) {
+  for (std::size_t g = 0; g < windows.size(); ++g) {
+    if (windows[g] == 0) keepers_[g].emplace(retention, page_tokens, pinned, static_cast<std::uint32_t>(g));
+  }
+}
+
+std::int64_t Retention::most_pages() const {
+  std::int64_t most = 0;
+  for (std::size_t g = 0; g < keepers_.size(); ++g) {
+    most = std::max(most, keepers_[g] ? keepers_[g]->most() + 1 : windows_[g] / page_tokens_ + 2);
+  }
+  return most;
+}
+
+void Retention::add(const PageMasses& masses, std::size_t sequence, std::int64_t first, std::int64_t end) {
+  if (end <= measured_from_) return;
+  MILLRACE_CHECK(end <= next_, "rows up to {} ran before what is kept was decided at {}", end, next_);
+  for (std::size_t g = 0; g < keepers_.size(); ++g) {
+    if (keepers_[g]) keepers_[g]->add(masses.of(g, sequence), std::max(first, measured_from_), end);
+  }
+}
+
+std::vector<std::vector<std::int32_t>> Retention::decide() {
+  std::vector<std::vector<std::int32_t>> dropped(keepers_.size());
+  for (std::size_t g = 0; g < keepers_.size(); ++g) {
+    if (keepers_[g]) dropped[g] = keepers_[g]->drop(next_);
+  }
+  next_ = (next_ / page_tokens_ + 1) * page_tokens_;
+  return dropped;
+}
+
+void Retention::restart() {
+  *this = Retention(retention_, std::vector(windows_), page_tokens_, answer_begin_, pinned_);
+}
+
+}  // namespace millrace

@@ -1,0 +1,134 @@
+// What part of attention pages have, and sequences of which some pages were dropped.
+
+#include <algorithm>
+#include <numeric>
+
+#include "backend/attend_world.h"
+#include "backend/reference/reference_backend.h"
+
+namespace millrace {
+namespace {
+
+using Shape = AttendShape;
+using World = AttendWorld;
+
+std::vector<Shape> measured_shapes() {
+  std::vector<Shape> all;
+  for (const Shape& shape : attend_shapes()) {
+    if (shape.page_tokens == 16 && shape.window == 0) all.push_back(shape);
+  }
+  Shape selects{.heads = 8, .kv_heads = 2, .head_dim = 64, .length = 260, .format = KvFormat::bf16};
+  selects.selection = PageSelection{.choice = PageChoice::quest, .tokens = 112, .sink_tokens = 8, .recent_tokens = 20};
+  all.push_back(selects);
+  Shape blocks{.heads = 6, .kv_heads = 2, .head_dim = 32, .length = 600, .answer_begin = 590};
+  blocks.prompt_selection = BlockSelection{.choice = BlockChoice::xattention, .tokens = 256};
+  all.push_back(blocks);
+  return all;
+}
+
+std::vector<double> parts(const PageMasses& masses, std::size_t sequence) {
+  std::vector<double> parts;
+  for (const std::uint64_t units : masses.of(0, sequence)) parts.push_back(static_cast<double>(units) / 4294967296.0);
+  return parts;
+}
+
+class CpuMasses : public CpuAttendLevelTest {};
+
+TEST_P(CpuMasses, AreWhatTheReferenceGivesAndChangeNothing) {
+  const auto backend = make_cpu_backend({.threads = 2, .isa = GetParam()});
+  const auto reference = make_reference_backend();
+  ASSERT_TRUE(backend.ok());
+  for (const Shape& shape : measured_shapes()) {
+    SCOPED_TRACE(describe(shape));
+    World world(shape, 2, 61);
+    world.store(0, 0, shape.length);
+    world.store(1, 0, shape.length);
+    // From a block's border on, for those who read in blocks.
+    const std::int64_t begin = shape.length / 128 * 128 > 40 ? (shape.length - 40) / 128 * 128 : 0;
+    const std::vector<World::Step> steps{{0, begin, shape.length}, {1, begin, shape.length}};
+    const std::vector<float> plain = world.attend(**backend, steps);
+    world.measured_from = shape.length - 7;
+    EXPECT_EQ(world.attend(**backend, steps), plain);
+    const PageMasses measured = world.masses;
+    world.attend(*reference, steps);
+    // Weights are rounded to bf16 on some levels, and queries, which turns scores of up to about ten by as many
+    // 256ths: a few hundredths of a page's part.
+    const bool rounds = shape.format != KvFormat::f32;
+    const double heads_of_rows = 7.0 * shape.heads;
+    for (std::size_t s = 0; s < 2; ++s) {
+      const std::vector<double> own = parts(measured, s), expected = parts(world.masses, s);
+      for (std::size_t p = 0; p < own.size(); ++p) {
+        ASSERT_NEAR(own[p], expected[p], (rounds ? 0.004 : 1e-5) * heads_of_rows) << "page " << p;
+      }
+      const double all = std::accumulate(own.begin(), own.end(), 0.0);
+      if (shape.sinks) {
+        EXPECT_LT(all, heads_of_rows);  // the sinks have some
+        EXPECT_GT(all, 0.1 * heads_of_rows);
+      } else {
+        EXPECT_NEAR(all, heads_of_rows, 1e-4 * heads_of_rows);
+      }
+    }
+  }
+}
+
+TEST_P(CpuMasses, DoNotDependOnHowRowsAreCutNorOnThreads) {
+  for (const Shape& shape : measured_shapes()) {
+    if (shape.prompt_selection) continue;  // whole blocks only
+    SCOPED_TRACE(describe(shape));
+    std::vector<std::vector<std::uint64_t>> all;
+    for (const int threads : {1, 3}) {
+      const auto backend = make_cpu_backend({.threads = threads, .isa = GetParam()});
+      ASSERT_TRUE(backend.ok());
+      for (const std::int64_t cut : {1, 5, 40}) {
+        World world(shape, 1, 62);
+        world.store(0, 0, shape.length);
+        world.measured_from = shape.length - 11;
+        std::vector<std::uint64_t> sums(static_cast<std::size_t>((shape.length + 15) / 16));
+        for (std::int64_t t = shape.length - 20; t < shape.length; t += cut) {
+          world.attend(**backend, {{0, t, std::min(shape.length, t + cut)}});
+          const auto masses = world.masses.of(0, 0);
+          for (std::size_t p = 0; p < sums.size(); ++p) sums[p] += masses[p];
+        }
+        all.push_back(std::move(sums));
+      }
+    }
+    EXPECT_GT(std::accumulate(all[0].begin(), all[0].end(), std::uint64_t{0}), 0u);
+    for (const auto& sums : all) EXPECT_EQ(sums, all[0]);
+  }
+}
+
+TEST_P(CpuMasses, WhatWasDroppedIsAsIfItHadNeverBeen) {
+  const auto backend = make_cpu_backend({.threads = 2, .isa = GetParam()});
+  const auto reference = make_reference_backend();
+  ASSERT_TRUE(backend.ok());
+  for (Shape shape : measured_shapes()) {
+    if (shape.prompt_selection) continue;  // rows of prompts see everything
+    SCOPED_TRACE(describe(shape));
+    World world(shape, 1, 63);
+    world.store(0, 0, shape.length);
+    const std::int64_t begin = shape.length - 10;
+    std::vector<std::int64_t> positions;
+    for (std::int64_t t = 0; t < shape.length; ++t) {
+      if (t / 16 != 1 && t / 16 != 2) positions.push_back(t);
+    }
+    const auto kept = std::ssize(positions);
+    Shape less = shape;
+    less.length = kept;
+    World other(less, 1, 64);
+    other.adopt_some(world, positions);
+    other.store(0, 0, kept);
+    world.drop(0, {1, 2});
+    world.measured_from = begin;
+    other.measured_from = kept - 10;
+    for (Backend* b : {backend->get(), reference.get()}) {
+      EXPECT_EQ(world.attend(*b, {{0, begin, shape.length}}), other.attend(*b, {{0, kept - 10, kept}}));
+      const auto masses = world.masses.of(0, 0), others = other.masses.of(0, 0);
+      EXPECT_TRUE(std::equal(others.begin(), others.end(), masses.begin()));
+    }
+  }
+}
+
+MILLRACE_ON_EACH_LEVEL(CpuMasses);
+
+}  // namespace
+}  // namespace millrace
