@@ -21,7 +21,7 @@ Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens) {
 }
 
 RowsAre rows_for_policy(const ModelRunner& runner) {
-  if (!runner.policy().prefill) return RowsAre::answer;
+  if (!runner.policy().prefill && !runner.policy().hyper) return RowsAre::answer;
   return runner.policy().decode || runner.skips_inputs() ? RowsAre::half_each : RowsAre::prompt;
 }
 
