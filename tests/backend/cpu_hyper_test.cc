@@ -218,6 +218,120 @@ TEST_P(CpuHyper, BucketsAreThoseOfTheKeysAsTheyAreStored) {
   }
 }
 
+/// What a kernel does of a table in two tasks, the second of them for queries from all over and with weights.
+class TwoTables {
+ public:
+  static constexpr std::int64_t kRows = 9, kFirst = 128, kAll = 320;  // positions of the first table, and of both
+
+  TwoTables(const Shape& shape, AttendKernel kernel)
+      : shape_(shape), kernel_(kernel), world_(shape, 1, 93), queries_(Random(94).normals(kRows * world_.q_width())) {
+    world_.store(0, 0, kAll);
+    for (std::int64_t page = 0; page < kAll / 16; ++page) table_.push_back(world_.page_number(0, page));
+    sinks_ = Random(95).normals(shape.heads);
+  }
+
+  /// All rows see [0, end), each in a task of its own.
+  std::vector<float> whole(std::int64_t end) {
+    std::vector<float> out(queries_.size());
+    const AttendArgs args = args_to(out);
+    for (std::int64_t row = 0; row < kRows; ++row) {
+      run({.args = &args,
+           .page_table = table_.data(),
+           .batch_row = row,
+           .position = end - 1,
+           .rows = 1,
+           .begin = 0,
+           .end = end});
+    }
+    return out;
+  }
+
+  std::vector<float> in_two(const float* biases) {
+    std::vector<float> out(queries_.size()), state(static_cast<std::size_t>(kRows * shape_.heads * 2));
+    const AttendArgs args = args_to(out);
+    run({.args = &args,
+         .page_table = table_.data(),
+         .position = kFirst,
+         .rows = kRows,
+         .begin = 0,
+         .end = kFirst,
+         .suspend = true,
+         .state = state.data()});
+    // In an order of no meaning, and in pieces of 1, 2, 4 … queries.
+    std::vector<std::int32_t> order;
+    const auto count = static_cast<std::int32_t>(kRows * shape_.heads);
+    for (std::int32_t i = 0; i < count; ++i) order.push_back(i * 7 % count);
+    for (std::int32_t first = 0, size = 1; first < count; first += size, size *= 2) {
+      run({.args = &args,
+           .page_table = table_.data() + kFirst / 16,
+           .position = kAll,
+           .rows = std::min(size, count - first),
+           .begin = 0,
+           .end = kAll - kFirst,
+           .resume = true,
+           .state = state.data(),
+           .queries = order.data() + first,
+           .biases = biases});
+    }
+    return out;
+  }
+
+ private:
+  AttendArgs args_to(std::vector<float>& out) {
+    return {.q = queries_.data(),
+            .q_stride = world_.q_width(),
+            .out = out.data(),
+            .heads = shape_.heads,
+            .kv_heads = 1,
+            .head_dim = shape_.head_dim,
+            .scale = 0.3f,
+            .softcap = shape_.softcap,
+            .sinks = shape_.sinks ? sinks_.data() : nullptr,
+            .kv = world_.kv()};
+  }
+
+  void run(AttendTask task) {
+    memory_.resize(static_cast<std::size_t>(attend_scratch(kRows * shape_.heads, shape_.head_dim, 1)) + 16);
+    task.scratch = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(memory_.data()) + 63) / 64 * 64);
+    kernel_(task);
+  }
+
+  Shape shape_;
+  AttendKernel kernel_;
+  World world_;
+  std::vector<float> queries_, sinks_, memory_;
+  std::vector<std::int32_t> table_;
+};
+
+TEST_P(CpuHyper, KernelsGoOnWithQueriesFromAllOverAndWeights) {
+  const auto backend = cpu_backend(GetParam());  // has asked for what the kernels need
+  const KernelTable kernels = kernel_table(GetParam());
+  std::vector<Shape> shapes;
+  for (const KvFormat format : kKvFormats) {
+    shapes.push_back({.heads = 4, .kv_heads = 1, .head_dim = 64, .length = 320, .sinks = true, .format = format});
+    shapes.push_back({.heads = 3, .kv_heads = 1, .head_dim = 11, .length = 320, .softcap = 4.0f, .format = format});
+  }
+  for (const Shape& shape : shapes) {
+    for (const bool rounded : {false, true}) {
+      const AttendKernel kernel = rounded ? kernels.products.attend_rounded : kernels.attend;
+      if (kernel == nullptr || (rounded && shape.format == KvFormat::f32)) continue;
+      SCOPED_TRACE(fmt::format("{}, rounded {}", describe(shape), rounded));
+      TwoTables tables(shape, kernel);
+      // Weights of 1 are none.
+      std::vector<float> biases(TwoTables::kAll - TwoTables::kFirst, 0.0f);
+      const std::vector<float> all = tables.whole(TwoTables::kAll);
+      EXPECT_TRUE(identical(tables.in_two(nullptr), all));
+      EXPECT_TRUE(identical(tables.in_two(biases.data()), all));
+      // Those of nothing leave out: a chunk, and all but a few positions.
+      std::fill(biases.begin() + 64, biases.end(), -std::numeric_limits<float>::infinity());
+      EXPECT_TRUE(identical(tables.in_two(biases.data()), tables.whole(TwoTables::kFirst + 64)));
+      std::fill(biases.begin() + 5, biases.end(), -std::numeric_limits<float>::infinity());
+      EXPECT_TRUE(close(tables.in_two(biases.data()), tables.whole(TwoTables::kFirst + 5), rounded ? 0.02f : 2e-6f));
+      EXPECT_FALSE(identical(tables.in_two(biases.data()), tables.whole(TwoTables::kFirst)));
+    }
+  }
+}
+
 MILLRACE_ON_EACH_LEVEL(CpuHyper);
 
 /// Every byte of a key and a value comes back, wherever it has been put.
