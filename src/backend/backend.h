@@ -20,8 +20,10 @@
 #include "backend/token_draw.h"
 #include "core/dtype.h"
 #include "core/result.h"
+#include "kv/key_hash.h"
 #include "quant/kv_format.h"
 #include "recipe/block_selection.h"
+#include "recipe/hyper_attention.h"
 #include "recipe/page_selection.h"
 
 namespace millrace {
@@ -94,6 +96,11 @@ struct KvLayer {
   // Bounds of the keys of full pages, which rope_store() keeps: page p's from p * key_bound_numbers on; null: none.
   std::uint16_t* key_bounds = nullptr;
   std::size_t key_bound_numbers = 0;  // of a page
+  // Buckets of the keys of prompts, which rope_store() keeps: page p's [kv_heads][page_tokens] from p *
+  // key_bucket_bytes on; null: none. By the planes of `hash` (kv/key_hash.h), of keys as they are stored.
+  std::uint8_t* key_buckets = nullptr;
+  std::size_t key_bucket_bytes = 0;  // of a page
+  KeyHash hash = {};
   std::int32_t page_tokens = 0;
   std::int32_t group = 0;  // which page table of a SequenceRows
   KvFormat format = KvFormat::f32;
@@ -156,6 +163,9 @@ struct AttendArgs {
   // null: all rows read everything. A step then holds whole blocks of kQueryBlock rows of a prompt, but for its last,
   // and pages have 16 positions. Not together with a window.
   const BlockSelection* prompt_selection = nullptr;
+  // Rows of prompts approximate what is far by blocks and samples of this (kv/hyper_choice.h), where kv has buckets;
+  // null: they do not. Not together with prompt_selection or a window, and with pages of 16 positions.
+  const HyperAttention* hyper = nullptr;
   std::uint32_t layer = 0;  // of the model, for draws by lot
 };
 inline constexpr std::int64_t kAttentionChunk = 64;
@@ -225,7 +235,7 @@ class Backend {
   /// What keys and values may lie in memory in; other formats must not reach rope_store() and attend().
   [[nodiscard]] virtual std::span<const KvFormat> kv_formats() const = 0;
 
-  /// Whether attend() can select blocks and pages, and rope_store() keep the bounds for these.
+  /// Whether attend() can select blocks and pages, and approximate, and rope_store() keep what these need of keys.
   [[nodiscard]] virtual bool selects_pages() const { return false; }
 
   /// Whether rows of answers can leave out inputs (LinearFormat::skip).

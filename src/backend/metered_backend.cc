@@ -38,13 +38,38 @@ double visible_pairs(std::int64_t first, std::int64_t rows, std::int64_t window)
   return pairs;
 }
 
+struct HyperCost {
+  double pairs = 0, positions = 0;
+};
+
+/// Of rows that approximate. All that they do is put in order once for each chunk of them.
+HyperCost hyper_cost(const HyperAttention& hyper, std::int64_t position, std::int64_t rows) {
+  HyperCost cost;
+  for (const std::int64_t end = position + rows; position < end;) {
+    const HyperChunk chunk = hyper_chunk(hyper, position);
+    const std::int64_t next = std::min(end, chunk.start + hyper.chunk);
+    const auto far = static_cast<double>(hyper.block + hyper.samples);
+    cost.pairs +=
+        visible_pairs(position - chunk.count(), next - position, 0) + far * static_cast<double>(next - position);
+    cost.positions += static_cast<double>(next);
+    position = next;
+  }
+  return cost;
+}
+
 /// Blocks that a prompt reads by mass are counted as if they were all that it may read: how many they are is not known
 /// before.
 OpTotals attend_cost(const ForwardBatch& batch, const AttendArgs& args, Arithmetic arithmetic) {
   double pairs = 0, positions = 0, bounds = 0;
   for (const SequenceRows& sequence : batch.sequences) {
     const RowParts parts = parts_of(args, sequence);
-    for (std::int64_t i = parts.prompt_all; i < parts.prompt_end;) {
+    if (args.hyper != nullptr) {
+      const HyperCost far =
+          hyper_cost(*args.hyper, sequence.first_position + parts.prompt_all, parts.prompt_end - parts.prompt_all);
+      pairs += far.pairs;
+      positions += far.positions;
+    }
+    for (std::int64_t i = parts.prompt_all; args.hyper == nullptr && i < parts.prompt_end;) {
       const PromptBlock block = prompt_block(args, sequence, i);
       const std::int64_t position = sequence.first_place(args.kv.group) + i,
                          left_out = block.candidates.end - block.candidates.first - block.candidates.most;

@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "kv/block_choice.h"
+#include "kv/hyper_choice.h"
 #include "kv/page_choice.h"
 
 namespace millrace {
@@ -38,7 +39,8 @@ inline PromptBlock prompt_block(const AttendArgs& args, const SequenceRows& sequ
   return block;
 }
 
-/// A sequence's rows, from the first on: [0, prompt_all) read everything, [prompt_all, prompt_end) blocks,
+/// A sequence's rows, from the first on: [0, prompt_all) read everything, [prompt_all, prompt_end) blocks, or
+/// approximate,
 /// [prompt_end, answer_all) everything, and the rest pages.
 struct RowParts {
   std::int64_t prompt_all = 0, prompt_end = 0, answer_all = 0;
@@ -49,6 +51,9 @@ inline RowParts parts_of(const AttendArgs& args, const SequenceRows& sequence) {
   const std::int64_t of_prompt =
       std::clamp<std::int64_t>(sequence.answer_place(args.kv.group) - sequence.first_place(args.kv.group), 0, rows);
   RowParts parts{.prompt_all = of_prompt, .prompt_end = of_prompt, .answer_all = rows};
+  if (args.hyper != nullptr) {
+    parts.prompt_all = std::clamp<std::int64_t>(hyper_begin(*args.hyper) - sequence.first_position, 0, of_prompt);
+  }
   if (args.prompt_selection != nullptr) {
     // Steps hold whole blocks, so that the first row of one is known by its place.
     parts.prompt_all = 0;

@@ -30,6 +30,7 @@ std::size_t PageLayout::bytes_per_page_row() const {
   std::size_t total = 0;
   for (const CacheGroup& group : groups) total += group.page_bytes;
   for (const KeyBounds& bounds : key_bounds) total += bounds.page_bytes;
+  for (const KeyBuckets& buckets : key_buckets) total += buckets.page_bytes;
   return total;
 }
 
@@ -64,6 +65,13 @@ PageLayout make_page_layout(std::span<const KvShape> shapes, std::int32_t page_t
       layout.key_bounds.push_back({group, static_cast<std::size_t>(shape.kv_heads) * 2 *
                                               kv_bound_numbers(static_cast<std::size_t>(shape.head_dim)) *
                                               sizeof(std::uint16_t)});
+    }
+    if (shape.key_buckets) {
+      layout.layers.back().key_buckets = static_cast<std::int32_t>(layout.key_buckets.size());
+      layout.key_buckets.push_back(
+          {.group = group,
+           .page_bytes = padded(slots),
+           .hash = {*shape.key_buckets, static_cast<std::uint32_t>(layout.layers.size() - 1)}});
     }
   }
   return layout;

@@ -9,14 +9,17 @@
 //
 // Beside the pages of a layer whose keys rows select by lie bounds of the keys of each: bf16 [kv_heads][the largest,
 // the smallest][kv_bound_numbers(head_dim)]. They are read for many pages by every row, so those of one layer stand
-// together.
+// together. Likewise, of layers whose prompts are approximate,
+// buckets of keys: a byte for each, [kv_heads][page_tokens]; both are copied with a page.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "kv/key_hash.h"
 #include "quant/kv_format.h"
 
 namespace millrace {
@@ -25,10 +28,11 @@ namespace millrace {
 struct KvShape {
   std::int32_t kv_heads = 0;
   std::int32_t head_dim = 0;
-  std::int64_t window = 0;         // 0: full attention
-  std::int32_t source_layer = -1;  // the layer stores nothing and reads that one's pages; -1: its own
-  bool key_bounds = false;         // of the keys that it stores
-  std::int32_t level = 0;          // of full attention: which layers share a page table
+  std::int64_t window = 0;                        // 0: full attention
+  std::int32_t source_layer = -1;                 // the layer stores nothing and reads that one's pages; -1: its own
+  bool key_bounds = false;                        // of the keys that it stores
+  std::optional<std::uint64_t> key_buckets = {};  // likewise: the seed of their planes
+  std::int32_t level = 0;                         // of full attention: which layers share a page table
 };
 
 struct CacheGroup {
@@ -43,6 +47,13 @@ struct KeyBounds {
   std::size_t page_bytes = 0;  // of one page's
 };
 
+/// Buckets of the keys of one layer.
+struct KeyBuckets {
+  std::int32_t group = 0;
+  std::size_t page_bytes = 0;  // of one page's, a whole number of cache lines
+  KeyHash hash;
+};
+
 /// Where a layer's keys and values lie in a page of its group.
 struct KvPlace {
   std::int32_t group = 0;
@@ -50,7 +61,8 @@ struct KvPlace {
   std::size_t value_offset = 0;
   std::size_t key_scale_offset = 0;  // of meaning where the format has scales; middles follow them
   std::size_t value_scale_offset = 0;
-  std::int32_t key_bounds = -1;  // which of the layout's; -1: none
+  std::int32_t key_bounds = -1;   // which of the layout's; -1: none
+  std::int32_t key_buckets = -1;  // likewise
 };
 
 struct PageLayout {
@@ -59,9 +71,10 @@ struct PageLayout {
   std::vector<CacheGroup> groups;
   std::vector<KvPlace> layers;  // one a model layer; a layer with a source has its source's place
   std::vector<KeyBounds> key_bounds;
+  std::vector<KeyBuckets> key_buckets;
 
-  /// Bytes of one page in every group, and of its bounds: the memory of `page_tokens` tokens before any window moves
-  /// on.
+  /// Bytes of one page in every group, and of its bounds and buckets: the memory of `page_tokens` tokens before any
+  /// window moves on.
   [[nodiscard]] std::size_t bytes_per_page_row() const;
   /// Pages that `tokens` positions take.
   [[nodiscard]] std::int64_t pages_for(std::int64_t tokens) const { return (tokens + page_tokens - 1) / page_tokens; }

@@ -53,6 +53,7 @@ AttentionPolicy layer_policy(const ModelConfig& config, const AttentionPolicy& p
   AttentionPolicy of_layer = policy;
   const auto index = static_cast<std::int64_t>(layer);
   if (policy.prefill && index < policy.prefill->dense_layers) of_layer.prefill.reset();
+  if (policy.hyper && index < policy.hyper->dense_layers) of_layer.hyper.reset();
   if (policy.decode && index < policy.decode->dense_layers) of_layer.decode.reset();
   return of_layer;
 }
@@ -73,8 +74,12 @@ std::vector<KvShape> kv_shapes(const ModelConfig& config, const AttentionPolicy&
     const bool bounds = of_layer.decode && of_layer.decode->choice == PageChoice::quest;
     shapes.push_back({a.kv_heads, a.head_dim, a.window, a.kv_source, bounds});
     if (keeps(config.layers[l])) shapes.back().level = static_cast<std::int32_t>(keeping++ * levels / all);
-    // Who reads another layer's keys selects by that one's bounds.
-    if (a.kv_source >= 0 && shapes.back().key_bounds) shapes[static_cast<std::size_t>(a.kv_source)].key_bounds = true;
+    if (of_layer.hyper) shapes.back().key_buckets = of_layer.hyper->seed;
+    if (a.kv_source < 0) continue;
+    // Who reads another layer's keys selects by that one's bounds, and finds them by its buckets.
+    KvShape& source = shapes[static_cast<std::size_t>(a.kv_source)];
+    if (shapes.back().key_bounds) source.key_bounds = true;
+    if (shapes.back().key_buckets) source.key_buckets = shapes.back().key_buckets;
   }
   return shapes;
 }
@@ -112,6 +117,7 @@ Result<std::unique_ptr<Decoder>> Decoder::create(ModelConfig config, ModelWeight
     const AttentionPolicy of_layer = layer_policy(decoder->config_, policy, l);
     decoder->layer_policies_.push_back(of_layer);
     if (of_layer.prefill) decoder->policy_.prefill = of_layer.prefill;
+    if (of_layer.hyper) decoder->policy_.hyper = of_layer.hyper;
     if (of_layer.decode) decoder->policy_.decode = of_layer.decode;
     if (of_layer.keep) decoder->policy_.keep = of_layer.keep;
   }
@@ -280,6 +286,7 @@ void Decoder::attention_block(const ForwardBatch& batch, std::size_t layer, cons
                            .kv = kv,
                            .selection = policy.decode ? &*policy.decode : nullptr,
                            .prompt_selection = policy.prefill ? &*policy.prefill : nullptr,
+                           .hyper = policy.hyper ? &*policy.hyper : nullptr,
                            .layer = static_cast<std::uint32_t>(layer)});
   backend_->linear(w.out.view(), attended_.floats(), rows, delta_.floats(), config_.hidden);
 }

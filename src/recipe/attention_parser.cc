@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 namespace millrace {
@@ -25,7 +26,8 @@ constexpr std::pair<std::string_view, KeepChoice> kKeepChoices[] = {{"heavy_hitt
                                                                     {"random", KeepChoice::random}};
 
 template <typename Choice>
-Status parse_choice(const Json& value, Names<Choice> names, const std::string& where, Choice& choice) {
+Status parse_choice(const Json& value, Names<Choice> names, const std::string& where, Choice& choice,
+                    std::string_view others) {
   std::string known;
   for (const auto& [name, meaning] : names) {
     if (value == name) {
@@ -34,7 +36,7 @@ Status parse_choice(const Json& value, Names<Choice> names, const std::string& w
     }
     known += fmt::format("{}{}", known.empty() ? "" : ", ", name);
   }
-  return fail("{}: {} is not supported; this version has {}", where, value.dump(), known);
+  return fail("{}: {} is not supported; this version has {}{}", where, value.dump(), known, others);
 }
 
 /// A number of positions, of layers, at the key.
@@ -52,7 +54,9 @@ template <typename Selection, typename Choice>
 Result<bool> parse_common(const std::string& key, const Json& value, Names<Choice> names, const std::string& where,
                           Selection& selection) {
   if (key == "select") {
-    MILLRACE_CHECK_OK(parse_choice(value, names, where, selection.choice));
+    // What hyper has is another object (parse_hyper()).
+    constexpr std::string_view kOthers = std::is_same_v<Choice, BlockChoice> ? ", hyper" : "";
+    MILLRACE_CHECK_OK(parse_choice(value, names, where, selection.choice, kOthers));
   } else if (key == "tokens") {
     MILLRACE_CHECK_OK(parse_count(value, 1, where, selection.tokens));
   } else if (key == "sink_tokens") {
@@ -123,6 +127,55 @@ Result<BlockSelection> parse_prefill(const Json& prefill, const std::string& whe
   return selection;
 }
 
+Status parse_up_to(const Json& value, std::int64_t least, std::int64_t most, const std::string& where,
+                   std::int64_t& count) {
+  MILLRACE_CHECK_OK(parse_count(value, least, where, count));
+  return count <= most ? Status(Ok{}) : fail("{}: {} is more than {}", where, count, most);
+}
+
+/// A number of positions in whole units.
+Status parse_units(const Json& value, std::int64_t least, const std::string& where, std::int64_t& count) {
+  MILLRACE_CHECK_OK(parse_count(value, least, where, count));
+  return count % kHyperUnit == 0 ? Status(Ok{}) : fail("{}: {} is not a multiple of {}", where, count, kHyperUnit);
+}
+
+bool is_hyper(const Json& prefill) {
+  return prefill.is_object() && prefill.contains("select") && prefill["select"] == "hyper";
+}
+
+Result<HyperAttention> parse_hyper(const Json& prefill, const std::string& where) {
+  constexpr std::int64_t kMostGathered = 16384;
+  HyperAttention hyper;
+  for (const auto& [key, value] : prefill.items()) {
+    const std::string place = fmt::format("{}.\"{}\"", where, key);
+    if (key == "select") continue;
+    if (key == "block") {
+      MILLRACE_CHECK_OK(parse_up_to(value, 1, kMostGathered, place, hyper.block));
+    } else if (key == "samples") {
+      MILLRACE_CHECK_OK(parse_up_to(value, 0, kMostGathered, place, hyper.samples));
+    } else if (key == "chunk") {
+      MILLRACE_CHECK_OK(parse_units(value, kHyperUnit, place, hyper.chunk));
+    } else if (key == "min_tokens") {
+      MILLRACE_CHECK_OK(parse_count(value, 0, place, hyper.min_tokens));
+    } else if (key == "sink_tokens") {
+      MILLRACE_CHECK_OK(parse_units(value, 0, place, hyper.sink_tokens));
+    } else if (key == "recent_tokens") {
+      MILLRACE_CHECK_OK(parse_units(value, 0, place, hyper.recent_tokens));
+    } else if (key == "dense_layers") {
+      MILLRACE_CHECK_OK(parse_count(value, 0, place, hyper.dense_layers));
+    } else if (key == "seed") {
+      if (!value.is_number_unsigned()) return fail("{}: {} is not a whole number from 0 on", place, value.dump());
+      hyper.seed = value.get<std::uint64_t>();
+    } else {
+      return fail(
+          "{} is not supported by this version (hyper has \"block\", \"samples\", \"chunk\", \"min_tokens\", "
+          "\"sink_tokens\", \"recent_tokens\", \"dense_layers\" and \"seed\")",
+          place);
+    }
+  }
+  return hyper;
+}
+
 Result<PageSelection> parse_decode(const Json& decode, const std::string& where) {
   if (!decode.is_object()) return fail("{} is not an object", where);
   PageSelection selection;
@@ -186,7 +239,9 @@ Result<AttentionPolicy> parse_attention(const Json& attention, const std::string
   AttentionPolicy policy;
   for (const auto& [key, value] : attention.items()) {
     const std::string place = fmt::format("{}.\"{}\"", where, key);
-    if (key == "prefill") {
+    if (key == "prefill" && is_hyper(value)) {
+      MILLRACE_TRY(policy.hyper, parse_hyper(value, place));
+    } else if (key == "prefill") {
       MILLRACE_TRY(policy.prefill, parse_prefill(value, place));
     } else if (key == "decode") {
       MILLRACE_TRY(policy.decode, parse_decode(value, place));
@@ -195,6 +250,12 @@ Result<AttentionPolicy> parse_attention(const Json& attention, const std::string
     } else {
       return fail("{} is not supported by this version (it has \"prefill\", \"decode\" and \"keep\")", place);
     }
+  }
+  if (policy.hyper && policy.keep && policy.keep->measures()) {
+    return fail(
+        "{}: \"keep\" by heavy_hitters or relevance looks at attention that hyper only estimates; keep the recent, or "
+        "let prompts select by xattention",
+        where);
   }
   return policy;
 }

@@ -4,17 +4,19 @@
 #include <optional>
 
 #include "recipe/block_selection.h"
+#include "recipe/hyper_attention.h"
 #include "recipe/kv_retention.h"
 #include "recipe/page_selection.h"
 
 namespace millrace {
 
 struct AttentionPolicy {
-  std::optional<BlockSelection> prefill;  // rows of prompts
-  std::optional<PageSelection> decode;    // rows of answers
-  std::optional<KvRetention> keep;        // of all layers together
+  std::optional<BlockSelection> prefill = {};  // rows of prompts, or
+  std::optional<HyperAttention> hyper = {};    // likewise: one of the two at most
+  std::optional<PageSelection> decode = {};    // rows of answers
+  std::optional<KvRetention> keep = {};        // of all layers together
 
-  [[nodiscard]] bool reads_all() const { return !prefill && !decode && !keep; }
+  [[nodiscard]] bool reads_all() const { return !prefill && !hyper && !decode && !keep; }
 };
 
 }  // namespace millrace

@@ -8,10 +8,10 @@
 // head (lm_head) int8, or int8.a16: it is the layer that rounding harms most, and there is one of it. "inputs": "int8"
 // rounds inputs of layers that stay as they are stored, where that is as integer codes, also where the checkpoint does
 // not ask for it. "kv" says the format of keys and values; without it they have that of the computation. "attention"
-// says what rows of prompts ("prefill", recipe/block_selection.h) and of answers ("decode", recipe/page_selection.h)
-// read of the past; without it they read everything. "activations" says which inputs of linear layers rows of answers
-// leave out (recipe/input_skipping.h): {"method": "teal", "profile": "FILE", "density": 0.5}, or {"method": "teal",
-// "thresholds": {"*": 0.02}}.
+// says what rows of prompts ("prefill", recipe/block_selection.h, recipe/hyper_attention.h) and of answers ("decode",
+// recipe/page_selection.h) read of the past; without it they read everything. "activations" says which inputs of linear
+// layers rows of answers leave out (recipe/input_skipping.h): {"method": "teal", "profile": "FILE", "density": 0.5}, or
+// {"method": "teal", "thresholds": {"*": 0.02}}.
 #pragma once
 
 #include <optional>

@@ -48,6 +48,10 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::
     MILLRACE_TRY(Buffer memory, backend.allocate(bounds.page_bytes * all_pages));
     cache->key_bounds_.push_back(std::move(memory));
   }
+  for (const KeyBuckets& buckets : layout.key_buckets) {
+    MILLRACE_TRY(Buffer memory, backend.allocate(buckets.page_bytes * all_pages));
+    cache->key_buckets_.push_back(std::move(memory));
+  }
   for (const KvPlace& place : layout.layers) {
     const auto group = static_cast<std::size_t>(place.group);
     cache->layers_.push_back({.pages = cache->memory_[group].data(),
@@ -59,10 +63,18 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::
                               .page_tokens = layout.page_tokens,
                               .group = place.group,
                               .format = layout.format});
-    if (place.key_bounds < 0) continue;
-    const auto bounds = static_cast<std::size_t>(place.key_bounds);
-    cache->layers_.back().key_bounds = static_cast<std::uint16_t*>(cache->key_bounds_[bounds].memory.get());
-    cache->layers_.back().key_bound_numbers = layout.key_bounds[bounds].page_bytes / sizeof(std::uint16_t);
+    KvLayer& layer = cache->layers_.back();
+    if (place.key_bounds >= 0) {
+      const auto bounds = static_cast<std::size_t>(place.key_bounds);
+      layer.key_bounds = static_cast<std::uint16_t*>(cache->key_bounds_[bounds].memory.get());
+      layer.key_bound_numbers = layout.key_bounds[bounds].page_bytes / sizeof(std::uint16_t);
+    }
+    if (place.key_buckets >= 0) {
+      const auto buckets = static_cast<std::size_t>(place.key_buckets);
+      layer.key_buckets = static_cast<std::uint8_t*>(cache->key_buckets_[buckets].memory.get());
+      layer.key_bucket_bytes = layout.key_buckets[buckets].page_bytes;
+      layer.hash = layout.key_buckets[buckets].hash;
+    }
   }
   return cache;
 }
@@ -85,6 +97,12 @@ void KvCache::copy(std::span<const PageCopy> copies) {
       backend_->copy(key_bounds_[b], static_cast<std::size_t>(copy.to) * size, key_bounds_[b],
                      static_cast<std::size_t>(copy.from) * size, size);
     }
+    for (std::size_t b = 0; b < key_buckets_.size(); ++b) {
+      if (layout_.key_buckets[b].group != copy.group) continue;
+      const std::size_t size = layout_.key_buckets[b].page_bytes;
+      backend_->copy(key_buckets_[b], static_cast<std::size_t>(copy.to) * size, key_buckets_[b],
+                     static_cast<std::size_t>(copy.from) * size, size);
+    }
   }
 }
 
@@ -99,7 +117,7 @@ void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
   noise_.resize(layout_.groups.size());
   if (noise_[group].empty()) noise_[group] = ordinary_noise(layout_, group);
   backend_->write(memory_[group], static_cast<std::size_t>(page) * layout_.groups[group].page_bytes, noise_[group]);
-  // Bounds are each page's own: rows choose by them, and should not all choose the same.
+  // Bounds and buckets are each page's own: rows choose by them, and should not all choose the same.
   for (std::size_t b = 0; b < key_bounds_.size(); ++b) {
     if (layout_.key_bounds[b].group != static_cast<std::int32_t>(group)) continue;
     const std::size_t bytes = layout_.key_bounds[b].page_bytes;
@@ -112,6 +130,19 @@ void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
       }
     }
     backend_->write(key_bounds_[b], static_cast<std::size_t>(page) * bytes, std::as_bytes(std::span(bounds)));
+  }
+  for (std::size_t b = 0; b < key_buckets_.size(); ++b) {
+    if (layout_.key_buckets[b].group != static_cast<std::int32_t>(group)) continue;
+    const std::size_t bytes = layout_.key_buckets[b].page_bytes;
+    std::vector<std::uint8_t> buckets(bytes);
+    for (std::size_t i = 0; i < bytes; i += 16) {
+      const PhiloxBlock block = philox4x32_10(
+          {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(page), static_cast<std::uint32_t>(b), 2}, {0, 0});
+      for (std::size_t j = 0; j < 16; ++j) {
+        buckets[i + j] = static_cast<std::uint8_t>((block[j / 4] >> (8 * (j % 4))) % kHashBuckets);
+      }
+    }
+    backend_->write(key_buckets_[b], static_cast<std::size_t>(page) * bytes, std::as_bytes(std::span(buckets)));
   }
 }
 

@@ -42,7 +42,7 @@ class KvCache {
   PageLayout layout_;
   std::int32_t pages_ = 0, swap_pages_ = 0;
   std::vector<Buffer> memory_;
-  std::vector<Buffer> key_bounds_;
+  std::vector<Buffer> key_bounds_, key_buckets_;
   std::vector<KvLayer> layers_;
   std::vector<std::vector<std::byte>> noise_;  // of a page of each group, once it is wanted
 };

@@ -21,8 +21,9 @@ Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens) {
 }
 
 RowsAre rows_for_policy(const ModelRunner& runner) {
-  if (!runner.policy().prefill) return RowsAre::answer;
-  return runner.policy().decode || runner.skips_inputs() ? RowsAre::half_each : RowsAre::prompt;
+  if (!runner.policy().prefill && !runner.policy().hyper) return RowsAre::answer;
+  const bool of_answers = runner.policy().decode || runner.policy().keep || runner.skips_inputs();
+  return of_answers ? RowsAre::half_each : RowsAre::prompt;
 }
 
 void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,

@@ -24,7 +24,8 @@ struct AttendShape {
   KvFormat format = KvFormat::f32;
   std::optional<PageSelection> selection = {};  // of rows from `answer_begin` on
   std::int64_t answer_begin = 0;
-  std::optional<BlockSelection> prompt_selection = {};  // of rows before it
+  std::optional<BlockSelection> prompt_selection = {};  // of rows before it, or
+  std::optional<HyperAttention> hyper = {};             // likewise
 };
 
 /// Sequences whose keys and values lie in pages of one buffer. Whatever no row may look at holds NaN.
@@ -32,8 +33,8 @@ class AttendWorld {
  public:
   AttendWorld(const AttendShape& shape, int sequences, std::uint32_t seed) : shape_(shape), random_(seed) {
     pages_each_ = (shape.length + shape.page_tokens - 1) / shape.page_tokens;
-    const KvShape layer{
-        .kv_heads = shape.kv_heads, .head_dim = shape.head_dim, .key_bounds = shape.selection.has_value()};
+    KvShape layer{.kv_heads = shape.kv_heads, .head_dim = shape.head_dim, .key_bounds = shape.selection.has_value()};
+    if (shape.hyper) layer.key_buckets = shape.hyper->seed;
     const PageLayout layout = make_page_layout(std::vector<KvShape>(2, layer), shape.page_tokens, shape.format);
     const KvPlace& place = layout.layers[1];  // the other layer's share holds NaN
     kv_ = {.page_bytes = layout.groups[0].page_bytes,
@@ -49,6 +50,15 @@ class AttendWorld {
       kv_.key_bound_numbers = layout.key_bounds[1].page_bytes / sizeof(std::uint16_t);
       bounds_.assign(kv_.key_bound_numbers * static_cast<std::size_t>(pages_each_ * sequences), 0xffff);  // NaN
       kv_.key_bounds = bounds_.data();
+    }
+    if (!layout.key_buckets.empty()) {
+      kv_.key_bucket_bytes = layout.key_buckets[1].page_bytes;
+      buckets_.assign(kv_.key_bucket_bytes * static_cast<std::size_t>(pages_each_ * sequences), 0xff);
+      kv_.key_buckets = buckets_.data();
+      kv_.hash = layout.key_buckets[1].hash;
+      for (std::int32_t head = 0; head < shape.kv_heads; ++head) {
+        planes_.push_back(hash_planes(kv_.hash, static_cast<std::uint32_t>(head), shape.head_dim));
+      }
     }
     // Pages of the sequences interleave, and no sequence has them in ascending order.
     std::vector<std::int32_t> ids(static_cast<std::size_t>(pages_each_ * sequences));
@@ -85,6 +95,7 @@ class AttendWorld {
         put(sequence, t, head, true, keys_[static_cast<std::size_t>(sequence)].data() + source);
         put(sequence, t, head, false, values_[static_cast<std::size_t>(sequence)].data() + source);
       }
+      if (shape_.hyper) hash(sequence, t);
       if (shape_.selection && (t + 1) % shape_.page_tokens == 0) bound(sequence, t);
     }
     if (shape_.window == 0) return;
@@ -105,11 +116,22 @@ class AttendWorld {
     return decode_kv(shape_.format, slot(sequence, position, head, true), d);
   }
 
+  [[nodiscard]] float value(int sequence, std::int64_t position, std::int32_t head, std::int32_t d) {
+    return decode_kv(shape_.format, slot(sequence, position, head, false), d);
+  }
+
   /// The bounds of a page's keys: [kv heads][2][kv_bound_numbers(head_dim)] of bf16.
   [[nodiscard]] std::uint16_t* bounds(int sequence, std::int64_t page_index) {
     const auto page =
         static_cast<std::size_t>(tables_[static_cast<std::size_t>(sequence)][static_cast<std::size_t>(page_index)]);
     return bounds_.data() + page * kv_.key_bound_numbers;
+  }
+
+  /// The bucket of a key.
+  [[nodiscard]] std::uint8_t& bucket(int sequence, std::int64_t position, std::int32_t head) {
+    return buckets_[static_cast<std::size_t>(page_number(sequence, position / shape_.page_tokens)) *
+                        kv_.key_bucket_bytes +
+                    static_cast<std::size_t>(head * shape_.page_tokens + position % shape_.page_tokens)];
   }
 
   /// Takes over queries, keys and values of the other world's first sequence, before any is stored.
@@ -222,6 +244,7 @@ class AttendWorld {
                     .kv = kv_,
                     .selection = shape_.selection ? &*shape_.selection : nullptr,
                     .prompt_selection = shape_.prompt_selection ? &*shape_.prompt_selection : nullptr,
+                    .hyper = shape_.hyper ? &*shape_.hyper : nullptr,
                     .layer = 1};
     masses.reset(1, std::ssize(batch.sequences), pages_each_);
     if (std::ranges::any_of(batch.sequences, &SequenceRows::measured)) batch.masses = &masses;
@@ -262,6 +285,18 @@ class AttendWorld {
     }
   }
 
+  /// The buckets of position t.
+  void hash(int sequence, std::int64_t t) {
+    std::vector<float> numbers(static_cast<std::size_t>(shape_.head_dim));
+    for (std::int32_t head = 0; head < shape_.kv_heads; ++head) {
+      for (std::int32_t d = 0; d < shape_.head_dim; ++d) {
+        numbers[static_cast<std::size_t>(d)] = key(sequence, t, head, d);
+      }
+      bucket(sequence, t, head) =
+          bucket_of(planes_[static_cast<std::size_t>(head)].data(), numbers.data(), shape_.head_dim);
+    }
+  }
+
   KvSlot slot(int sequence, std::int64_t t, std::int32_t head, bool key) {
     std::byte* start =
         kv_.pages + static_cast<std::size_t>(page_number(sequence, t / shape_.page_tokens)) * kv_.page_bytes;
@@ -285,6 +320,8 @@ class AttendWorld {
   KvLayer kv_;
   std::vector<std::byte> memory_;
   std::vector<std::uint16_t> bounds_;
+  std::vector<std::uint8_t> buckets_;
+  std::vector<std::vector<double>> planes_;  // of each kv head
   std::vector<std::vector<std::int32_t>> tables_;
   std::vector<std::int64_t> dropped_;  // positions, of each sequence
   std::vector<std::vector<float>> queries_, keys_, values_;

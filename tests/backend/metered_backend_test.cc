@@ -90,6 +90,22 @@ TEST(MeteredBackend, CountsWhatSelectedPagesHaveAndTheBoundsOfOthers) {
   EXPECT_EQ(operations(totals, backend.attend_arithmetic(KvFormat::bf16)), (5 * 16 + 8 + 41 + 42 + 43) * 4.0 * 4 * 16);
 }
 
+TEST(MeteredBackend, CountsBlocksAndSamplesOfWhatIsFar) {
+  constexpr std::int64_t kLength = 400;
+  const HyperAttention hyper{
+      .block = 32, .samples = 16, .chunk = 128, .min_tokens = 0, .sink_tokens = 64, .recent_tokens = 0};
+  AttendWorld world({.length = kLength, .format = KvFormat::bf16, .answer_begin = kLength, .hyper = hyper}, 2, 3);
+  MeteredBackend backend(cpu_backend(best_isa_level()));
+  world.store(0, 0, kLength);
+  world.store(1, 0, kLength);
+  // Rows 254 and 255 approximate 64 positions, row 256 does 192; those of the other sequence read everything.
+  (void)world.attend(backend, {{0, 254, 257}, {1, 126, 128}});
+  const OpTotals& totals = backend.totals().at({OpKind::attend});
+  EXPECT_EQ(totals.bytes, (256 + 257 + 128) * 2.0 * 2 * 16 * 2);  // all of it is put in order, once a chunk
+  const double pairs = (255 - 64 + 48) + (256 - 64 + 48) + (257 - 192 + 48) + 127 + 128;
+  EXPECT_EQ(operations(totals, backend.attend_arithmetic(KvFormat::bf16)), pairs * 4 * 4 * 16);
+}
+
 TEST(MeteredBackend, LimitIsTheLongerOfMovingAndComputing) {
   OpTotals totals{.bytes = 10.0};
   totals.operations[static_cast<std::size_t>(Arithmetic::int8)] = 60.0;

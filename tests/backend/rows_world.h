@@ -73,17 +73,15 @@ inline std::pair<std::vector<float>, std::vector<std::byte>> run_rope(Backend& b
   // As a number small, so that it does not widen what is tolerated.
   std::vector<std::byte> pages(8 * layout.groups[0].page_bytes, std::byte{0x3a});
   const KvPlace& place = layout.layers.front();
-  args.kv = {pages.data(),
-             layout.groups[0].page_bytes,
-             place.key_offset,
-             place.value_offset,
-             place.key_scale_offset,
-             place.value_scale_offset,
-             nullptr,
-             0,
-             c.page_tokens,
-             1,
-             c.format};
+  args.kv = {.pages = pages.data(),
+             .page_bytes = layout.groups[0].page_bytes,
+             .key_offset = place.key_offset,
+             .value_offset = place.value_offset,
+             .key_scale_offset = place.key_scale_offset,
+             .value_scale_offset = place.value_scale_offset,
+             .page_tokens = c.page_tokens,
+             .group = 1,
+             .format = c.format};
   // Behind the pages, in the bytes that are returned.
   if (c.key_bounds) {
     const std::size_t bytes = layout.key_bounds.front().page_bytes, start = pages.size();

@@ -198,6 +198,27 @@ TEST_P(Identity, OfPromptsThatSelectBlocksToo) {
   EXPECT_EQ(each_alone(dense, all, 2) != each_alone(selecting, all, 2), std::ranges::find(windows, 0) != windows.end());
 }
 
+TEST_P(Identity, OfPromptsThatApproximateToo) {
+  const auto recipe = [](const char* kv, const char* decode) {
+    return fmt::format(R"({{"millrace_recipe": 1, "kv": {{{}}}, "attention": {{"prefill": {{"select": "hyper",
+        "block": 20, "samples": 12, "chunk": 64, "min_tokens": 0, "sink_tokens": 0, "recent_tokens": 0,
+        "dense_layers": 0}}{}}}}})",
+                       kv, decode);
+  };
+  const std::string plain = recipe("", "");
+  expect_the_same_in_all_settings(plain, 2);
+  expect_the_same_in_all_settings(recipe(R"("format": "int8")",
+                                         R"(, "decode": {"select": "quest", "tokens": 64, "sink_tokens": 16,
+                                             "recent_tokens": 16, "dense_layers": 0})"),
+                                  2);
+  // They do approximate, where a layer has no window; else the test says nothing.
+  const LoadedModel dense = load(96, 4000), approximate = load(96, 4000, DType::f32, plain);
+  const std::vector<std::int64_t> windows = dense.runner->cache().windows();
+  const std::vector<Request> all = requests(dense.runner->config().vocab, 2);
+  EXPECT_EQ(each_alone(dense, all, 2) != each_alone(approximate, all, 2),
+            std::ranges::find(windows, 0) != windows.end());
+}
+
 TEST_P(Identity, OfAnswersThatLeaveOutInputsToo) {
   const std::vector<Request> all = requests(load(96, 4000).runner->config().vocab);
   const auto recipe = [](const char* method, double threshold, const char* weights) {
@@ -302,14 +323,20 @@ TEST_P(Identity, OfSequencesThatKeepSomePagesAndArePreempted) {
   }
 }
 
-/// Weights in four bits, keys and values in eight, prompts that select blocks, answers that select pages and leave out
-/// inputs: in one recipe.
+/// Weights in four bits, keys and values in eight, prompts that select blocks or approximate, answers that select pages
+/// and leave out inputs: in one recipe.
 TEST_P(Identity, OfAllMethodsTogether) {
-  expect_the_same_in_all_settings(R"({"millrace_recipe": 1, "weights": {"default": "int4.g32"},
-      "kv": {"format": "fp8_e4m3"}, "activations": {"method": "teal", "thresholds": {"*": 0.3}},
-      "attention": {"prefill": {"select": "xattention", "mass": 0.5, "sink_tokens": 0, "recent_tokens": 1, "dense_layers": 0},
-                    "decode": {"select": "quest", "tokens": 64, "sink_tokens": 16, "recent_tokens": 16, "dense_layers": 0}}})",
-                                  2);
+  for (const char* prefill : {R"("select": "xattention", "mass": 0.5, "sink_tokens": 0, "recent_tokens": 1)",
+                              R"("select": "hyper", "block": 20, "samples": 12, "chunk": 64, "min_tokens": 0,
+                                 "sink_tokens": 0, "recent_tokens": 0)"}) {
+    SCOPED_TRACE(prefill);
+    expect_the_same_in_all_settings(fmt::format(R"({{"millrace_recipe": 1, "weights": {{"default": "int4.g32"}},
+      "kv": {{"format": "fp8_e4m3"}}, "activations": {{"method": "teal", "thresholds": {{"*": 0.3}}}},
+      "attention": {{"prefill": {{{}, "dense_layers": 0}},
+                    "decode": {{"select": "quest", "tokens": 64, "sink_tokens": 16, "recent_tokens": 16, "dense_layers": 0}}}}}})",
+                                                prefill),
+                                    2);
+  }
 }
 
 /// Every fourth request alone without the prefix cache, and all at once, last come first, with it.

@@ -106,6 +106,29 @@ TEST(PageLayout, BoundsOfKeysStandBesideThePages) {
   EXPECT_EQ(layout.bytes_per_page_row(), 8 * block + 2 * bounds);
 }
 
+TEST(PageLayout, BucketsOfKeysStandBesideThePages) {
+  const std::vector<KvShape> shapes{{.kv_heads = 3, .head_dim = 20},
+                                    {.kv_heads = 3, .head_dim = 20, .key_buckets = 7},
+                                    {.kv_heads = 3, .head_dim = 20, .source_layer = 1},
+                                    {.kv_heads = 3, .head_dim = 20, .window = 8},
+                                    {.kv_heads = 5, .head_dim = 20, .key_bounds = true, .key_buckets = 7}};
+  const PageLayout layout = make_page_layout(shapes, 16, KvFormat::bf16);
+  std::vector<std::int32_t> which;
+  for (const KvPlace& place : layout.layers) which.push_back(place.key_buckets);
+  EXPECT_EQ(which, (std::vector<std::int32_t>{-1, 0, 0, -1, 1})) << "the third has those of the layer that it reads";
+  ASSERT_EQ(layout.key_buckets.size(), 2u);
+  EXPECT_EQ(layout.key_buckets[0].page_bytes, 64u);   // a byte for each of 3 heads and 16 positions, in whole lines
+  EXPECT_EQ(layout.key_buckets[1].page_bytes, 128u);  // of 5 heads
+  for (const KeyBuckets& of : layout.key_buckets) {
+    EXPECT_EQ(of.group, 0);
+    EXPECT_EQ(of.hash.seed, 7u);
+  }
+  EXPECT_EQ(layout.key_buckets[0].hash.layer, 1u);
+  EXPECT_EQ(layout.key_buckets[1].hash.layer, 4u);
+  const std::size_t keys = 2u * 3 * (3 * 16 * 20 * 2) + 2u * (5 * 16 * 20 * 2), bounds = 5 * 2 * 32 * 2;
+  EXPECT_EQ(layout.bytes_per_page_row(), keys + bounds + 64 + 128);
+}
+
 TEST(PageLayout, BlocksDoNotOverlapAndStartOnCacheLines) {
   const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 3}, {.kv_heads = 5, .head_dim = 7}};
   const PageLayout layout = make_page_layout(shapes, 16, KvFormat::bf16);

@@ -132,7 +132,7 @@ TEST(Recipe, SaysWhatBlocksPromptsRead) {
   EXPECT_EQ(refused("{}"), where + R"(: "select" must be there, and "mass" or "tokens")");
   EXPECT_EQ(refused(R"({"select": "xattention"})"), where + R"(: "select" must be there, and "mass" or "tokens")");
   EXPECT_EQ(refused(R"({"select": "quest", "tokens": 512})"),
-            where + R"(."select": "quest" is not supported; this version has xattention, recent, random)");
+            where + R"(."select": "quest" is not supported; this version has xattention, recent, random, hyper)");
   for (const char* mass : {"0", "-1", "1.01", "\"all\"", "null"}) {
     EXPECT_EQ(refused(fmt::format(R"({{"select": "xattention", "mass": {}}})", mass)),
               fmt::format(R"({}."mass": {} is not a part of attention, above 0 and up to 1)", where, mass));
@@ -185,6 +185,64 @@ TEST(Recipe, SaysWhatIsKept) {
   EXPECT_EQ(refused(R"({"select": "recent", "tokens": 512, "pin_system": 1})"),
             where + R"(."pin_system": 1 is not true or false)");
   EXPECT_NE(refused(R"({"select": "recent", "tokens": 512, "dense_layers": 2})").find("not supported"),
+            std::string::npos);
+  const auto with_hyper = [](const char* select) {
+    return message(R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "hyper"}, "keep": {"select": ")" +
+                   std::string(select) + R"(", "tokens": 512}}})");
+  };
+  EXPECT_NE(with_hyper("relevance").find("attention that hyper only estimates"), std::string::npos);
+  EXPECT_EQ(with_hyper("recent"), "");
+}
+
+TEST(Recipe, PromptsMayApproximateWhatIsFar) {
+  const auto recipe =
+      parse_recipe(R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "hyper"}}})", "r.json");
+  ASSERT_TRUE(recipe.ok()) << recipe.error().message;
+  ASSERT_TRUE(recipe->attention.hyper);
+  EXPECT_FALSE(recipe->attention.prefill);
+  EXPECT_FALSE(recipe->lossless());
+  EXPECT_EQ(recipe->attention.hyper->block, 256);
+  EXPECT_EQ(recipe->attention.hyper->samples, 256);
+  EXPECT_EQ(recipe->attention.hyper->chunk, 1024);
+  EXPECT_EQ(recipe->attention.hyper->min_tokens, 4096);
+  EXPECT_EQ(recipe->attention.hyper->sink_tokens, 64);
+  EXPECT_EQ(recipe->attention.hyper->recent_tokens, 128);
+  EXPECT_EQ(recipe->attention.hyper->dense_layers, 2);
+  EXPECT_EQ(recipe->attention.hyper->seed, 0u);
+  const auto other = parse_recipe(R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "hyper", "block": 33,
+      "samples": 0, "chunk": 128, "min_tokens": 300, "sink_tokens": 0, "recent_tokens": 64, "dense_layers": 1,
+      "seed": 18446744073709551615}, "decode": {"select": "quest", "tokens": 1024}}})",
+                                  "r.json");
+  ASSERT_TRUE(other.ok()) << other.error().message;
+  EXPECT_TRUE(other->attention.decode);
+  EXPECT_EQ(other->attention.hyper->block, 33);
+  EXPECT_EQ(other->attention.hyper->samples, 0);
+  EXPECT_EQ(other->attention.hyper->chunk, 128);
+  EXPECT_EQ(other->attention.hyper->min_tokens, 300);
+  EXPECT_EQ(other->attention.hyper->sink_tokens, 0);
+  EXPECT_EQ(other->attention.hyper->recent_tokens, 64);
+  EXPECT_EQ(other->attention.hyper->dense_layers, 1);
+  EXPECT_EQ(other->attention.hyper->seed, ~std::uint64_t{0});
+  const auto refused = [](const std::string& rest) {
+    return message(R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "hyper", )" + rest + "}}}");
+  };
+  const std::string where = R"(r.json: "attention"."prefill".)";
+  for (const char* key : {"block", "chunk"}) {
+    for (const char* value : {"0", "-1", "1.5", "\"all\"", "null", "18446744073709551615"}) {
+      EXPECT_NE(refused(fmt::format(R"("{}": {})", key, value)).find(" is not a whole number from "), std::string::npos)
+          << key << value;
+    }
+  }
+  EXPECT_EQ(refused(R"("block": 16385)"), where + R"("block": 16385 is more than 16384)");
+  EXPECT_EQ(refused(R"("samples": 16385)"), where + R"("samples": 16385 is more than 16384)");
+  EXPECT_EQ(refused(R"("samples": -1)"), where + R"("samples": -1 is not a whole number from 0 on)");
+  EXPECT_EQ(refused(R"("chunk": 100)"), where + R"("chunk": 100 is not a multiple of 64)");
+  EXPECT_EQ(refused(R"("sink_tokens": 16)"), where + R"("sink_tokens": 16 is not a multiple of 64)");
+  EXPECT_EQ(refused(R"("recent_tokens": 1)"), where + R"("recent_tokens": 1 is not a multiple of 64)");
+  EXPECT_EQ(refused(R"("min_tokens": -1)"), where + R"("min_tokens": -1 is not a whole number from 0 on)");
+  EXPECT_EQ(refused(R"("dense_layers": 0.5)"), where + R"("dense_layers": 0.5 is not a whole number from 0 on)");
+  EXPECT_EQ(refused(R"("seed": -1)"), where + R"("seed": -1 is not a whole number from 0 on)");
+  EXPECT_NE(refused(R"("mass": 0.9)").find(R"("mass" is not supported by this version (hyper has "block")"),
             std::string::npos);
 }
 

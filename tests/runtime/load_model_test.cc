@@ -60,6 +60,23 @@ TEST(LoadModel, SelectionIsRefusedWhereTheBackendHasNone) {
             "the recipe's \"attention\": the backend plain cannot select what attention reads");
 }
 
+TEST(LoadModel, ApproximateAttentionIsRefusedWhereTheBackendHasNone) {
+  LoadOptions options = options_with(
+      R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "hyper", "dense_layers": 1, "seed": 9}}})");
+  const auto plan = plan_model(options);
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  // Layers that approximate have buckets, and these alone.
+  EXPECT_EQ(plan->layout.layers[0].key_buckets, -1);
+  EXPECT_EQ(plan->layout.layers[1].key_buckets, 0);
+  EXPECT_EQ(plan->layout.key_buckets[0].hash.seed, 9u);
+  EXPECT_TRUE(plan->layout.key_bounds.empty());
+  options.wrap_backend = [](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
+    return std::make_unique<PlainBackend>(std::move(inner));
+  };
+  EXPECT_EQ(load_model(options).error().message,
+            "the recipe's \"attention\": the backend plain cannot select what attention reads");
+}
+
 TEST(LoadModel, WhatLeavesOutInputsIsCheckedAgainstBackendLayersAndModel) {
   const auto refused = [](const std::string& activations) {
     const auto plan =

@@ -21,6 +21,7 @@ void Attention::attend(const ForwardBatch& batch, const AttendArgs& args) {
     for (auto tasks = block_selector_.next(); !tasks.empty(); tasks = block_selector_.next())
       attend_chosen(args, tasks);
   }
+  if (args.hyper != nullptr) hyper_.attend(batch, args, kernel(args), attend_block_rows(args));
   if (args.selection != nullptr) {
     page_selector_.begin(batch, args);
     for (auto tasks = page_selector_.next(); !tasks.empty(); tasks = page_selector_.next()) attend_chosen(args, tasks);

@@ -146,7 +146,7 @@ class CpuBackend final : public Backend {
                const std::int64_t end = std::min(rows, (task + 1) * together);
                for (std::int64_t row = task * together; row < end; ++row) one(row, thread);
              });
-    if (args.store && args.kv.key_bounds != nullptr) attention_.bound_keys(batch, args);
+    if (args.store) attention_.keep_of_keys(batch, args);
   }
 
   void attend(const ForwardBatch& batch, const AttendArgs& args) override { attention_.attend(batch, args); }

@@ -246,7 +246,7 @@ struct AttendMasses {
 ///
 /// A row whose positions are divided between two tasks keeps its state from the first, which suspends, to the second,
 /// which resumes: its sum of weighted values in args->out, its maximum and sum in `state`. Nothing is rounded on the
-/// way, so the result has the bits that one task would give it.
+/// way, so the result has the bits that one task would give it. A task may also resume with another table.
 struct AttendTask {
   const AttendArgs* args = nullptr;
   const std::int32_t* page_table = nullptr;
@@ -254,10 +254,16 @@ struct AttendTask {
   std::int64_t position = 0;   // of the first row; at least `end` where the rows are of several sequences
   std::int64_t rows = 0;
   std::int64_t begin = 0;  // a multiple of kAttentionChunk
-  std::int64_t end = 0;    // at most position + rows; if the task suspends, a multiple of kAttentionChunk
+  std::int64_t end = 0;    // at most position + rows; if another goes on in this table, a multiple of kAttentionChunk
   bool resume = false;     // from the state after [0, begin)
   bool suspend = false;    // leave the state, not the result
   float* state = nullptr;  // [rows of the batch][heads][2]
+  // Queries from all over the batch instead: `rows` of them, each by its row times heads plus its head. All see all of
+  // [begin, end), and keys and values are those of one kv head (args->kv_heads is 1).
+  const std::int32_t* queries = nullptr;
+  // [end], added to scores after a soft cap: logarithms of the weights of positions, minus infinity for those that do
+  // not count. Where there are such, [begin, end) is whole chunks, and all queries see all of it.
+  const float* biases = nullptr;
   std::int32_t kv_head = 0, kv_heads = 1;  // the first, and how many: at most kAttendHeads
   // Where they are wanted; only of a task that begins at 0 and does not suspend, without a window.
   const AttendMasses* masses = nullptr;

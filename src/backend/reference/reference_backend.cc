@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "backend/answer_rows.h"
+#include "backend/reference/hyper_columns.h"
 #include "backend/reference/seen_positions.h"
 #include "core/check.h"
 #include "core/float16.h"
@@ -292,6 +293,7 @@ class ReferenceBackend final : public Backend {
     for (const SequenceRows& sequence : batch.sequences) {
       for (std::int32_t i = 0; i < sequence.rows; ++i) rope_store_row(sequence, i, args);
       if (args.store && args.kv.key_bounds != nullptr && sequence.rows > 0) keep_key_bounds(sequence, args);
+      if (args.store && args.kv.key_buckets != nullptr) keep_key_buckets(sequence, args);
     }
   }
 
@@ -299,15 +301,25 @@ class ReferenceBackend final : public Backend {
     for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
       const SequenceRows& sequence = batch.sequences[s];
       SeenPositions positions(args, sequence);
+      HyperColumns columns(args, sequence);
       for (std::int32_t kv_head = 0; kv_head < args.kv_heads; ++kv_head) {
         for (std::int32_t i = 0; i < sequence.rows; ++i) {
+          const std::int32_t group = args.heads / args.kv_heads, first = kv_head * group;
+          if (columns.has(i)) {
+            for (std::int32_t head = first; head < first + group; ++head) {
+              const HyperColumns::Columns of_query = columns.of(i, head);
+              attend_row(sequence, i, head, of_query.positions, of_query.log_weights, args, {});
+            }
+            continue;
+          }
           const std::vector<std::int64_t> seen = positions.of(i, kv_head);
-          const std::int32_t group = args.heads / args.kv_heads;
           const bool measured =
               batch.masses != nullptr && args.window == 0 && sequence.first_position + i >= sequence.measured_from;
           const std::span<std::uint64_t> masses =
               measured ? batch.masses->of(static_cast<std::size_t>(args.kv.group), s) : std::span<std::uint64_t>();
-          for (std::int32_t g = 0; g < group; ++g) attend_row(sequence, i, kv_head * group + g, seen, args, masses);
+          for (std::int32_t head = first; head < first + group; ++head) {
+            attend_row(sequence, i, head, seen, {}, args, masses);
+          }
         }
       }
     }
@@ -442,8 +454,10 @@ class ReferenceBackend final : public Backend {
     }
   }
 
+  /// `log_weights`: of the positions; none: each weighs 1.
   static void attend_row(const SequenceRows& sequence, std::int32_t index, std::int32_t head,
-                         std::span<const std::int64_t> seen, const AttendArgs& args, std::span<std::uint64_t> masses) {
+                         std::span<const std::int64_t> seen, std::span<const float> log_weights,
+                         const AttendArgs& args, std::span<std::uint64_t> masses) {
     const std::int64_t row = sequence.first_row + index;
     const std::int32_t kv_head = head / (args.heads / args.kv_heads);
     const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
@@ -459,6 +473,7 @@ class ReferenceBackend final : public Backend {
       }
       float score = dot * args.scale;
       if (args.softcap != 0.0f) score = args.softcap * std::tanh(score / args.softcap);
+      if (!log_weights.empty()) score += log_weights[scores.size()];
       scores.push_back(score);
       largest = std::max(largest, score);
     }

@@ -38,7 +38,7 @@ struct AttendHead {
 inline void divide_into_heads(const AttendTask& task, AttendHead* heads) {
   const AttendArgs& args = *task.args;
   AttendState s{};
-  s.group = args.heads / args.kv_heads;
+  s.group = task.queries != nullptr ? 1 : args.heads / args.kv_heads;
   s.head_dim = args.head_dim;
   s.width = (s.head_dim + 15) / 16 * 16;
   const std::int64_t padded = (task.rows * s.group + 15) / 16 * 16;
@@ -166,15 +166,21 @@ inline Lanes capped(const AttendArgs& args, Lanes v) {
   return mul(broadcast(args.softcap), tanh(div(v, broadcast(args.softcap))));
 }
 
+/// The task's biases of the chunk that starts at `base`; null: none.
+inline const float* biases_of(const AttendTask& task, std::int64_t base) {
+  return task.biases != nullptr ? task.biases + base : nullptr;
+}
+
 /// chunk_softmax() of a chunk that is visible as a whole, without softcap: the same operations, without memory between
 /// them.
 template <typename Element>
-inline void whole_softmax(const AttendArgs& args, const AttendState& s, std::int64_t i) {
+inline void whole_softmax(const AttendArgs& args, const AttendState& s, const float* biases, std::int64_t i) {
   constexpr int kBlocks = kAttentionChunk / 16;
   float* score = s.score + i * kAttentionChunk;
   Lanes v[kBlocks];
   MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) {
     v[b] = scaled_score<Element>(args, s, i, b * 16);
+    if (biases != nullptr) v[b] = add(v[b], load(biases + b * 16));
   }
   Lanes largest = v[0];
   MILLRACE_UNROLL for (int b = 1; b < kBlocks; ++b) largest = max(largest, v[b]);
@@ -203,16 +209,19 @@ inline void whole_softmax(const AttendArgs& args, const AttendState& s, std::int
 /// range that the block of queries had scores for. Where keys and values are codes, scores are multiplied with the
 /// scales of keys, and weights, after they are summed, with those of values. A middle is the same for all numbers of a
 /// key or value: it adds to a score the sum of the query's numbers times itself, and to all of the result alike.
+/// `biases`: of the chunk, or null.
 template <typename Element>
 inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRange computed, ChunkRange visible,
-                          std::int64_t i) {
+                          const float* biases, std::int64_t i) {
   float* score = s.score + i * kAttentionChunk;
   if (visible.low == 0 && visible.high == kAttentionChunk - 1 && args.softcap == 0.0f) {
-    return whole_softmax<Element>(args, s, i);
+    return whole_softmax<Element>(args, s, biases, i);
   }
   const std::int64_t begin = computed.low / 16 * 16, end = (computed.high / 16 + 1) * 16;
   for (std::int64_t j = begin; j < end; j += 16) {
-    store(score + j, capped(args, scaled_score<Element>(args, s, i, j)));
+    Lanes v = capped(args, scaled_score<Element>(args, s, i, j));
+    if (biases != nullptr) v = add(v, load(biases + j));
+    store(score + j, v);
   }
   for (std::int64_t j = begin; j < visible.low; ++j) score[j] = -__builtin_inff();
   for (std::int64_t j = visible.high + 1; j < end; ++j) score[j] = -__builtin_inff();
@@ -318,6 +327,7 @@ inline void fold_chunk(const AttendState& s, std::int64_t first, std::int64_t en
 
 /// Query i of the task: its row in the batch, times heads, plus its head. Indexes `out` and the state.
 inline std::int64_t query_index(const AttendTask& task, const AttendState& s, std::int64_t i) {
+  if (task.queries != nullptr) return task.queries[i];
   return (task.batch_row + i / s.group) * task.args->heads + task.kv_head * s.group + i % s.group;
 }
 

@@ -264,7 +264,7 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
       if (other.low != visible.low || other.high != visible.high) break;
     }
     for (std::int64_t i = row * s.group; i < next * s.group; ++i) {
-      chunk_softmax<Element>(args, s, range, visible, i);
+      chunk_softmax<Element>(args, s, range, visible, biases_of(task, base), i);
     }
     const std::int64_t begin = row * s.group, count = (next - row) * s.group;
     if constexpr (kFew > 0) {

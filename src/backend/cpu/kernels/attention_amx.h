@@ -258,7 +258,8 @@ inline Lanes power_of_two_below(Lanes x) {
 /// Scores of query i to weights exp(score - largest) in bfloat16, in place; zero is the weight of what it does not see,
 /// whatever stands there. Scales and middles as chunk_softmax() has them.
 template <typename Element>
-inline void round_softmax(const AttendArgs& args, const AttendState& s, ChunkRange visible, std::int64_t i) {
+inline void round_softmax(const AttendArgs& args, const AttendState& s, ChunkRange visible, const float* biases,
+                          std::int64_t i) {
   constexpr int kBlocks = kAttentionChunk / 16;
   const std::uint64_t seen = (~std::uint64_t{0} >> (63 - visible.high)) & (~std::uint64_t{0} << visible.low);
   float* const score = s.score + i * kAttentionChunk;
@@ -266,6 +267,7 @@ inline void round_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
   Lanes v[kBlocks];
   MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) {
     v[b] = capped(args, scaled_score<Element>(args, s, i, b * 16));
+    if (biases != nullptr) v[b] = add(v[b], load(biases + b * 16));
     v[b].all =
         _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), static_cast<__mmask16>(seen >> (b * 16)), v[b].all);
   }
@@ -409,7 +411,7 @@ inline void attend_chunk_by_tiles(const AttendTask& task, const AttendState& s, 
     const ChunkRange visible = visible_to(row);
     for (std::int64_t i = row * s.group; i < (row + 1) * s.group; ++i) {
       if (i - first < 4) next.ask(1);
-      round_softmax<Element>(args, s, visible, i);
+      round_softmax<Element>(args, s, visible, biases_of(task, base), i);
     }
   }
   pair_up_values<Element>(task, s, base, range, next);
