@@ -17,7 +17,10 @@ BenchRun BenchTests::timed(double tokens, Function&& run) {
   run();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const SkipCounts after = meter_->skip_counts();
-  return {tokens, seconds, meter_->totals(), {after.kept - before.kept, after.all - before.all}};
+  return {tokens,
+          seconds,
+          meter_->totals(),
+          {after.kept - before.kept, after.all - before.all, after.disk_bytes - before.disk_bytes}};
 }
 
 BenchRun BenchTests::prefill(std::int32_t tokens, std::int32_t depth) {

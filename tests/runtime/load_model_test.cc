@@ -21,6 +21,7 @@ class PlainBackend final : public ForwardingBackend {
   }
   [[nodiscard]] bool selects_pages() const override { return false; }
   [[nodiscard]] bool skips_inputs() const override { return false; }
+  [[nodiscard]] bool chooses_neurons() const override { return false; }
 };
 
 LoadOptions options_with(const char* recipe) {
@@ -58,6 +59,65 @@ TEST(LoadModel, SelectionIsRefusedWhereTheBackendHasNone) {
   };
   EXPECT_EQ(load_model(options).error().message,
             "the recipe's \"attention\": the backend plain cannot select what attention reads");
+}
+
+TEST(LoadModel, WhatChoosesNeuronsIsCheckedAgainstBackendActivationAndModel) {
+  const auto options_of = [](const std::string& activations) {
+    return options_with((R"({"millrace_recipe": 1, "activations": )" + activations + "}").c_str());
+  };
+  const auto refused = [](const LoadOptions& options) {
+    const auto plan = plan_model(options);
+    return plan.ok() ? std::string() : plan.error().message;
+  };
+  LoadOptions imposed = options_of(R"({"method": "hot_cold", "imposed": 0.5})");
+  EXPECT_EQ(refused(imposed), "");
+  LoadOptions real = imposed;
+  real.dummy = false;
+  real.path = MILLRACE_SOURCE_DIR "/models/millrace-tiny";
+  EXPECT_EQ(refused(real), "the recipe's \"imposed\" neurons are made up: they are for --dummy weights alone");
+  imposed.wrap_backend = [](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
+    return std::make_unique<PlainBackend>(std::move(inner));
+  };
+  EXPECT_EQ(refused(imposed), "the recipe's \"activations\": the backend plain cannot choose neurons");
+  EXPECT_NE(refused(options_of(R"({"method": "relu"})")).find("gives no zeros"), std::string::npos);
+
+  LoadOptions options = options_of(R"({"method": "hot_cold", "profile": "n"})");
+  EXPECT_EQ(refused(options), "the profile n was not read");
+  options.path = MILLRACE_SOURCE_DIR "/models/millrace-tiny-relu2";
+  options.dummy = false;
+  const auto checkpoint = Checkpoint::open(options.path);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  NeuronProfiles profiles{.model = "another", .layers = {}};
+  const auto with = [&](const NeuronProfiles& given) {
+    options.recipe.neurons->profiles = std::make_shared<const NeuronProfiles>(given);
+    return refused(options);
+  };
+  EXPECT_NE(with(profiles).find("is of another model (another)"), std::string::npos);
+  profiles.model = model_fingerprint(*checkpoint);
+  EXPECT_EQ(with(profiles), "the profile n has nothing of model.layers.0.mlp");
+  for (int l = 0; l < 5; ++l) {
+    NeuronProfile layer;
+    layer.layer = fmt::format("model.layers.{}.mlp", l);
+    layer.inputs = 192;
+    layer.rank = 1;
+    layer.frequency.assign(512, 0.0f);
+    layer.in.assign(192, 0);
+    layer.out.assign(512, 0);
+    layer.bias.assign(512, 0.0f);
+    layer.density = 0.1 * l;
+    profiles.layers.push_back(std::make_shared<const NeuronProfile>(layer));
+  }
+  EXPECT_EQ(with(profiles), "");
+  // Layers whose density is larger are as they are without the method: they need no memory for predictors.
+  const std::uint64_t all = plan_model(options)->weight_bytes;
+  options.recipe.neurons->dense_above = 0.15;
+  const std::uint64_t some = plan_model(options)->weight_bytes;
+  EXPECT_EQ(all - some, 3u * (192 + 512) * 4);
+  NeuronProfile narrow = *profiles.layers[1];
+  narrow.inputs = 100;
+  narrow.in.resize(100);
+  profiles.layers[1] = std::make_shared<const NeuronProfile>(narrow);
+  EXPECT_NE(with(profiles).find("has 512 neurons of 100 inputs, the model 512 of 192"), std::string::npos);
 }
 
 TEST(LoadModel, WhatLeavesOutInputsIsCheckedAgainstBackendLayersAndModel) {
