@@ -235,7 +235,10 @@ Status place_weights(const LoadOptions& options, const TensorSource& source, Mod
   if (!options.recipe.neurons || options.recipe.neurons->method == NeuronMethod::exact) {
     return fail("--weight-file: weights can be on disk where the recipe's \"activations\" predict neurons (hot_cold)");
   }
-  if (!options.weight_memory || plan.weight_bytes <= *options.weight_memory) return Ok{};
+  if (!options.weight_memory) {
+    return fail("--weight-file is for the neurons that --weight-memory does not hold: give that too");
+  }
+  if (plan.weight_bytes <= *options.weight_memory) return Ok{};
   std::uint64_t others = 0;
   MILLRACE_TRY(const std::vector<PlacedLayer> layers, placed_layers(options, plan, source, others));
   std::uint64_t largest = 0;

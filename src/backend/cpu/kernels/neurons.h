@@ -73,17 +73,20 @@ void multiply_neurons(const NeuronProductTask& a) {
 
 constexpr std::int64_t kNeuronChunk = 16;  // neurons that all outputs meet before the next come
 
-/// Neurons [first, end) and kCount * 16 outputs from `place` on; `lanes` of the last are there.
-template <int kCount, typename Element>
+/// Neurons [first, end), kRows rows, and kCount * 16 outputs from `place` on; `lanes` of the last are there.
+template <int kRows, int kCount, typename Element>
 MILLRACE_INLINE void neuron_sums(const NeuronSumTask& a, std::int64_t row, std::int64_t first, std::int64_t end,
-                                 std::int64_t place, std::int64_t lanes, bool ahead) {
-  Lanes sum[kCount];
+                                 std::int64_t place, std::int64_t lanes) {
+  Lanes sum[kRows][kCount];
   float* const out = a.out + row * a.out_stride + place;
-  MILLRACE_UNROLL for (int c = 0; c < kCount; ++c) {
-    sum[c] = load_part(out + 16 * c, c + 1 == kCount ? lanes : 16);
+  MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
+    MILLRACE_UNROLL for (int c = 0; c < kCount; ++c) {
+      sum[r][c] = load_part(out + r * a.out_stride + 16 * c, c + 1 == kCount ? lanes : 16);
+    }
   }
   const float* const h = a.h + row * a.h_stride;
   const std::int64_t offset = (a.first + place) * static_cast<std::int64_t>(sizeof(Element));
+  const bool ahead = row == 0;
   for (std::int64_t i = first; i < end; ++i) {
     const auto* const weights = reinterpret_cast<const Element*>(a.weights[i] + offset);
     if (ahead && i + kNeuronChunk < a.count) {
@@ -91,11 +94,28 @@ MILLRACE_INLINE void neuron_sums(const NeuronSumTask& a, std::int64_t row, std::
       const std::byte* const next = a.weights[i + kNeuronChunk] + offset;
       MILLRACE_UNROLL for (std::int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(next + line, 0, 2);
     }
-    const Lanes value = broadcast(h[i]);
-    MILLRACE_UNROLL for (int c = 0; c < kCount; ++c) sum[c] = fma(value, load(weights + 16 * c), sum[c]);
+    Lanes weight[kCount];
+    MILLRACE_UNROLL for (int c = 0; c < kCount; ++c) weight[c] = load(weights + 16 * c);
+    MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
+      const Lanes value = broadcast(h[r * a.h_stride + i]);
+      MILLRACE_UNROLL for (int c = 0; c < kCount; ++c) sum[r][c] = fma(value, weight[c], sum[r][c]);
+    }
   }
-  MILLRACE_UNROLL for (int c = 0; c < kCount; ++c) {
-    store_part(out + 16 * c, sum[c], c + 1 == kCount ? lanes : 16);
+  MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
+    MILLRACE_UNROLL for (int c = 0; c < kCount; ++c) {
+      store_part(out + r * a.out_stride + 16 * c, sum[r][c], c + 1 == kCount ? lanes : 16);
+    }
+  }
+}
+
+template <int kRows, int kCount, typename Element>
+inline void neuron_sum_rows(const NeuronSumTask& a, std::int64_t row, std::int64_t first, std::int64_t end) {
+  std::int64_t o = 0;
+  for (; o + 16 * kCount <= a.outputs; o += 16 * kCount) {
+    neuron_sums<kRows, kCount, Element>(a, row, first, end, o, 16);
+  }
+  for (; o < a.outputs; o += 16) {
+    neuron_sums<kRows, 1, Element>(a, row, first, end, o, a.outputs - o < 16 ? a.outputs - o : 16);
   }
 }
 
@@ -104,15 +124,13 @@ void add_neurons_of(const NeuronSumTask& a) {
   constexpr int kWide = kAccumulators >= 16 ? 8 : kAccumulators >= 6 ? 4 : 2;
   for (std::int64_t first = 0; first < a.count; first += kNeuronChunk) {
     const std::int64_t end = first + kNeuronChunk < a.count ? first + kNeuronChunk : a.count;
-    for (std::int64_t row = 0; row < a.rows; ++row) {
-      std::int64_t o = 0;
-      for (; o + 16 * kWide <= a.outputs; o += 16 * kWide) {
-        neuron_sums<kWide, Element>(a, row, first, end, o, 16, row == 0);
-      }
-      for (; o < a.outputs; o += 16) {
-        neuron_sums<1, Element>(a, row, first, end, o, a.outputs - o < 16 ? a.outputs - o : 16, row == 0);
+    std::int64_t row = 0;
+    if constexpr (kNeuronRows > 1) {
+      for (; row + kNeuronRows <= a.rows; row += kNeuronRows) {
+        neuron_sum_rows<kNeuronRows, 4, Element>(a, row, first, end);
       }
     }
+    for (; row < a.rows; ++row) neuron_sum_rows<1, kWide, Element>(a, row, first, end);
   }
 }
 
