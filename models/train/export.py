@@ -29,7 +29,6 @@ def config_json(cfg):
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         **cfg.to_dict(),
-        "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": True,

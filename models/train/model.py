@@ -20,6 +20,7 @@ class Config:
     max_position_embeddings: int = 2048
     rope_theta: float = 500000.0
     rms_norm_eps: float = 1e-5
+    hidden_act: str = "silu"  # or relu2, the square of ReLU: most neurons are then exact zeros
 
     def to_dict(self):
         return asdict(self)
@@ -36,6 +37,7 @@ class Config:
 # `tiny` for twice the context: pairs that turn by so much over 2,048 tokens do so over 4,096.
 CONFIGS = {
     "tiny": Config(),
+    "tiny-relu2": Config(intermediate_size=512, hidden_act="relu2"),
     "small": Config(
         hidden_size=256,
         intermediate_size=768,
@@ -102,15 +104,29 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """The gated feed-forward network.
+
+    In training with relu2, `spread` and `density` tell of the last forward: mean of ReLU(gate) over the root mean square of
+    gate, which falls as fewer neurons fire and not as gates grow smaller; share of the neurons that fired.
+    """
+
     def __init__(self, cfg):
         super().__init__()
+        self.relu2 = cfg.hidden_act == "relu2"
+        self.spread = self.density = None
         self.gate_proj = nn.Linear(cfg.hidden_size, cfg.intermediate_size, bias=False)
         self.up_proj = nn.Linear(cfg.hidden_size, cfg.intermediate_size, bias=False)
         self.down_proj = nn.Linear(cfg.intermediate_size, cfg.hidden_size, bias=False)
 
     def forward(self, x):
         gate, up = linear(x, torch.cat((self.gate_proj.weight, self.up_proj.weight))).chunk(2, dim=-1)
-        return linear(F.silu(gate) * up, self.down_proj.weight)
+        if not self.relu2:
+            return linear(F.silu(gate) * up, self.down_proj.weight)
+        positive = F.relu(gate)
+        if self.training:
+            self.spread = positive.mean() / gate.square().mean().sqrt()
+            self.density = (positive > 0).float().mean().detach()
+        return linear(positive.square() * up, self.down_proj.weight)
 
 
 class Block(nn.Module):

@@ -32,6 +32,7 @@ class Plan:
     answer_weight: float
     weight_decay: float
     chunk: int  # tokens whose logits are there at once
+    spread_weight: float = 0.0  # of MLP.spread, mean over the layers, in the loss
 
     def rows(self, step, progress):
         """Short rows first, long ones later; within a phase spread evenly over the steps."""
@@ -57,6 +58,23 @@ PLANS = {
         answer_weight=2.0,
         weight_decay=0.02,
         chunk=1024,
+    ),
+    # For one core, from the weights of `tiny`: they know books and retrieval already, and learn to do with fewer neurons.
+    "tiny-relu2": Plan(
+        phases=(
+            (0.60, ((1.0, Rows(4, 512, (0.25, 0.03, 0.05), 440, 6)),)),
+            (
+                1.0,
+                (
+                    (0.35, Rows(2, 2048, (0.40, 0.00, 0.05), 1900, 6)),
+                    (1.0, Rows(8, 512, (0.20, 0.00, 0.05), 440, 6)),
+                ),
+            ),
+        ),
+        answer_weight=2.0,
+        weight_decay=0.02,
+        chunk=1024,
+        spread_weight=0.5,
     ),
     # For a GPU that sees the books many times over in minutes: more of the rows are problems, which never come again, more
     # questions are put after the long contexts, and weights decay faster, lest the books be learnt by heart.

@@ -71,3 +71,17 @@ def induction_start(model):
             lookup.q_proj.weight[first + slow] = mix @ identity[part]
             lookup.o_proj.weight[:, q] = 0
             lookup.o_proj.weight[:, used] = copied[part].t() * GAIN / heads * EMBEDDING_STD * 2**0.5
+
+
+@torch.no_grad()
+def start_from(model, weights):
+    """Takes over the weights of a trained model, whose feed-forward networks may be narrower: further neurons keep what they
+    have, so that a part of each tensor is what was learnt."""
+    own = dict(model.named_parameters())
+    if own.keys() != weights.keys():
+        raise ValueError("the models do not have the same tensors")
+    for name, tensor in weights.items():
+        wider = all(have >= given for have, given in zip(own[name].shape, tensor.shape, strict=True))
+        if not wider or (own[name].shape != tensor.shape and ".mlp." not in name):
+            raise ValueError(f"{name}: {list(tensor.shape)} does not fit into {list(own[name].shape)}")
+        own[name][tuple(slice(0, size) for size in tensor.shape)] = tensor

@@ -25,7 +25,7 @@ from export import export
 from model import CONFIGS, Config, Llama
 from optim import Optimizer
 from plan import PLANS
-from start import SLOW, induction_start
+from start import SLOW, induction_start, start_from
 
 WARMUP_STEPS = 100
 DECAY_SHARE = 0.35  # of the time: the learning rate falls to zero over the last part
@@ -71,7 +71,11 @@ def backward(model, plan, ids, places, targets, kinds):
         values = torch.stack((losses.detach(), right.float(), torch.ones_like(losses)), dim=1)
         found.index_add_(0, kinds[part], values)
         grads.append(leaf.grad)
-    hidden.backward(torch.cat(grads))
+    ends, grads = [hidden], [torch.cat(grads)]
+    if plan.spread_weight:
+        ends.append(plan.spread_weight * torch.stack([block.mlp.spread for block in model.model.layers]).mean())
+        grads.append(None)
+    torch.autograd.backward(ends, grads)
     return found.double()
 
 
@@ -107,7 +111,7 @@ def main():
     ap.add_argument("--corpus", required=True)
     ap.add_argument("--tokenizer", required=True)
     ap.add_argument("--out", required=True)
-    ap.add_argument("--size", choices=CONFIGS, default="tiny")
+    ap.add_argument("--size", choices=CONFIGS, help="tiny, or the size of --init, where nothing is said")
     ap.add_argument("--init", help="folder with an exported model whose weights are the start, where there is no checkpoint")
     ap.add_argument("--export", help="folder for the exported model, written whenever the checkpoint is")
     ap.add_argument("--log", help="log.jsonl in --out where nothing is said")
@@ -123,13 +127,13 @@ def main():
     with open(os.path.join(args.out, "pid"), "w") as f:
         f.write(f"{os.getpid()}\n")
     checkpoint = os.path.join(args.out, "checkpoint.pt")
-    device, plan = torch.device(args.device), PLANS[args.size]
+    device, plan = torch.device(args.device), PLANS[args.size or "tiny"]
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for each form of row; the flash kernels start at once
 
     books, _ = split_books(load_books(args.corpus))
     corpus = Corpus(books, Tokenizer.from_file(args.tokenizer), cache=os.path.join(args.out, "corpus"))
     feeder = Feeder(corpus, args.workers)
-    cfg = Config.of_folder(args.init) if args.init else CONFIGS[args.size]
+    cfg = Config.of_folder(args.init) if args.init and not args.size else CONFIGS[args.size or "tiny"]
     model = Llama(cfg, torch.bfloat16 if device.type == "cuda" else torch.float32)
     induction_start(model)
     model.to(device)
@@ -141,7 +145,7 @@ def main():
         optimizer.load_state_dict(saved["optimizer"])
         state = {key: saved[key] for key in state}
     elif args.init:
-        model.load_state_dict(load_file(os.path.join(args.init, "model.safetensors")))
+        start_from(model, load_file(os.path.join(args.init, "model.safetensors")))
 
     asked_to_stop = []
     signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.append(True))
@@ -159,7 +163,7 @@ def main():
     meter, last = Meter(), time.monotonic()
     budget = args.minutes * 60 - (last - STARTED)
     keep_every, last_kept = min(180.0, budget / 4), last
-    run = {"size": args.size, "device": device_name(device), "torch": torch.__version__, "minutes": args.minutes}
+    run = {"size": args.size or "tiny", "device": device_name(device), "torch": torch.__version__, "minutes": args.minutes}
     write({"run": {**run, "rows": args.rows, "books": len(books), "pass": len(corpus.ids), "from_step": state["step"]}})
     print(f"{model.parameter_count()} parameters, {len(corpus.ids)} tokens a pass, step {state['step']}, "
           f"{last - STARTED:.1f} s to begin", flush=True)
@@ -178,7 +182,9 @@ def main():
         state["step"] += 1
         state["tokens"] += ids.numel()
         if state["step"] % 25 == 0:
-            write({**state, "seconds": round(state["seconds"]), **meter.line()})
+            densities = [block.mlp.density for block in model.model.layers if block.mlp.density is not None]
+            fired = {"density": [round(density.item(), 3) for density in densities]} if densities else {}
+            write({**state, "seconds": round(state["seconds"]), **meter.line(), **fired})
         if now - last_kept > keep_every:
             keep()
             last_kept = now

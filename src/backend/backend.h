@@ -24,6 +24,7 @@
 #include "quant/kv_format.h"
 #include "recipe/block_selection.h"
 #include "recipe/hyper_attention.h"
+#include "recipe/neuron_choice.h"
 #include "recipe/page_selection.h"
 
 namespace millrace {
@@ -65,16 +66,52 @@ class PackedMatrix {
   [[nodiscard]] virtual InputSkip skip() const { return {}; }
 };
 
-/// Weights of layers with an InputSkip, in rows of answers: what products with them were made of.
+/// Weights of layers with an InputSkip or a NeuronChoice, in rows of answers: what products with them were made of.
 struct SkipCounts {
-  double kept = 0, all = 0;  // inputs that were no zeros, and all inputs; each times the outputs that read it
+  // Inputs that were no zeros, and all inputs; each times the outputs that read it. Neurons that were computed, and all
+  // neurons, times their weights.
+  double kept = 0, all = 0;
+  double disk_bytes = 0;  // that were read of neurons that are not in memory, in all rows
+};
+
+/// Where the weights of neurons are that do not fit into memory.
+struct NeuronStoreOptions {
+  std::string directory;
+  std::uint64_t file_bytes = 0;   // of all of them
+  std::uint64_t cache_bytes = 0;  // of memory for what was read of them last
 };
 
 enum class Activation : std::uint8_t {
-  silu,         // x * sigmoid(x)
-  gelu_tanh,    // the tanh approximation, 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
-  gelu_erf,     // 0.5 x (1 + erf(x / sqrt(2)))
-  swiglu_clamp  // gpt-oss: gate = min(g, limit), up = clamp(u, -limit, limit); gate * sigmoid(1.702 gate) * (up + 1)
+  silu,          // x * sigmoid(x)
+  gelu_tanh,     // the tanh approximation, 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  gelu_erf,      // 0.5 x (1 + erf(x / sqrt(2)))
+  swiglu_clamp,  // gpt-oss: gate = min(g, limit), up = clamp(u, -limit, limit); gate * sigmoid(1.702 gate) * (up + 1)
+  relu,          // 0 where x <= 0, else x
+  relu2          // its square (So et al. 2021, arXiv 2109.08668)
+};
+
+/// Whether it gives exact zeros, all of which a gate of x <= 0 gives.
+constexpr bool gives_zeros(Activation activation) {
+  return activation == Activation::relu || activation == Activation::relu2;
+}
+
+/// The weights of a gated FFN of which rows of answers compute some neurons alone (NeuronChoice), in the backend's own
+/// layout. Neuron i is output i of gate and of up, and input i of down.
+class PackedNeurons {
+ public:
+  virtual ~PackedNeurons() = default;
+  [[nodiscard]] virtual std::int64_t neurons() const = 0;
+  [[nodiscard]] virtual std::int64_t inputs() const = 0;
+  [[nodiscard]] virtual std::int64_t outputs() const = 0;
+  [[nodiscard]] virtual std::size_t bytes() const = 0;  // of memory that it holds
+  [[nodiscard]] virtual Arithmetic arithmetic() const = 0;
+};
+
+/// What such weights are made of. gate_up has the gate's rows, then the up's.
+struct NeuronSource {
+  MatrixSource gate_up, down;
+  LinearFormat gate_up_format, down_format;
+  NeuronChoice choice;
 };
 
 /// A matrix and its optional bias [rows].
@@ -172,12 +209,17 @@ inline constexpr std::int64_t kAttentionChunk = 64;
 
 /// out = down(act(gate(x)) * up(x)). gate_up has the gate's rows, then the up's. In rows of answers a neuron whose
 /// |act(gate)| is at most the down weight's skip().gate_threshold gives zero (CATS, Lee et al. 2024, arXiv 2404.08763).
+/// With `neurons` these are the weights, and those of gate_up and down are null: in rows of answers a neuron that is
+/// not chosen gives zero.
 struct GatedFfn {
   Linear gate_up, down;
   Activation activation = Activation::silu;
   float clamp_limit = 0.0f;  // swiglu_clamp only
+  const PackedNeurons* neurons = nullptr;
 
-  [[nodiscard]] std::int64_t intermediate() const { return gate_up.weight->rows() / 2; }
+  [[nodiscard]] std::int64_t intermediate() const {
+    return neurons != nullptr ? neurons->neurons() : gate_up.weight->rows() / 2;
+  }
 };
 
 enum class ExpertWeighting : std::uint8_t {
@@ -231,6 +273,20 @@ class Backend {
   /// What bytes() of the packed matrix will be, before anything is allocated. Reads formats and shapes only: the
   /// source's data pointers may be null.
   [[nodiscard]] virtual std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const = 0;
+
+  /// Whether rows of answers can compute some neurons of a gated FFN alone.
+  [[nodiscard]] virtual bool chooses_neurons() const { return false; }
+  /// The same as pack() and packed_bytes() for the weights of such an FFN.
+  virtual Result<std::unique_ptr<PackedNeurons>> pack_neurons(const NeuronSource& source);
+  [[nodiscard]] virtual std::size_t packed_neuron_bytes(const NeuronSource& /*source*/) const { return 0; }
+
+  /// Makes the file for neurons that are not to be in memory (NeuronChoice::resident), before the first of them is
+  /// packed. It goes away with the process. Errors: no such directory, or one that may not be written in; no room; a
+  /// file system that cannot read around the page cache.
+  virtual Status open_neuron_store(const NeuronStoreOptions& options);
+
+  /// Whether gated_ffn() and activate_multiply() know the activation.
+  [[nodiscard]] virtual bool activates(Activation /*activation*/) const { return true; }
 
   /// What keys and values may lie in memory in; other formats must not reach rope_store() and attend().
   [[nodiscard]] virtual std::span<const KvFormat> kv_formats() const = 0;

@@ -18,6 +18,14 @@ void check_copy(const Buffer& target, std::size_t target_offset, const Buffer& s
                  bytes, source_offset, target_offset);
 }
 
+Result<std::unique_ptr<PackedNeurons>> Backend::pack_neurons(const NeuronSource& /*source*/) {
+  return fail("the backend {} cannot choose neurons", numeric_class());
+}
+
+Status Backend::open_neuron_store(const NeuronStoreOptions& /*options*/) {
+  return fail("the backend {} keeps all weights in memory", numeric_class());
+}
+
 void Backend::draw_tokens(const float* /*logits*/, std::int64_t /*vocab*/, std::span<const TokenDraw> /*draws*/,
                           std::span<std::int32_t> /*tokens*/) {
   MILLRACE_CHECK(false, "this backend draws no tokens");

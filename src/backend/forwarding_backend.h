@@ -35,6 +35,15 @@ class ForwardingBackend : public Backend {
   [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat format) const override {
     return inner_->packed_bytes(source, format);
   }
+  [[nodiscard]] bool chooses_neurons() const override { return inner_->chooses_neurons(); }
+  Result<std::unique_ptr<PackedNeurons>> pack_neurons(const NeuronSource& source) override {
+    return inner_->pack_neurons(source);
+  }
+  [[nodiscard]] std::size_t packed_neuron_bytes(const NeuronSource& source) const override {
+    return inner_->packed_neuron_bytes(source);
+  }
+  Status open_neuron_store(const NeuronStoreOptions& options) override { return inner_->open_neuron_store(options); }
+  [[nodiscard]] bool activates(Activation activation) const override { return inner_->activates(activation); }
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return inner_->kv_formats(); }
   [[nodiscard]] bool selects_pages() const override { return inner_->selects_pages(); }
   [[nodiscard]] bool skips_inputs() const override { return inner_->skips_inputs(); }

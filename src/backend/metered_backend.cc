@@ -23,7 +23,15 @@ OpTotals product_cost(const Linear& linear, std::int64_t rows) {
   return cost;
 }
 
+/// As if all neurons were computed: which ones will be is not known before.
 OpTotals ffn_cost(const GatedFfn& ffn, std::int64_t rows) {
+  if (ffn.neurons != nullptr) {
+    OpTotals cost;
+    cost.bytes = static_cast<double>(ffn.neurons->bytes());
+    operations_of(cost, ffn.neurons->arithmetic()) =
+        2.0 * static_cast<double>(rows * ffn.neurons->neurons() * (2 * ffn.neurons->inputs() + ffn.neurons->outputs()));
+    return cost;
+  }
   OpTotals cost = product_cost(ffn.gate_up, rows);
   cost += product_cost(ffn.down, rows);
   return cost;
@@ -210,7 +218,8 @@ void MeteredBackend::attend(const ForwardBatch& batch, const AttendArgs& args) {
 }
 
 void MeteredBackend::gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) {
-  meter({OpKind::gated_ffn, ffn.gate_up.weight->rows(), ffn.gate_up.weight->cols()}, ffn_cost(ffn, rows),
+  const std::int64_t inputs = ffn.neurons != nullptr ? ffn.neurons->inputs() : ffn.gate_up.weight->cols();
+  meter({OpKind::gated_ffn, 2 * ffn.intermediate(), inputs}, ffn_cost(ffn, rows),
         [&] { inner().gated_ffn(ffn, x, rows, scratch, out); });
 }
 

@@ -12,6 +12,7 @@
 #include "cli/bench_tests.h"
 #include "cli/options.h"
 #include "core/check.h"
+#include "core/memory.h"
 
 namespace millrace::cli {
 
@@ -108,7 +109,10 @@ Status check_room(const BenchFlags& flags, ModelRunner& runner) {
   }
   const std::int64_t longest_pages = runner.cache().layout().pages_for(decoded);
   std::int64_t pages = longest_pages * widest;
-  if (const std::optional<KvRetention>& keep = runner.policy().keep) {  // one has all of it, the others what they keep
+  const std::vector<std::int64_t> windows = runner.cache().windows();
+  const bool no_windows = std::ranges::all_of(windows, [](std::int64_t window) { return window == 0; });
+  if (const std::optional<KvRetention>& keep = runner.policy().keep; keep && no_windows) {
+    // One has all of it, the others what they keep.
     const std::int64_t kept = runner.cache().layout().pages_for(keep->tokens) + 1;
     pages = longest_pages + (widest - 1) * std::min(kept, longest_pages);
   }
@@ -162,6 +166,7 @@ nlohmann::ordered_json test_json(const Measurement& m, bool profile) {
   if (const auto fraction = m.fraction_of_limit()) test["fraction_of_limit"] = *fraction;
   const SkipCounts& skipped = m.runs.back().skipped;
   if (skipped.all > 0) test["kept_inputs"] = skipped.kept / skipped.all;
+  if (skipped.disk_bytes > 0) test["disk_bytes_per_token"] = skipped.disk_bytes / m.runs.back().tokens;
   if (!profile) return test;
   test["profile"] = nlohmann::ordered_json::array();
   for (const ProfileRow& row : profile_of(m.runs.back())) {
@@ -210,6 +215,9 @@ void print_row(const Measurement& m, bool profile) {
   if (const auto fraction = m.fraction_of_limit()) std::printf("  %4.0f %% of the limit", 100 * *fraction);
   const SkipCounts& skipped = m.runs.back().skipped;
   if (skipped.all > 0) std::printf("  inputs kept %.1f %%", 100 * skipped.kept / skipped.all);
+  if (skipped.disk_bytes > 0)
+    std::printf("  %s a token from disk",
+                format_size(static_cast<std::uint64_t>(skipped.disk_bytes / m.runs.back().tokens)).c_str());
   std::printf("\n");
   if (profile) print_profile(m);
   std::fflush(stdout);

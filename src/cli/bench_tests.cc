@@ -17,7 +17,10 @@ BenchRun BenchTests::timed(double tokens, Function&& run) {
   run();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const SkipCounts after = meter_->skip_counts();
-  return {tokens, seconds, meter_->totals(), {after.kept - before.kept, after.all - before.all}};
+  return {tokens,
+          seconds,
+          meter_->totals(),
+          {after.kept - before.kept, after.all - before.all, after.disk_bytes - before.disk_bytes}};
 }
 
 BenchRun BenchTests::prefill(std::int32_t tokens, std::int32_t depth) {
@@ -56,6 +59,7 @@ BenchRun BenchTests::mixed(std::int32_t prompt, std::int32_t gen, std::int32_t b
     }
     while (!missing.empty()) {
       const StepPlan plan = scheduler.schedule();
+      runner_->cache().copy(plan.copies);
       run(make_forward_batch(
           plan, runner_->cache().layout().page_tokens,
           [&](const StepEntry& entry) { return scheduler.sequence(entry); }, masses));

@@ -11,6 +11,7 @@
 #include "backend/cpu/isa_level.h"
 #include "core/mapped_file.h"
 #include "core/memory.h"
+#include "runtime/neuron_file.h"
 
 namespace millrace::cli {
 
@@ -59,6 +60,11 @@ Result<Recipe> read_recipe(const std::string& path) {
     MILLRACE_TRY(ActivationProfile parsed, parse_activation_profile(profile, file.string()));
     recipe.activations->profile = std::make_shared<const ActivationProfile>(std::move(parsed));
   }
+  if (recipe.neurons && !recipe.neurons->profile_file.empty()) {
+    const std::filesystem::path file = std::filesystem::path(path).parent_path() / recipe.neurons->profile_file;
+    MILLRACE_TRY(NeuronProfiles profiles, read_neuron_profiles(file));
+    recipe.neurons->profiles = std::make_shared<const NeuronProfiles>(std::move(profiles));
+  }
   return recipe;
 }
 
@@ -86,6 +92,8 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--swap-memory", flags.swap_memory,
                      "Part of the KV memory for sequences that wait, where the recipe keeps some of it; an eighth");
   command.add_option("--weight-memory", flags.weight_memory, "The most that weights may take");
+  command.add_option("--weight-file", flags.weight_directory,
+                     "Directory on a disk for the neurons that --weight-memory does not hold (recipes with hot_cold)");
   command.add_option("--max-model-len", flags.max_model_len, "The most tokens of a sequence, answer included")
       ->check(CLI::PositiveNumber);
   command.add_option("--max-batch-tokens", flags.max_batch_tokens, "Rows of a step: the chunk of a prefill")
@@ -119,6 +127,7 @@ Result<LoadOptions> load_options(const ModelFlags& flags, std::int64_t max_logit
   MILLRACE_TRY(options.kv_memory, optional_size(flags.kv_memory, "--kv-memory"));
   MILLRACE_TRY(options.swap_memory, optional_size(flags.swap_memory, "--swap-memory"));
   MILLRACE_TRY(options.weight_memory, optional_size(flags.weight_memory, "--weight-memory"));
+  options.weight_directory = flags.weight_directory;
   if (flags.max_model_len > 0) options.max_model_len = flags.max_model_len;
   options.dummy = flags.dummy;
   options.threads = flags.threads;

@@ -20,7 +20,7 @@ struct ModelFlags {
   int threads = 0;
   std::string device = "auto";
   std::string isa;
-  std::string kv_memory, weight_memory, swap_memory;
+  std::string kv_memory, swap_memory, weight_memory, weight_directory;
   std::int64_t max_model_len = 0;
   int max_batch_tokens = 512;
   std::string compute_dtype = "auto";

@@ -4,7 +4,10 @@
 #include <utility>
 
 #include "convert/activation_watch.h"
+#include "convert/neuron_watch.h"
+#include "core/memory.h"
 #include "core/philox.h"
+#include "core/thread_pool.h"
 #include "runtime/model_fingerprint.h"
 #include "runtime/run_tokens.h"
 #include "runtime/text_windows.h"
@@ -26,13 +29,79 @@ std::vector<TokenWindow> drawn_windows(const ModelRunner& runner, std::int64_t t
   return windows;
 }
 
+/// The text as windows, or tokens drawn by lot where there is none.
+Result<std::vector<TokenWindow>> windows_of(const LoadedModel& model, const CalibrationText& text) {
+  if (text.file.empty()) return drawn_windows(*model.runner, text.tokens);
+  return calibration_windows(model, text);
+}
+
+void set_limits(LoadOptions& options) {
+  options.limits = {.max_rows = kStepRows, .max_logit_rows = kStepRows};
+  options.max_model_len = kCalibrationWindow + 1;
+}
+
 }  // namespace
+
+Result<NeuronProfiles> profile_neurons(LoadOptions options, const CalibrationText& text,
+                                       const PredictorOptions& predictor,
+                                       const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  NeuronWatch* watch = nullptr;
+  set_limits(options);
+  options.wrap_backend = [&](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
+    auto wrapped = std::make_unique<NeuronWatch>(std::move(inner));
+    watch = wrapped.get();
+    return wrapped;
+  };
+  if (options.recipe.neurons || options.recipe.activations)
+    return fail("predictors are trained on the model that computes all neurons: give a recipe without \"activations\"");
+  NeuronProfiles profiles;
+  {
+    MILLRACE_TRY(const ModelPlan plan, plan_model(options));
+    if (!plan.backend->host_memory()) return fail("activations are looked at on the cpu alone: give --device cpu");
+    profiles.model = model_fingerprint(plan.checkpoint);
+    std::uint64_t of_token = 0;
+    for (const LayerSpec& layer : plan.config.layers) {
+      if (layer.intermediate == 0) continue;
+      if (!gives_zeros(layer.activation))
+        return fail("{}: its activation gives no exact zeros, as relu or relu2 do: no neuron of it is ever still",
+                    options.path.string());
+      of_token += static_cast<std::uint64_t>(2 * plan.config.hidden + layer.intermediate / 8 + 1);
+    }
+    if (of_token == 0) return fail("{} has no dense feed-forward network", options.path.string());
+    const std::uint64_t samples = of_token * static_cast<std::uint64_t>(text.tokens);
+    if (samples > plan.backend->free_memory() / 2) {
+      return fail(
+          "samples of {} tokens take {}, more than half of the {} of memory that is available: give fewer --tokens",
+          text.tokens, format_size(samples), format_size(plan.backend->free_memory()));
+    }
+  }
+  MILLRACE_TRY(const LoadedModel loaded, load_model(options));
+  MILLRACE_TRY(const std::vector<TokenWindow> windows, windows_of(loaded, text));
+  const auto steps = static_cast<std::int64_t>(windows.size() + watch->samples().size());
+  std::int64_t done = 0;
+  const auto step = [&] {
+    if (progress) progress(++done, steps);
+  };
+  for (const TokenWindow& window : windows) {
+    MILLRACE_CHECK_OK(check_tokens(*loaded.runner, window));
+    run_tokens(*loaded.runner, window, RowsAre::prompt, [](std::int64_t, std::span<const float>) {});
+    step();
+  }
+  MILLRACE_TRY(const std::unique_ptr<ThreadPool> pool, ThreadPool::create(options.threads));
+  for (const auto& samples : watch->samples()) {
+    if (samples->rows() < kLeastSamples) {
+      return fail("{} tokens are too few to train a predictor with: at least {}", samples->rows(), kLeastSamples);
+    }
+    profiles.layers.push_back(std::make_shared<const NeuronProfile>(train_predictor(*samples, predictor, *pool)));
+    step();
+  }
+  return profiles;
+}
 
 Result<ActivationProfile> profile_activations(LoadOptions options, const CalibrationText& text,
                                               const std::function<void(std::int64_t, std::int64_t)>& progress) {
   ActivationWatch* watch = nullptr;
-  options.limits = {.max_rows = kStepRows, .max_logit_rows = kStepRows};
-  options.max_model_len = kCalibrationWindow + 1;
+  set_limits(options);
   options.wrap_backend = [&](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
     auto wrapped = std::make_unique<ActivationWatch>(std::move(inner));
     watch = wrapped.get();
@@ -42,12 +111,7 @@ Result<ActivationProfile> profile_activations(LoadOptions options, const Calibra
   if (!plan.backend->host_memory()) return fail("activations are looked at on the cpu alone: give --device cpu");
   const std::string model = model_fingerprint(plan.checkpoint);
   MILLRACE_TRY(const LoadedModel loaded, load_model(options));
-  std::vector<TokenWindow> windows;
-  if (text.file.empty()) {
-    windows = drawn_windows(*loaded.runner, text.tokens);
-  } else {
-    MILLRACE_TRY(windows, calibration_windows(loaded, text));
-  }
+  MILLRACE_TRY(const std::vector<TokenWindow> windows, windows_of(loaded, text));
   const RowsAre rows = rows_for_policy(*loaded.runner);
   std::int64_t tokens = 0;
   for (std::size_t w = 0; w < windows.size(); ++w) {

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "convert/calibration.h"
+#include "convert/predictor_training.h"
 #include "recipe/activation_profile.h"
 #include "runtime/load_model.h"
 
@@ -17,5 +18,13 @@ namespace millrace {
 /// tokenizer.
 Result<ActivationProfile> profile_activations(LoadOptions options, const CalibrationText& text,
                                               const std::function<void(std::int64_t, std::int64_t)>& progress);
+
+/// Runs the model on the text as prompts and trains a predictor for each dense feed-forward network whose activation
+/// gives exact zeros. `options`: as above; without a recipe's "activations". Errors: those above; a model with another
+/// activation; samples that memory does not hold (twice the width and an eighth of the neurons in bytes, for each layer
+/// and token); too few tokens.
+Result<NeuronProfiles> profile_neurons(LoadOptions options, const CalibrationText& text,
+                                       const PredictorOptions& predictor,
+                                       const std::function<void(std::int64_t, std::int64_t)>& progress);
 
 }  // namespace millrace

@@ -151,7 +151,6 @@ bool EngineCore::step() {
   finished_.clear();
   report_ = {};
   inter_token_.clear();
-  const Scheduler::Counters before = scheduler_.counters();
   Lap lap;
   StepPlan plan = scheduler_.schedule();
   lap.take(report_.schedule);
@@ -179,6 +178,7 @@ bool EngineCore::step() {
 
   if (options_.on_step) {
     const Scheduler::Counters& after = scheduler_.counters();
+    const Scheduler::Counters before = std::exchange(reported_, after);
     report_.rows = batch.rows();
     report_.sequences = static_cast<std::int64_t>(plan.entries.size());
     report_.running = scheduler_.running();

@@ -101,6 +101,7 @@ class EngineCore {
   SamplerScratch scratch_;
   std::vector<double> inter_token_;
   StepReport report_;
+  Scheduler::Counters reported_;  // what the last report was up to
 };
 
 }  // namespace millrace

@@ -5,6 +5,8 @@
 
 #include "core/fnv.h"
 #include "quant/integer_blocks.h"
+#include "recipe/activation_profile.h"
+#include "runtime/neuron_file.h"
 
 namespace millrace {
 
@@ -51,6 +53,7 @@ bool is_lossless(const LoadOptions& options, const ModelPlan& plan) {
 LoadOptions as_stored(LoadOptions options) {
   options.recipe = {};
   options.weight_memory = {};
+  options.weight_directory = {};
   options.compute = DType::f32;
   options.integer_blocks = false;
   return options;
@@ -71,8 +74,15 @@ Result<std::string> stored_key(const LoadOptions& options, const ModelPlan& plan
 
 Result<std::string> run_key(const LoadOptions& options, const ModelPlan& plan, std::string_view recipe) {
   MILLRACE_TRY(const std::string stored, stored_key(options, plan));
-  return fmt::format("run\n{}compute {}, integer blocks {}\n{}", stored, static_cast<int>(options.compute),
-                     options.integer_blocks, recipe);
+  Fnv1a profile;  // whose name alone is in the recipe
+  if (options.recipe.activations && options.recipe.activations->profile != nullptr) {
+    profile.add(activation_profile_text(*options.recipe.activations->profile));
+  }
+  if (options.recipe.neurons && options.recipe.neurons->profiles != nullptr) {
+    profile.add(neuron_profiles_bytes(*options.recipe.neurons->profiles));
+  }
+  return fmt::format("run\n{}compute {}, integer blocks {}, profile {:016x}\n{}", stored,
+                     static_cast<int>(options.compute), options.integer_blocks, profile.value(), recipe);
 }
 
 std::filesystem::path cache_file(const std::filesystem::path& folder, std::string_view key, std::string_view ending) {

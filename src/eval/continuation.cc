@@ -15,7 +15,8 @@ namespace {
 struct Running {
   const Continuation* asked = nullptr;
   SequenceId id = 0;
-  std::size_t done = 0;  // positions
+  std::size_t done = 0;          // positions
+  std::size_t answer_begin = 0;  // rows before it are a prompt's
   ContinuationScore score = {};
 
   /// Positions to run: what the last token would be followed by matters only where it is asked for.
@@ -67,6 +68,7 @@ class Group {
     }
     const std::optional<KvRetention>& keep = runner_->policy().keep;
     const std::size_t pinned = keep && keep->pin_system ? asked.pinned : 0;
+    running.answer_begin = static_cast<std::size_t>(answer_begin);
     running.id = sequences_.add(asked.tokens, context, answer_begin, static_cast<std::int64_t>(pinned));
     all_.push_back(running);
     return true;
@@ -101,7 +103,7 @@ class Group {
       end = std::min(end, static_cast<std::size_t>(sequences_.step_end(r.id)));
       std::size_t judged = std::max(r.done, std::min(r.first_judged(), end));
       end = std::min(end, judged + static_cast<std::size_t>(logit_rows));
-      if (end < r.positions()) end = end / block * block;
+      if (end < r.answer_begin) end = end / block * block;
       if (end <= r.done) continue;
       judged = std::min(judged, end);
       parts.push_back({&r, r.done, end, judged});
@@ -112,6 +114,7 @@ class Group {
       logit_rows -= static_cast<std::int64_t>(end - judged);
       r.done = end;
     }
+    MILLRACE_CHECK(!plan.entries.empty(), "no row of {} sequences can run", all_.size() - begin);
     ForwardBatch batch = sequences_.batch(plan);
     for (std::size_t p = 0; p < parts.size(); ++p) {  // a plan can ask for all logits of an entry, or for the last ones
       const auto row = [&](std::size_t position) {

@@ -234,7 +234,7 @@ void PrefixCache::let_page_go(std::size_t group, std::int32_t page) {
 
 bool PrefixCache::evict() {
   if (oldest_ == kNone) return false;
-  const Node node = oldest_;
+  const Node node = next_to_go();
   unlist(node);
   // The next to go is fetched while this one is taken apart: all were used long ago, and none is in the machine's
   // caches.
@@ -250,6 +250,17 @@ bool PrefixCache::evict() {
     at(node).hollow = true;
   }
   return true;
+}
+
+PrefixCache::Node PrefixCache::next_to_go() const {
+  constexpr int kLook = 64;
+  Node node = oldest_;
+  for (int looked = 0; node != kNone && looked < kLook; ++looked, node = at(node).newer) {
+    const std::int32_t* holders = holders_.data() + static_cast<std::size_t>(node) * pools_.size();
+    const bool frees = std::any_of(holders, holders + pools_.size(), [](std::int32_t count) { return count == 0; });
+    if (frees && (at(node).children.empty() || window_ > 0)) return node;
+  }
+  return oldest_;
 }
 
 void PrefixCache::check() const {

@@ -76,8 +76,8 @@ class PrefixCache {
   /// Nothing where no row has the page, or no longer.
   void let_page_go(std::size_t group, std::int32_t page);
 
-  /// Forgets the row that was used least recently, and with it frees those of its pages that nobody holds; false when
-  /// every row is locked.
+  /// Forgets the row that was used least recently, of those whose pages nobody holds if there are some, and frees those
+  /// of its pages that nobody holds; false when every row is locked.
   bool evict();
 
   /// Rows that evict() could forget.
@@ -123,6 +123,8 @@ class PrefixCache {
   Node add(Node parent, std::span<const std::int32_t> tokens, std::span<const std::int32_t> pages, std::int64_t step);
   void hold_pages(Node node, std::span<const std::int32_t> pages);
   void release_pages(Node node);
+  /// The one that was used least recently; but what sequences hold frees nothing, and stays as long as others are near.
+  [[nodiscard]] Node next_to_go() const;
   void remove(Node node);  // a leaf without pages or users; then its ancestors as far as they are the same
   void list_newest(Node node);
   void unlist(Node node);

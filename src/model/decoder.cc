@@ -43,7 +43,7 @@ std::size_t float_bytes(std::int64_t rows, std::int64_t width) {
 }
 
 GatedFfn ffn_view(const FfnWeights& weights, const LayerSpec& spec) {
-  return {weights.gate_up.view(), weights.down.view(), spec.activation, spec.clamp_limit};
+  return {weights.gate_up.view(), weights.down.view(), spec.activation, spec.clamp_limit, weights.neurons.get()};
 }
 
 }  // namespace
@@ -94,7 +94,8 @@ bool Decoder::skips_inputs() const {
     return linear.weight != nullptr && linear.weight->skip() != InputSkip{};
   };
   return std::ranges::any_of(weights_.layers, [&](const LayerWeights& layer) {
-    return skips(layer.qkv) || skips(layer.out) || skips(layer.ffn.gate_up) || skips(layer.ffn.down);
+    return skips(layer.qkv) || skips(layer.out) || skips(layer.ffn.gate_up) || skips(layer.ffn.down) ||
+           layer.ffn.neurons != nullptr;
   });
 }
 

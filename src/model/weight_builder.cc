@@ -106,8 +106,7 @@ Result<LinearFormat> WeightBuilder::format_of(const std::vector<std::string>& na
   return format;
 }
 
-Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces, const std::vector<std::string>& names) {
-  MILLRACE_TRY(const LinearFormat format, format_of(names));
+Status WeightBuilder::check_pieces(const MatrixSource& pieces) {
   for (const MatrixPiece& piece : pieces.pieces) {
     if (is_raw(piece.format)) {
       return fail("a weight is stored as U8, expected F32, F16, BF16 or a block type of GGUF");
@@ -117,6 +116,12 @@ Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces, const std::vect
       return fail("a row of {} elements is no whole number of {} blocks", piece.cols, format_info(piece.format).name);
     }
   }
+  return Ok{};
+}
+
+Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces, const std::vector<std::string>& names) {
+  MILLRACE_TRY(const LinearFormat format, format_of(names));
+  MILLRACE_CHECK_OK(check_pieces(pieces));
   if (!packing_) {
     count(backend_->packed_bytes(pieces, format));
     return Matrix();
@@ -128,6 +133,27 @@ Result<Matrix> WeightBuilder::matrix(const MatrixSource& pieces, const std::vect
   Matrix matrix = std::move(*packed);
   count(matrix->bytes());
   return matrix;
+}
+
+Result<Neurons> WeightBuilder::neurons(const MatrixSource& gate_up, const std::vector<std::string>& gate_up_names,
+                                       const MatrixSource& down, const std::vector<std::string>& down_names,
+                                       const NeuronChoice& choice) {
+  NeuronSource source{.gate_up = gate_up, .down = down, .gate_up_format = {}, .down_format = {}, .choice = choice};
+  MILLRACE_TRY(source.gate_up_format, format_of(gate_up_names));
+  MILLRACE_TRY(source.down_format, format_of(down_names));
+  MILLRACE_CHECK_OK(check_pieces(gate_up));
+  MILLRACE_CHECK_OK(check_pieces(down));
+  if (!packing_) {
+    count(backend_->packed_neuron_bytes(source));
+    return Neurons();
+  }
+  source.gate_up.layers = gate_up_names;
+  source.down.layers = down_names;
+  auto packed = backend_->pack_neurons(source);
+  if (!packed.ok()) return fail("{}: {}", gate_up_names.front(), packed.error().message);
+  Neurons neurons = std::move(*packed);
+  count(neurons->bytes());
+  return neurons;
 }
 
 void WeightBuilder::release(const std::vector<SourceTensor>& tensors) const {

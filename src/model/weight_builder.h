@@ -53,11 +53,16 @@ class WeightBuilder {
   /// that the matrix is made of; none where it is no linear layer that may be rounded. Error: they are to have
   /// different formats.
   Result<Matrix> matrix(const MatrixSource& pieces, const std::vector<std::string>& names = {});
+  /// The same of a feed-forward network whose neurons are chosen as `choice` says.
+  Result<Neurons> neurons(const MatrixSource& gate_up, const std::vector<std::string>& gate_up_names,
+                          const MatrixSource& down, const std::vector<std::string>& down_names,
+                          const NeuronChoice& choice);
   void release(const std::vector<SourceTensor>& tensors) const;
   /// Releases `bytes` of a tensor from `offset` on: a tensor of many experts must not be resident as a whole.
   void release_slice(const SourceTensor& tensor, std::int64_t offset, std::int64_t bytes) const;
 
  private:
+  static Status check_pieces(const MatrixSource& pieces);
   void count(std::uint64_t bytes);
   [[nodiscard]] Result<LinearFormat> format_of(const std::vector<std::string>& names) const;
 

@@ -43,29 +43,32 @@ Result<Matrix> WeightLoader::plain_matrix(const std::string& name, std::int64_t 
   return matrix;
 }
 
-Result<LinearWeights> WeightLoader::linear(std::size_t index, const std::vector<Part>& parts, std::int64_t cols,
-                                           bool bias, bool may_round) {
-  LinearWeights weights;
-  std::vector<std::string> names;
-  std::vector<SourceTensor> tensors;
-  tensors.reserve(parts.size());
-  MatrixSource source;
-  std::vector<float> biases;
+Result<WeightLoader::Gathered> WeightLoader::gather(std::size_t index, const std::vector<Part>& parts,
+                                                    std::int64_t cols, bool bias, bool may_round) const {
+  Gathered all;
+  all.tensors.reserve(parts.size());
   for (const Part& part : parts) {
     MILLRACE_TRY(SourceTensor tensor, builder_.tensor(in_layer(index, part.name + ".weight"), {part.rows, cols}));
-    tensors.push_back(std::move(tensor));
-    source.pieces.push_back(WeightBuilder::piece(tensors.back(), part.rows, cols, part.row_order));
-    if (may_round) names.push_back(in_layer(index, part.name));
+    all.tensors.push_back(std::move(tensor));
+    all.source.pieces.push_back(WeightBuilder::piece(all.tensors.back(), part.rows, cols, part.row_order));
+    if (may_round) all.names.push_back(in_layer(index, part.name));
     if (!bias) continue;
     MILLRACE_TRY(const std::vector<float> values, builder_.floats(in_layer(index, part.name + ".bias"), part.rows));
     for (std::size_t i = 0; i < values.size(); ++i) {
-      biases.push_back(values[part.row_order.empty() ? i : static_cast<std::size_t>(part.row_order[i])]);
+      all.biases.push_back(values[part.row_order.empty() ? i : static_cast<std::size_t>(part.row_order[i])]);
     }
   }
-  MILLRACE_TRY(weights.weight, builder_.matrix(source, names));
-  builder_.release(tensors);
+  return all;
+}
+
+Result<LinearWeights> WeightLoader::linear(std::size_t index, const std::vector<Part>& parts, std::int64_t cols,
+                                           bool bias, bool may_round) {
+  LinearWeights weights;
+  MILLRACE_TRY(const Gathered all, gather(index, parts, cols, bias, may_round));
+  MILLRACE_TRY(weights.weight, builder_.matrix(all.source, all.names));
+  builder_.release(all.tensors);
   if (bias) {
-    MILLRACE_TRY(weights.bias, builder_.vector(biases, source.rows()));
+    MILLRACE_TRY(weights.bias, builder_.vector(all.biases, all.source.rows()));
   }
   return weights;
 }
@@ -150,8 +153,22 @@ Status WeightLoader::feed_forward(std::size_t index, LayerWeights& weights) {
     parts.push_back({"mlp.gate_proj", width, {}});
     parts.push_back({"mlp.up_proj", width, {}});
   }
-  MILLRACE_TRY(weights.ffn.gate_up, linear(index, parts, config_->hidden, names_->ffn_bias));
-  MILLRACE_TRY(weights.ffn.down, linear(index, {{"mlp.down_proj", config_->hidden, {}}}, width, names_->ffn_bias));
+  const std::vector<Part> down{{"mlp.down_proj", config_->hidden, {}}};
+  const std::optional<NeuronChoice> choice = choices_ ? choices_(index) : std::nullopt;
+  if (!choice) {
+    MILLRACE_TRY(weights.ffn.gate_up, linear(index, parts, config_->hidden, names_->ffn_bias));
+    MILLRACE_TRY(weights.ffn.down, linear(index, down, width, names_->ffn_bias));
+    return Ok{};
+  }
+  MILLRACE_TRY(const Gathered up, gather(index, parts, config_->hidden, names_->ffn_bias, true));
+  MILLRACE_TRY(const Gathered back, gather(index, down, width, names_->ffn_bias, true));
+  MILLRACE_TRY(weights.ffn.neurons, builder_.neurons(up.source, up.names, back.source, back.names, *choice));
+  builder_.release(up.tensors);
+  builder_.release(back.tensors);
+  if (names_->ffn_bias) {
+    MILLRACE_TRY(weights.ffn.gate_up.bias, builder_.vector(up.biases, 2 * width));
+    MILLRACE_TRY(weights.ffn.down.bias, builder_.vector(back.biases, config_->hidden));
+  }
   return Ok{};
 }
 

@@ -16,12 +16,18 @@
 
 namespace millrace {
 
+/// How rows of answers choose the neurons of the dense feed-forward network of a layer; nothing: they compute all.
+using NeuronChoices = std::function<std::optional<NeuronChoice>(std::size_t layer)>;
+
 class WeightLoader {
  public:
   /// All must outlive the loader.
   WeightLoader(const ModelConfig& config, const TensorNames& names, const TensorSource& source, Backend& backend,
-               LinearFormat format, LinearFormats formats = {})
-      : config_(&config), names_(&names), builder_(source, backend, format, std::move(formats)) {}
+               LinearFormat format, LinearFormats formats = {}, NeuronChoices choices = {})
+      : config_(&config),
+        names_(&names),
+        builder_(source, backend, format, std::move(formats)),
+        choices_(std::move(choices)) {}
 
   /// Bytes that the packed weights will take; nothing is read or allocated. Errors: a tensor that is missing, or has a
   /// shape or format that the model cannot have.
@@ -37,6 +43,14 @@ class WeightLoader {
     std::string name;  // without ".weight"
     std::int64_t rows = 0;
     std::vector<std::int32_t> row_order;
+  };
+
+  /// What a linear layer is put together from.
+  struct Gathered {
+    std::vector<std::string> names;
+    std::vector<SourceTensor> tensors;
+    MatrixSource source;
+    std::vector<float> biases;
   };
 
   Result<ModelWeights> build();
@@ -59,6 +73,8 @@ class WeightLoader {
   /// A whole tensor; `linear`: the name of the linear layer that it is, empty where it is none that may be rounded.
   Result<Matrix> plain_matrix(const std::string& name, std::int64_t rows, std::int64_t cols,
                               const std::string& linear = {});
+  Result<Gathered> gather(std::size_t index, const std::vector<Part>& parts, std::int64_t cols, bool bias,
+                          bool may_round) const;
   /// The parts' rows one below the other, and their biases.
   Result<LinearWeights> linear(std::size_t index, const std::vector<Part>& parts, std::int64_t cols, bool bias,
                                bool may_round = true);
@@ -66,6 +82,7 @@ class WeightLoader {
   const ModelConfig* config_;
   const TensorNames* names_;
   WeightBuilder builder_;
+  NeuronChoices choices_;
   std::optional<bool> own_head_;  // once it is known
 };
 

@@ -14,6 +14,7 @@
 namespace millrace {
 
 using Matrix = std::unique_ptr<PackedMatrix>;
+using Neurons = std::unique_ptr<PackedNeurons>;
 
 /// A vector of floats on the device; empty (null) where the model has none.
 struct Vector {
@@ -29,6 +30,7 @@ struct LinearWeights {
 
 struct FfnWeights {
   LinearWeights gate_up, down;
+  Neurons neurons;  // the weights, where rows of answers choose; those above then have biases alone
 };
 
 struct LayerWeights {

@@ -75,6 +75,42 @@ Result<std::vector<ThresholdRule>> parse_thresholds(const Json& thresholds, cons
   return rules;
 }
 
+Result<double> parse_share(const Json& value, const std::string& place) {
+  const double share = value.is_number() ? value.get<double>() : 0.0;
+  if (!(share > 0.0) || share > 1.0) return fail("{}: {} is not a number above 0 and up to 1", place, value.dump());
+  return share;
+}
+
+Result<NeuronSkipping> parse_neurons(const Json& activations, const std::string& where) {
+  NeuronSkipping skipping;
+  const bool exact = activations.at("method") == "relu";
+  bool imposed = false, limit = false;
+  for (const auto& [key, value] : activations.items()) {
+    const std::string place = fmt::format("{}.\"{}\"", where, key);
+    if (key == "method") continue;
+    if (exact) return fail("{} is not supported: with \"method\": \"relu\" there is nothing else to say", place);
+    if (key == "profile") {
+      if (!value.is_string() || value.get_ref<const std::string&>().empty())
+        return fail("{} is not the name of a file that `millrace calibrate --predictor` has written", place);
+      skipping.profile_file = value.get<std::string>();
+    } else if (key == "imposed") {
+      MILLRACE_TRY(skipping.density, parse_share(value, place));
+      imposed = true;
+    } else if (key == "dense_above") {
+      MILLRACE_TRY(skipping.dense_above, parse_share(value, place));
+      limit = true;
+    } else {
+      return fail("{} is not supported by this version (it has \"profile\", \"dense_above\" and \"imposed\")", place);
+    }
+  }
+  if (exact) return skipping;
+  if (imposed != skipping.profile_file.empty() || (imposed && limit)) {
+    return fail("{}: give \"profile\", and \"dense_above\" with it if you like, or \"imposed\" alone", where);
+  }
+  skipping.method = imposed ? NeuronMethod::imposed : NeuronMethod::predicted;
+  return skipping;
+}
+
 Result<InputSkipping> parse_activations(const Json& activations, const std::string& where) {
   if (!activations.is_object()) return fail("{} is not an object", where);
   InputSkipping skipping;
@@ -85,7 +121,8 @@ Result<InputSkipping> parse_activations(const Json& activations, const std::stri
       const Json& wanted = value;  // which a lambda may capture
       const auto found = std::ranges::find_if(kSkipMethods, [&](const auto& name) { return wanted == name.first; });
       if (found == std::end(kSkipMethods)) {
-        return fail("{}: {} is not supported; this version has teal, down and cats", place, value.dump());
+        return fail("{}: {} is not supported; this version has teal, down, cats, hot_cold and relu", place,
+                    value.dump());
       }
       skipping.method = found->second;
       method = true;
@@ -95,10 +132,7 @@ Result<InputSkipping> parse_activations(const Json& activations, const std::stri
       }
       skipping.profile_file = value.get<std::string>();
     } else if (key == "density") {
-      skipping.density = value.is_number() ? value.get<double>() : 0.0;
-      if (!(skipping.density > 0.0) || skipping.density > 1.0) {
-        return fail("{}: {} is not a number above 0 and up to 1", place, value.dump());
-      }
+      MILLRACE_TRY(skipping.density, parse_share(value, place));
     } else if (key == "thresholds") {
       MILLRACE_TRY(skipping.thresholds, parse_thresholds(value, place));
     } else {
@@ -150,7 +184,7 @@ WeightFormat Recipe::weights_of(std::string_view layer) const {
 }
 
 bool Recipe::lossless() const {
-  return !default_weights && !byte_inputs && attention.reads_all() && !activations &&
+  return !default_weights && !byte_inputs && attention.reads_all() && !activations && !neurons &&
          kv_format.value_or(KvFormat::f32) == KvFormat::f32 &&
          std::ranges::none_of(weights, [](const WeightRule& rule) { return rule.format.has_value(); });
 }
@@ -171,7 +205,13 @@ Result<Recipe> parse_recipe(std::string_view text, const std::string& name) {
     } else if (key == "attention") {
       MILLRACE_TRY(recipe.attention, parse_attention(value, name + ": \"attention\""));
     } else if (key == "activations") {
-      MILLRACE_TRY(recipe.activations, parse_activations(value, name + ": \"activations\""));
+      const std::string where = name + ": \"activations\"";
+      const auto method = value.is_object() ? value.find("method") : value.end();
+      if (value.is_object() && method != value.end() && (*method == "hot_cold" || *method == "relu")) {
+        MILLRACE_TRY(recipe.neurons, parse_neurons(value, where));
+      } else {
+        MILLRACE_TRY(recipe.activations, parse_activations(value, where));
+      }
     } else if (key == "inputs") {
       if (value != "int8") return fail("{}: \"inputs\" is not \"int8\", which is all that there is", name);
       recipe.byte_inputs = true;

@@ -9,9 +9,11 @@
 // rounds inputs of layers that stay as they are stored, where that is as integer codes, also where the checkpoint does
 // not ask for it. "kv" says the format of keys and values; without it they have that of the computation. "attention"
 // says what rows of prompts ("prefill", recipe/block_selection.h, recipe/hyper_attention.h) and of answers ("decode",
-// recipe/page_selection.h) read of the past; without it they read everything. "activations" says which inputs of linear
-// layers rows of answers leave out (recipe/input_skipping.h): {"method": "teal", "profile": "FILE", "density": 0.5}, or
-// {"method": "teal", "thresholds": {"*": 0.02}}.
+// recipe/page_selection.h) read of the past, and what is kept of it ("keep", recipe/kv_retention.h); without it they
+// read everything, and all is kept. "activations" says which inputs of linear layers rows of answers leave out
+// (recipe/input_skipping.h): {"method": "teal", "profile": "FILE", "density": 0.5}, or {"method": "teal",
+// "thresholds": {"*": 0.02}}; or which neurons they compute (recipe/neuron_choice.h): {"method": "hot_cold", "profile":
+// "FILE"}, {"method": "hot_cold", "imposed": 0.1}, or {"method": "relu"}.
 #pragma once
 
 #include <optional>
@@ -24,6 +26,7 @@
 #include "quant/kv_format.h"
 #include "recipe/attention_policy.h"
 #include "recipe/input_skipping.h"
+#include "recipe/neuron_choice.h"
 
 namespace millrace {
 
@@ -41,7 +44,8 @@ struct Recipe {
   std::optional<KvFormat> kv_format;
   AttentionPolicy attention;
   std::optional<InputSkipping> activations;
-  bool byte_inputs = false;  // of layers that stay as stored
+  std::optional<NeuronSkipping> neurons;  // of "activations" too, which say one of the two
+  bool byte_inputs = false;               // of layers that stay as stored
 
   [[nodiscard]] WeightFormat weights_of(std::string_view layer) const;
   [[nodiscard]] bool lossless() const;

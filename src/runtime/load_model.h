@@ -36,6 +36,7 @@ struct LoadOptions {
   // Bytes of the KV memory for sequences that wait, where the recipe keeps some of what they have: an eighth without
   // it.
   std::optional<std::uint64_t> swap_memory;
+  std::string weight_directory;  // for a file of neurons that weight_memory does not hold; empty: there is none
   std::optional<std::int64_t> max_model_len;  // tokens of a sequence
   std::int64_t sequences = 1;                 // that run at once: KV memory for them, where there is room
   Decoder::Limits limits;
@@ -55,6 +56,9 @@ struct ModelPlan {
   PageLayout layout;
   std::uint64_t weight_bytes = 0;     // as the backend will pack them
   std::uint64_t workspace_bytes = 0;  // activations
+  // Where weights are on disk: how many neurons of each layer are not, and where the others are; else empty.
+  std::vector<std::int64_t> resident_neurons;
+  NeuronStoreOptions neuron_store = {};
 };
 
 struct LoadedModel {

@@ -10,7 +10,7 @@ namespace millrace {
 ForwardBatch make_forward_batch(const StepPlan& plan, std::int32_t page_tokens,
                                 const std::function<SequenceView(const StepEntry&)>& view, PageMasses& masses) {
   ForwardBatch batch;
-  std::ptrdiff_t most_pages = 0;
+  std::vector<std::int64_t> pages;  // of each sequence that is measured
   bool measured = false;
   batch.sequences.reserve(plan.entries.size());
   for (const StepEntry& entry : plan.entries) {
@@ -22,9 +22,10 @@ ForwardBatch make_forward_batch(const StepPlan& plan, std::int32_t page_tokens,
                       .answer_begin = sequence.answer_begin,
                       .measured_from = sequence.measured_from};
     rows.page_tables.reserve(sequence.tables.size());
+    pages.push_back(0);
     for (const PageTable& table : sequence.tables) {
       rows.page_tables.push_back(table.entries());
-      most_pages = std::max(most_pages, std::ssize(table.entries()));
+      if (rows.measured()) pages.back() = std::max(pages.back(), std::int64_t{std::ssize(table.entries())});
     }
     if (std::ranges::any_of(sequence.tables, [](const PageTable& table) { return table.dropped() > 0; })) {
       for (const PageTable& table : sequence.tables) rows.dropped.push_back(table.dropped() * page_tokens);
@@ -42,7 +43,7 @@ ForwardBatch make_forward_batch(const StepPlan& plan, std::int32_t page_tokens,
   }
   if (measured) {
     const std::size_t groups = batch.sequences.front().page_tables.size();
-    masses.reset(groups, std::ssize(batch.sequences), most_pages);
+    masses.reset(groups, pages);
     batch.masses = &masses;
   }
   return batch;

@@ -49,7 +49,9 @@ std::int64_t KvAllocator::used_rows() const {
 }
 
 std::int64_t KvAllocator::cached_rows() const {
-  return cache_.evictable();
+  std::int64_t cached = limits_.pages;
+  for (std::size_t g = 0; g < pools_.size(); ++g) cached = std::min(cached, cache_.evictable(g));
+  return cached;
 }
 
 bool KvAllocator::make_room(std::int64_t rows) {
@@ -348,6 +350,10 @@ void KvAllocator::check(std::span<const SequenceKv* const> live) const {
       free += counted == 0 ? 1 : 0;
     }
     MILLRACE_CHECK(free == pools_[g].free_count(), "{} pages free, {} counted", pools_[g].free_count(), free);
+    std::int64_t swapped = 0;
+    for (const SequenceKv* kv : live) swapped += kv->is_swapped() ? count_pages(kv->swapped[g]) : 0;
+    MILLRACE_CHECK(swapped + swap_[g].free_count() == limits_.swap_pages, "{} swap pages free, {} taken of {}",
+                   swap_[g].free_count(), swapped, limits_.swap_pages);
   }
 }
 

@@ -374,7 +374,7 @@ void Scheduler::commit(const StepPlan& plan, std::span<const std::int32_t> sampl
     if (!slot.retention) continue;
     if (limits_.keep->measures()) {
       if (slot.committed > slot.retention->measured_from()) {
-        MILLRACE_CHECK(masses != nullptr && masses->sequences == std::ssize(plan.entries),
+        MILLRACE_CHECK(masses != nullptr && masses->sequences() == plan.entries.size(),
                        "nothing was measured of sequence {}", slot.id);
         slot.retention->add(*masses, e, entry.first_position, slot.committed);
       }
@@ -440,6 +440,9 @@ void Scheduler::check() const {
   MILLRACE_CHECK(running_.size() + waiting_.size() == by_id_.size(), "{} run, {} wait, {} exist", running_.size(),
                  waiting_.size(), by_id_.size());
   MILLRACE_CHECK(running_.size() <= static_cast<std::size_t>(limits_.max_sequences), "{} run", running_.size());
+  for (const auto& [rank, index] : waiting_) {
+    if (slots_[index].kv.is_swapped()) live.push_back(&slots_[index].kv);
+  }
   kv_.check(live);
 }
 

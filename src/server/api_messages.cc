@@ -169,22 +169,18 @@ ApiResult<std::string> cut_after_content(std::string prompt, const Json& message
   return invalid_value("continue_final_message", "the chat template does not write the last message's content");
 }
 
-/// Where the first message that is not the system's says something; 0 where that cannot be told.
-std::size_t system_end(std::string_view prompt, const Json& messages) {
-  std::size_t at = 0;
-  for (const Json& message : messages) {
-    const auto found = message.find("content");
-    const bool says = found != message.end() && found->is_string();
-    const std::string content = says ? found->get<std::string>() : std::string();
-    const std::size_t begin = std::min(content.find_first_not_of(kSpaces), content.size());
-    const std::string_view words =
-        std::string_view(content).substr(begin, content.find_last_not_of(kSpaces) + 1 - begin);
-    if (words.empty()) return 0;
-    at = prompt.find(words, at);
-    if (at == std::string_view::npos) return 0;
+/// Bytes of the prompt before what the first message says that is not the system's: as far as it stays the same with
+/// something else in its place. 0 where that cannot be told.
+std::size_t system_end(const ServedModel& model, std::string_view prompt, Json context) {
+  constexpr std::string_view kElse = "\xEF\xA3\xBF something else \xEF\xA3\xBF";
+  for (Json& message : context["messages"]) {
     const Json& role = message["role"];
-    if (role != "system" && role != "developer") return at;
-    at += words.size();
+    if (role == "system" || role == "developer") continue;
+    message["content"] = kElse;
+    const auto other = model.chat_template->render(context);
+    if (!other.ok() || other->find(kElse) == std::string::npos) return 0;
+    const std::string_view before = std::string_view(*other).substr(0, other->find(kElse));
+    return static_cast<std::size_t>(std::ranges::mismatch(prompt, before).in1 - prompt.begin());
   }
   return 0;
 }
@@ -216,7 +212,7 @@ ApiResult<ChatPrompt> render_chat(Fields& fields, const ServedModel& model, cons
   context["add_generation_prompt"] = generation_prompt;
   if (fields.error) return *fields.error;
   MILLRACE_TRY(std::string prompt, render(model, context));
-  const std::size_t system_bytes = system_end(prompt, context["messages"]);
+  const std::size_t system_bytes = model.pins_system ? system_end(model, prompt, context) : 0;
   if (goes_on) {
     MILLRACE_TRY(prompt, cut_after_content(std::move(prompt), context["messages"].back()));
   }

@@ -11,7 +11,8 @@ namespace millrace {
 
 struct ChatPrompt {
   std::string text;
-  std::size_t system_bytes = 0;  // of it, before the content of the first message that is not the system's
+  std::size_t system_bytes =
+      0;  // of it, before the content of the first message that is not the system's; where that is wanted
 };
 
 /// The prompt of a chat. `fields`: of the body; read are messages, add_generation_prompt, continue_final_message,

@@ -129,7 +129,7 @@ ApiResult<ApiCall> parse_chat(std::string_view body, const ServedModel& model) {
   std::string prompt = std::move(rendered.text);
   Request& request = generation.request;
   MILLRACE_TRY(request.prompt, encode(prompt, add_special_tokens, "messages", model));
-  if (model.pins_system && rendered.system_bytes > 0) {
+  if (rendered.system_bytes > 0) {
     const std::string system = prompt.substr(0, rendered.system_bytes);
     MILLRACE_TRY(const std::vector<std::int32_t> ids, encode(system, add_special_tokens, "messages", model));
     request.pinned_tokens = std::ranges::mismatch(ids, request.prompt).in1 - ids.begin();

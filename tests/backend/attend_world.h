@@ -246,7 +246,7 @@ class AttendWorld {
                     .prompt_selection = shape_.prompt_selection ? &*shape_.prompt_selection : nullptr,
                     .hyper = shape_.hyper ? &*shape_.hyper : nullptr,
                     .layer = 1};
-    masses.reset(1, std::ssize(batch.sequences), pages_each_);
+    masses.reset(1, std::vector(batch.sequences.size(), pages_each_));
     if (std::ranges::any_of(batch.sequences, &SequenceRows::measured)) batch.masses = &masses;
     std::vector<float> out(static_cast<std::size_t>(batch.rows() * q_width()), -7e33f);
     args.out = out.data();

@@ -141,8 +141,8 @@ struct Ffn {
   }
 };
 
-inline constexpr Activation kActivations[] = {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf,
-                                              Activation::swiglu_clamp};
+inline constexpr Activation kActivations[] = {Activation::silu,         Activation::gelu_tanh, Activation::gelu_erf,
+                                              Activation::swiglu_clamp, Activation::relu,      Activation::relu2};
 
 inline std::vector<float> run_ffn(Backend& backend, const GatedFfn& ffn, const std::vector<float>& x,
                                   std::int64_t rows) {

@@ -76,6 +76,25 @@ TEST_F(CacheKeyTest, ARunHasWhatItRounds) {
   EXPECT_TRUE(is_lossless(as_stored(options_), model));
 }
 
+/// A recipe has the name of its profile, and another may be behind it the next time.
+TEST_F(CacheKeyTest, ARunHasWhatItsProfileSays) {
+  const ModelPlan model = plan();
+  NeuronProfiles profiles{.model = "m", .layers = {std::make_shared<const NeuronProfile>()}};
+  options_.recipe.neurons.emplace();
+  options_.recipe.neurons->profiles = std::make_shared<const NeuronProfiles>(profiles);
+  const std::string before = *run_key(options_, model, "recipe");
+  NeuronProfile other;
+  other.bias = {1.0f};
+  profiles.layers = {std::make_shared<const NeuronProfile>(other)};
+  options_.recipe.neurons->profiles = std::make_shared<const NeuronProfiles>(profiles);
+  EXPECT_NE(*run_key(options_, model, "recipe"), before);
+}
+
+TEST_F(CacheKeyTest, AsStoredNothingIsOnDisk) {
+  options_.weight_directory = "/somewhere";
+  EXPECT_EQ(as_stored(options_).weight_directory, "");
+}
+
 TEST_F(CacheKeyTest, AFileThatIsGoneIsAnError) {
   const ModelPlan model = plan();
   std::filesystem::remove(options_.path / "model.safetensors");

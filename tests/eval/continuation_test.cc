@@ -92,6 +92,29 @@ TEST(Continuation, PromptsThatSelectBlocksAreScoredInWholeBlocks) {
   EXPECT_GT(others, 30);  // else nothing was selected
 }
 
+/// Blocks of a prompt end where the answer begins, which may be anywhere, and what is kept is decided there.
+TEST(Continuation, ScoresDoNotDependOnStepsWhereSomeIsKept) {
+  const std::string prefill = R"("prefill": {"select": "xattention", "mass": 0.05, "sink_tokens": 0, "recent_tokens": 1,
+      "dense_layers": 0}, )";
+  const std::string keep =
+      R"("keep": {"select": "heavy_hitters", "tokens": 64, "sink_tokens": 16, "recent_tokens": 16})";
+  for (const std::string& policy : {keep, prefill + keep}) {
+    SCOPED_TRACE(policy);
+    const std::string recipe = R"({"millrace_recipe": 1, "attention": {)" + policy + "}}";
+    TestModel dense("stories260K"), wide("stories260K", recipe, 512), narrow("stories260K", recipe, 7);
+    const std::vector<Continuation> all = random_continuations(dense.loaded.runner->config().vocab, 230);
+    const auto together = score(*wide.loaded.runner, all), apart = score(*narrow.loaded.runner, all);
+    const auto of_dense = score(*dense.loaded.runner, all);
+    int others = 0;
+    for (std::size_t c = 0; c < all.size(); ++c) {
+      EXPECT_EQ(together[c].log_likelihood, apart[c].log_likelihood) << c;  // to the bit
+      EXPECT_EQ(together[c].next, apart[c].next) << c;
+      others += together[c].log_likelihood != of_dense[c].log_likelihood ? 1 : 0;
+    }
+    EXPECT_GT(others, 30);  // else nothing was dropped
+  }
+}
+
 TEST(Continuation, WhatTheModelWouldSayIsGreedy) {
   TestModel model("stories260K");
   Continuation said{.tokens = {1, 403, 407}, .context = 3, .asks_further = true};

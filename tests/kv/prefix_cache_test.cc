@@ -1,5 +1,3 @@
-#include "kv/prefix_cache.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,38 +8,14 @@
 #include <utility>
 #include <vector>
 
+#include "kv/prefix_world.h"
+
 namespace millrace {
 namespace {
 
-using Tokens = std::vector<std::int32_t>;
-constexpr std::int32_t kPage = 4;
-
-/// A cache over pools of its own, and the calls in short.
-struct World {
-  std::vector<PagePool> pools;
-  PrefixCache cache;
-
-  explicit World(std::int32_t pages, std::size_t groups = 1, std::int64_t window = 0, std::int32_t together = 1)
-      : pools(groups, PagePool(pages)), cache(pools, kPage, window, together) {}
-
-  Tokens new_pages() {
-    Tokens pages;
-    for (PagePool& pool : pools) pages.push_back(pool.acquire().value());
-    return pages;
-  }
-  void release(const Tokens& pages) {
-    for (std::size_t g = 0; g < pools.size(); ++g) pools[g].release(pages[g]);
-  }
-  /// A row whose pages only the cache holds, still locked.
-  PrefixCache::Node insert(PrefixCache::Node parent, const Tokens& tokens, std::int64_t step = 1) {
-    const Tokens pages = new_pages();
-    const PrefixCache::Node node = tokens.size() % kPage == 0 ? cache.insert(parent, tokens, pages, step)
-                                                              : cache.insert_partial(parent, tokens, pages, step);
-    release(pages);
-    return node;
-  }
-  [[nodiscard]] std::int32_t free_pages() const { return pools[0].free_count(); }
-};
+using prefix_world::kPage;
+using prefix_world::Tokens;
+using prefix_world::World;
 
 TEST(PageTable, AppendSharesAPageAndClearGivesAllBack) {
   PagePool pool(4);
@@ -195,51 +169,6 @@ TEST(PrefixCache, ARowThatIsInUseKeepsItsPagesAndAnUnusedOneTakesTheNewOnes) {
   EXPECT_EQ(w.free_pages(), 7) << "the page that nobody used is free";
   EXPECT_EQ(w.cache.evictable(), 0);
   w.release(mine);
-}
-
-TEST(PrefixCache, PagesThatAreHeldWithoutALockGiveNoMemoryBack) {
-  World w(4, 2);
-  const PrefixCache::Node root = w.cache.lock_root("");
-  const Tokens pages = w.new_pages();
-  const PrefixCache::Node row = w.cache.insert(root, Tokens{1, 2, 3, 4}, pages, 1);
-  w.cache.hold_page(row, 1);  // of the second group only
-  w.pools[0].release(pages[0]);
-  w.cache.unlock(row);
-  EXPECT_EQ(w.cache.evictable(), 1);
-  EXPECT_EQ(w.cache.evictable(0), 1);
-  EXPECT_EQ(w.cache.evictable(1), 0);
-  w.cache.check();
-  // Others may take the row meanwhile.
-  EXPECT_EQ(w.cache.match(root, Tokens{1, 2, 3, 4}, 2).rows, (std::vector<PrefixCache::Node>{row}));
-  w.cache.lock(row);
-  w.cache.unlock(row);
-  EXPECT_EQ(w.cache.evictable(1), 0);
-  ASSERT_TRUE(w.cache.evict());
-  EXPECT_EQ(w.pools[0].free_count(), 4);
-  EXPECT_EQ(w.pools[1].free_count(), 3) << "who holds the page has it for itself now";
-  w.cache.let_page_go(1, pages[1]);  // nothing that the cache knows of
-  w.pools[1].release(pages[1]);
-  w.cache.check();
-  w.cache.unlock(root);
-}
-
-TEST(PrefixCache, AHeldPageCanBeHadAgainWhenItIsLetGo) {
-  World w(4);
-  const PrefixCache::Node root = w.cache.lock_root("");
-  const Tokens pages = w.new_pages();
-  const PrefixCache::Node row = w.cache.insert(root, Tokens{1, 2, 3, 4}, pages, 1);
-  w.cache.hold_page(row, 0);
-  w.cache.hold_page(row, 0);  // two sequences
-  w.pools[0].retain(pages[0]);
-  w.cache.unlock(row);
-  for (int n = 0; n < 2; ++n) {
-    EXPECT_EQ(w.cache.evictable(0), 0);
-    w.cache.let_page_go(0, pages[0]);
-    w.pools[0].release(pages[0]);
-  }
-  EXPECT_EQ(w.cache.evictable(0), 1);
-  w.cache.check();
-  w.cache.unlock(root);
 }
 
 TEST(PrefixCache, APartHasOneOwner) {

@@ -292,7 +292,7 @@ TEST(Recipe, AnswersMayLeaveOutInputs) {
   EXPECT_EQ(refused("7"), where + " is not an object");
   EXPECT_EQ(refused("{}"), where + R"(: "method" must be there)");
   EXPECT_EQ(refused(R"({"method": "best"})"),
-            where + R"(."method": "best" is not supported; this version has teal, down and cats)");
+            where + R"(."method": "best" is not supported; this version has teal, down, cats, hot_cold and relu)");
   EXPECT_EQ(refused(R"({"method": "teal"})"), where + R"(: give "profile" and "density", or "thresholds")");
   EXPECT_EQ(refused(R"({"method": "teal", "density": 0.5})"), where + R"(: "profile" and "density" go together)");
   EXPECT_EQ(refused(R"({"method": "teal", "profile": "p"})"), where + R"(: "profile" and "density" go together)");
@@ -302,6 +302,43 @@ TEST(Recipe, AnswersMayLeaveOutInputs) {
             where + R"(."thresholds"."*": -1 is not a number from 0 on)");
   EXPECT_NE(refused(R"({"method": "teal", "sparsity": 0.5})").find(R"("sparsity" is not supported)"),
             std::string::npos);
+}
+
+TEST(Recipe, SaysWhichNeuronsAreComputed) {
+  const auto neurons = [](const std::string& activations) {
+    const auto recipe = parse_recipe(R"({"millrace_recipe": 1, "activations": )" + activations + "}", "r.json");
+    EXPECT_TRUE(recipe.ok()) << recipe.error().message;
+    EXPECT_FALSE(recipe->activations);
+    EXPECT_FALSE(recipe->lossless());
+    return *recipe->neurons;
+  };
+  EXPECT_EQ(neurons(R"({"method": "relu"})").method, NeuronMethod::exact);
+  const NeuronSkipping predicted = neurons(R"({"method": "hot_cold", "profile": "n", "dense_above": 0.5})");
+  EXPECT_EQ(predicted.method, NeuronMethod::predicted);
+  EXPECT_EQ(predicted.profile_file, "n");
+  EXPECT_EQ(predicted.dense_above, 0.5);
+  EXPECT_EQ(neurons(R"({"method": "hot_cold", "profile": "n"})").dense_above, 1.0);
+  const NeuronSkipping imposed = neurons(R"({"method": "hot_cold", "imposed": 0.1})");
+  EXPECT_EQ(imposed.method, NeuronMethod::imposed);
+  EXPECT_EQ(imposed.density, 0.1);
+
+  const auto refused = [](const std::string& activations) {
+    return message(R"({"millrace_recipe": 1, "activations": )" + activations + "}");
+  };
+  const std::string where = R"(r.json: "activations")";
+  const std::string choose = where + R"(: give "profile", and "dense_above" with it if you like, or "imposed" alone)";
+  EXPECT_EQ(refused(R"({"method": "hot_cold"})"), choose);
+  EXPECT_EQ(refused(R"({"method": "hot_cold", "profile": "n", "imposed": 0.1})"), choose);
+  EXPECT_EQ(refused(R"({"method": "hot_cold", "imposed": 0.1, "dense_above": 0.5})"), choose);
+  EXPECT_EQ(refused(R"({"method": "hot_cold", "imposed": 0})"),
+            where + R"(."imposed": 0 is not a number above 0 and up to 1)");
+  EXPECT_EQ(refused(R"({"method": "hot_cold", "profile": "n", "dense_above": "x"})"),
+            where + R"(."dense_above": "x" is not a number above 0 and up to 1)");
+  EXPECT_EQ(refused(R"({"method": "hot_cold", "profile": ""})"),
+            where + R"(."profile" is not the name of a file that `millrace calibrate --predictor` has written)");
+  EXPECT_NE(refused(R"({"method": "hot_cold", "density": 0.5})").find(R"("density" is not supported)"),
+            std::string::npos);
+  EXPECT_NE(refused(R"({"method": "relu", "profile": "n"})").find("there is nothing else to say"), std::string::npos);
 }
 
 TEST(ActivationProfile, IsWhatWasWritten) {

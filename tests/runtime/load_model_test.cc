@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "backend/forwarding_backend.h"
 #include "runtime/model_fingerprint.h"
+#include "runtime/run_tokens.h"
 
 namespace millrace {
 namespace {
@@ -21,6 +24,7 @@ class PlainBackend final : public ForwardingBackend {
   }
   [[nodiscard]] bool selects_pages() const override { return false; }
   [[nodiscard]] bool skips_inputs() const override { return false; }
+  [[nodiscard]] bool chooses_neurons() const override { return false; }
 };
 
 LoadOptions options_with(const char* recipe) {
@@ -75,6 +79,134 @@ TEST(LoadModel, ApproximateAttentionIsRefusedWhereTheBackendHasNone) {
   };
   EXPECT_EQ(load_model(options).error().message,
             "the recipe's \"attention\": the backend plain cannot select what attention reads");
+}
+
+TEST(LoadModel, WhatChoosesNeuronsIsCheckedAgainstBackendActivationAndModel) {
+  const auto options_of = [](const std::string& activations) {
+    return options_with((R"({"millrace_recipe": 1, "activations": )" + activations + "}").c_str());
+  };
+  const auto refused = [](const LoadOptions& options) {
+    const auto plan = plan_model(options);
+    return plan.ok() ? std::string() : plan.error().message;
+  };
+  LoadOptions imposed = options_of(R"({"method": "hot_cold", "imposed": 0.5})");
+  EXPECT_EQ(refused(imposed), "");
+  LoadOptions real = imposed;
+  real.dummy = false;
+  real.path = MILLRACE_SOURCE_DIR "/models/millrace-tiny";
+  EXPECT_EQ(refused(real), "the recipe's \"imposed\" neurons are made up: they are for --dummy weights alone");
+  imposed.wrap_backend = [](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
+    return std::make_unique<PlainBackend>(std::move(inner));
+  };
+  EXPECT_EQ(refused(imposed), "the recipe's \"activations\": the backend plain cannot choose neurons");
+  EXPECT_NE(refused(options_of(R"({"method": "relu"})")).find("gives no zeros"), std::string::npos);
+
+  LoadOptions options = options_of(R"({"method": "hot_cold", "profile": "n"})");
+  EXPECT_EQ(refused(options), "the profile n was not read");
+  options.path = MILLRACE_SOURCE_DIR "/models/millrace-tiny-relu2";
+  options.dummy = false;
+  const auto checkpoint = Checkpoint::open(options.path);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  NeuronProfiles profiles{.model = "another", .layers = {}};
+  const auto with = [&](const NeuronProfiles& given) {
+    options.recipe.neurons->profiles = std::make_shared<const NeuronProfiles>(given);
+    return refused(options);
+  };
+  EXPECT_NE(with(profiles).find("is of another model (another)"), std::string::npos);
+  profiles.model = model_fingerprint(*checkpoint);
+  EXPECT_EQ(with(profiles), "the profile n has nothing of model.layers.0.mlp");
+  for (int l = 0; l < 5; ++l) {
+    NeuronProfile layer;
+    layer.layer = fmt::format("model.layers.{}.mlp", l);
+    layer.inputs = 192;
+    layer.rank = 1;
+    layer.frequency.assign(512, 0.0f);
+    layer.in.assign(192, 0);
+    layer.out.assign(512, 0);
+    layer.bias.assign(512, 0.0f);
+    layer.density = 0.1 * l;
+    profiles.layers.push_back(std::make_shared<const NeuronProfile>(layer));
+  }
+  EXPECT_EQ(with(profiles), "");
+  // Layers whose density is larger are as they are without the method: they need no memory for predictors.
+  const std::uint64_t all = plan_model(options)->weight_bytes;
+  options.recipe.neurons->dense_above = 0.15;
+  const std::uint64_t some = plan_model(options)->weight_bytes;
+  EXPECT_EQ(all - some, 3u * (192 + 512) * 4);
+  NeuronProfile narrow = *profiles.layers[1];
+  narrow.inputs = 100;
+  narrow.in.resize(100);
+  profiles.layers[1] = std::make_shared<const NeuronProfile>(narrow);
+  EXPECT_NE(with(profiles).find("has 512 neurons of 100 inputs, the model 512 of 192"), std::string::npos);
+}
+
+/// The sibling's shape with made-up weights, of which rows of answers compute a fifth.
+LoadOptions neurons_on_disk() {
+  LoadOptions options =
+      options_with(R"({"millrace_recipe": 1, "activations": {"method": "hot_cold", "imposed": 0.2}})");
+  options.path = MILLRACE_SOURCE_DIR "/models/millrace-tiny-relu2";
+  options.backend = "cpu";
+  options.threads = 2;
+  options.max_model_len = 64;
+  options.weight_directory = std::filesystem::current_path().string();
+  options.weight_memory = std::uint64_t{5} << 20;
+  return options;
+}
+
+TEST(LoadModel, NeuronsGoToDiskWhereAskedFor) {
+  const auto refused = [](const LoadOptions& options) {
+    const auto plan = plan_model(options);
+    return plan.ok() ? std::string() : plan.error().message;
+  };
+  LoadOptions options = neurons_on_disk();
+  const auto plan = plan_model(options);
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  EXPECT_LE(plan->weight_bytes + plan->neuron_store.cache_bytes, *options.weight_memory);
+  EXPECT_EQ(plan->neuron_store.cache_bytes, 256u * 4096);
+  std::int64_t resident = 0;
+  ASSERT_EQ(plan->resident_neurons.size(), 5u);
+  for (const std::int64_t count : plan->resident_neurons) {
+    resident += count;
+    EXPECT_GE(count, 16);
+    EXPECT_LT(count, 512);
+  }
+  EXPECT_EQ(plan->neuron_store.file_bytes, static_cast<std::uint64_t>(5 * 512 - resident) * 4096);
+
+  options.weight_memory = std::uint64_t{1} << 30;
+  EXPECT_TRUE(plan_model(options)->resident_neurons.empty()) << "all have room";
+  options.weight_memory.reset();
+  EXPECT_EQ(refused(options), "--weight-file is for the neurons that --weight-memory does not hold: give that too");
+  options.weight_memory = 1 << 20;
+  EXPECT_NE(refused(options).find("weights other than neurons take"), std::string::npos) << refused(options);
+  options = neurons_on_disk();
+  options.recipe = {};
+  EXPECT_NE(refused(options).find("predict neurons (hot_cold)"), std::string::npos);
+  options = neurons_on_disk();
+  options.weight_directory = "/no/such/place";
+  EXPECT_EQ(load_model(options).error().message, "the file for weights in /no/such/place: No such file or directory");
+}
+
+TEST(LoadModel, NeuronsOnDiskGiveTheLogitsOfThoseInMemory) {
+  LoadOptions options = neurons_on_disk();
+  const auto on_disk = load_model(options);
+  if (!on_disk.ok() && on_disk.error().message.find("this file system") != std::string::npos)
+    GTEST_SKIP() << on_disk.error().message;
+  ASSERT_TRUE(on_disk.ok()) << on_disk.error().message;
+  options.weight_directory.clear();
+  options.weight_memory.reset();
+  const auto in_memory = load_model(options);
+  ASSERT_TRUE(in_memory.ok()) << in_memory.error().message;
+  std::vector<std::int32_t> tokens;
+  for (std::int32_t t = 0; t < 40; ++t) tokens.push_back(7 + 91 * t % 4000);
+  const auto logits = [&](const LoadedModel& model) {
+    std::vector<float> all;
+    run_tokens(*model.runner, tokens, RowsAre::half_each,
+               [&](std::int64_t, std::span<const float> row) { all.insert(all.end(), row.begin(), row.end()); });
+    return all;
+  };
+  EXPECT_TRUE(logits(*on_disk) == logits(*in_memory));
+  EXPECT_GT(on_disk->runner->backend().skip_counts().disk_bytes, 0);
+  EXPECT_EQ(in_memory->runner->backend().skip_counts().disk_bytes, 0);
 }
 
 TEST(LoadModel, WhatLeavesOutInputsIsCheckedAgainstBackendLayersAndModel) {

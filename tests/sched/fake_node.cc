@@ -66,7 +66,7 @@ std::vector<std::int32_t> fake_answer(const SequenceSpec& spec, std::uint64_t se
        ++row) {
     std::uint64_t kept = 0;
     if (retention) {
-      masses.reset(pages.size(), 1, static_cast<std::int64_t>(sequence.tokens.size()));
+      masses.reset(pages.size(), std::vector<std::int64_t>{static_cast<std::int64_t>(sequence.tokens.size())});
       for (std::size_t g = 0; g < pages.size(); ++g) {
         if (policy.windows[g] > 0) continue;
         if (row % policy.page_tokens == 0) pages[g].push_back(row);
@@ -196,7 +196,7 @@ std::vector<SequenceId> FakeNode::run() {
   for (const Entry& entry : step.entries) {
     for (const auto& table : entry.tables) most_pages = std::max(most_pages, table.size());
   }
-  masses.reset(memory_.size(), static_cast<std::int64_t>(step.entries.size()), static_cast<std::int64_t>(most_pages));
+  masses.reset(memory_.size(), std::vector(step.entries.size(), static_cast<std::int64_t>(most_pages)));
   for (std::size_t e = 0; e < step.entries.size(); ++e) {
     const StepEntry& planned = step.plan.entries[e];
     const Entry& entry = step.entries[e];

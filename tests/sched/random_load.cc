@@ -179,19 +179,7 @@ class RandomLoad {
     ++report_.steps;
     const bool planned = node_.schedule();
     if (!planned && node_.outstanding() == 0) {
-      for (const auto& [id, life] : lives_)
-        MILLRACE_CHECK(life.held,
-                       "sequence {} could run, and nothing does: {} run, {} wait, {} pages, page {}, used {}, cached "
-                       "{}, keep {} tokens {} choice {} sinks {} recent, swap {}, spec {} of {} pinned {}, tokens {}, "
-                       "batch {} block {} windows {}",
-                       id, node_.scheduler().running(), node_.scheduler().waiting(), limits_.kv.pages,
-                       limits_.kv.page_tokens, node_.scheduler().kv_use().used_pages,
-                       node_.scheduler().kv_use().cached_pages, limits_.keep ? limits_.keep->tokens : -1,
-                       limits_.keep ? (int)limits_.keep->choice : -1, limits_.keep ? limits_.keep->sink_tokens : -1,
-                       limits_.keep ? limits_.keep->recent_tokens : -1, limits_.kv.swap_pages,
-                       node_.alive().at(id)->spec.tokens.size(), node_.alive().at(id)->spec.max_tokens,
-                       node_.alive().at(id)->spec.pinned_tokens, node_.alive().at(id)->tokens.size(),
-                       limits_.max_batch_tokens, limits_.prompt_block, limits_.kv.windows.size());
+      for (const auto& [id, life] : lives_) MILLRACE_CHECK(life.held, "sequence {} could run, and nothing does", id);
     }
     if (thorough_ || report_.steps % 1000 == 0) node_.scheduler().check();
     while (node_.outstanding() > static_cast<std::size_t>(pick(depth_ + 1)) || (!planned && node_.outstanding() > 0)) {

@@ -62,6 +62,8 @@ TEST(ApiMessages, SaysWhichTokensAreTheSystems) {
   EXPECT_EQ(
       pinned_text(messages).rfind("<|im_start|>system\nBe brief and say sorry.<|endoftext|>\n<|im_start|>user", 0), 0u);
   EXPECT_EQ(pinned_text(messages).find("brief?"), std::string::npos);
+  EXPECT_EQ(pinned_text(R"({"messages":[{"role":"user","content":"user"}]})").rfind("<|im_start|>user", 0), 0u)
+      << "what the template says, too";
   EXPECT_EQ(pinned_text(R"({"messages":[{"role":"user","content":"a b c"}]})").rfind("<|im_start|>user", 0), 0u);
   EXPECT_EQ(pinned_text(R"({"messages":[{"role":"system","content":"a"}]})"), "") << "there is nothing else";
 }

@@ -53,15 +53,10 @@ void Attention::begin_masses(const ForwardBatch& batch, const AttendArgs& args) 
   MILLRACE_CHECK(args.kv.page_tokens == 16, "attention is measured by pages of 16, not {}", args.kv.page_tokens);
   measured_ = &batch;
   sequence_of_row_.resize(static_cast<std::size_t>(batch.rows()));
-  std::int64_t places = 0;
   for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
     const SequenceRows& sequence = batch.sequences[s];
     std::fill_n(sequence_of_row_.begin() + sequence.first_row, sequence.rows, static_cast<std::int32_t>(s));
-    if (sequence.measured()) places = std::max(places, sequence.first_place(args.kv.group) + sequence.rows);
   }
-  const std::int64_t group = args.heads / args.kv_heads;
-  mass_chunks_ = (places + kAttentionChunk - 1) / kAttentionChunk;
-  mass_queries_ = std::max(attend_block_rows(args), std::int64_t{kAttendHeads}) * group;
   mass_scratch_.resize(static_cast<std::size_t>(pool_->threads()));
 }
 
@@ -76,11 +71,13 @@ void Attention::run(AttendTask task, int thread) {
       sequence->first_position + static_cast<std::int64_t>(last) - sequence->first_row >= sequence->measured_from;
   if (!measured) return of_level(task);
   MassScratch& scratch = mass_scratch_[static_cast<std::size_t>(thread)];
-  scratch.pages.resize(static_cast<std::size_t>(mass_queries_ * mass_chunks_ * (kAttentionChunk / 16)));
-  scratch.largest.resize(static_cast<std::size_t>(mass_queries_ * mass_chunks_));
+  const std::int64_t chunks = (task.end + kAttentionChunk - 1) / kAttentionChunk;
+  const std::int64_t queries = task.kv_heads * task.rows * (task.args->heads / task.args->kv_heads);
+  scratch.largest.resize(std::max(scratch.largest.size(), static_cast<std::size_t>(queries * chunks)));
+  scratch.pages.resize(scratch.largest.size() * (kAttentionChunk / 16));
   const AttendMasses masses{.pages = scratch.pages.data(),
                             .largest = scratch.largest.data(),
-                            .chunks = (task.end + kAttentionChunk - 1) / kAttentionChunk,
+                            .chunks = chunks,
                             .first_kv_head = task.kv_head};
   task.masses = &masses;
   of_level(task);

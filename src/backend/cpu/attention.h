@@ -65,7 +65,6 @@ class Attention {
   std::vector<BoundTask> bound_tasks_;
   const ForwardBatch* measured_ = nullptr;  // where some rows of the batch are
   std::vector<std::int32_t> sequence_of_row_;
-  std::int64_t mass_chunks_ = 0, mass_queries_ = 0;  // of a task at most
   struct MassScratch {
     std::vector<float> pages, largest;
     std::vector<std::uint64_t> sums;

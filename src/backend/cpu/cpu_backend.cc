@@ -10,6 +10,7 @@
 #include "backend/cpu/device_memory.h"
 #include "backend/cpu/input_rows.h"
 #include "backend/cpu/kernel_table.h"
+#include "backend/cpu/neuron_ffn.h"
 #include "backend/cpu/packed_matrix.h"
 #include "backend/cpu/parallel.h"
 #include "backend/cpu/products.h"
@@ -38,6 +39,7 @@ class CpuBackend final : public Backend {
         level_(level),
         kernels_(kernel_table(level)),
         inputs_(kernels_, *pool_),
+        neuron_ffn_(kernels_, *pool_),
         products_(kernels_),
         scratch_(pool_->threads()),
         attention_(kernels_, *pool_, scratch_) {}
@@ -84,13 +86,32 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
   [[nodiscard]] bool selects_pages() const override { return true; }
   [[nodiscard]] bool skips_inputs() const override { return true; }
-  [[nodiscard]] SkipCounts skip_counts() const override { return inputs_.skipped().counts(); }
+  [[nodiscard]] SkipCounts skip_counts() const override {
+    const SkipCounts &inputs = inputs_.skipped().counts(), &neurons = neuron_ffn_.counts();
+    return {inputs.kept + neurons.kept, inputs.all + neurons.all, store_ != nullptr ? store_->bytes_read() : 0.0};
+  }
+  [[nodiscard]] bool chooses_neurons() const override { return true; }
+  Result<std::unique_ptr<PackedNeurons>> pack_neurons(const NeuronSource& source) override {
+    MILLRACE_TRY(std::unique_ptr<CpuNeurons> packed,
+                 CpuNeurons::pack(source, layouts(), *pool_, weights_, store_.get()));
+    return std::unique_ptr<PackedNeurons>(std::move(packed));
+  }
+  Status open_neuron_store(const NeuronStoreOptions& options) override {
+    MILLRACE_TRY(store_, NeuronStore::open(options));
+    return Ok{};
+  }
+  [[nodiscard]] std::size_t packed_neuron_bytes(const NeuronSource& source) const override {
+    return CpuNeurons::packed_bytes(source, layouts());
+  }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return attention_.rounds(format) ? Arithmetic::bf16 : Arithmetic::f32;
   }
   void wait() override {}
 
-  void begin(const ForwardBatch& batch) override { inputs_.begin(batch); }
+  void begin(const ForwardBatch& batch) override {
+    inputs_.begin(batch);
+    neuron_ffn_.begin(batch);
+  }
 
   void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
     const std::int64_t width = table.cols();
@@ -152,6 +173,7 @@ class CpuBackend final : public Backend {
   void attend(const ForwardBatch& batch, const AttendArgs& args) override { attention_.attend(batch, args); }
 
   void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
+    if (ffn.neurons != nullptr) return choosing_ffn(ffn, x, rows, scratch, out);
     const CpuMatrix& gate_up = as_cpu(*ffn.gate_up.weight);
     const std::int64_t width = ffn.intermediate();
     const MatmulRun up_run = inputs_.prepare({&gate_up, ffn.gate_up.bias, x, gate_up.cols(), rows, scratch, 2 * width});
@@ -215,6 +237,27 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  void choosing_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) {
+    const auto& weights = static_cast<const CpuNeurons&>(*ffn.neurons);
+    const auto multiply = [this](const Linear& by, const float* from, std::int64_t count, float* to) {
+      linear(by, from, count, to, by.weight->rows());
+    };
+    if (weights.form()) return neuron_ffn_.run(ffn, x, rows, scratch, out, multiply);
+    // What the kernels cannot choose from is computed in full; what is not chosen counts as zero.
+    const std::int64_t width = weights.neurons();
+    neuron_ffn_.choose(weights, x, rows, scratch, multiply);
+    linear({&weights.gate_up(), ffn.gate_up.bias}, x, rows, scratch, 2 * width);
+    for_each(rows, 8 * width, kParallelElements, [&](std::int64_t row, int) {
+      float* const gate = scratch + row * 2 * width;
+      kernels_.activate(ffn.activation, ffn.clamp_limit, gate, gate + width, gate, width);
+      const std::uint8_t* const mask = neuron_ffn_.mask(row, width);
+      for (std::int64_t i = 0; i < width; ++i) gate[i] = mask[i] != 0 ? gate[i] : 0.0f;
+    });
+    for (std::int64_t row = 0; row < rows; ++row) neuron_ffn_.count(weights, row);
+    const CpuMatrix& down = weights.down();
+    matmul(inputs_.prepare({&down, ffn.down.bias, scratch, 2 * width, rows, out, down.rows()}));
+  }
+
   template <typename Function>
   void for_each(std::int64_t tasks, std::int64_t work, std::int64_t threshold, Function&& fn) {
     millrace::for_each(*pool_, tasks, work, threshold, fn);
@@ -314,8 +357,10 @@ class CpuBackend final : public Backend {
   IsaLevel level_;
   KernelTable kernels_;
   InputRows inputs_;
+  NeuronFfn neuron_ffn_;
   Products products_;
   DeviceArena weights_;
+  std::unique_ptr<NeuronStore> store_;  // null: all weights are in memory
   ThreadScratch scratch_;
   Attention attention_;
   // Kept between calls so that steps do not allocate.

@@ -208,6 +208,35 @@ struct SkipIntegerTask {
   const float* bias = nullptr;  // may be null
 };
 
+/// What the weights of a neuron are stored as: plain elements, or codes of 8 bits whose scales the caller knows.
+enum class NeuronElement : std::uint8_t { f32, f16, bf16, int8 };
+/// Weights of a neuron's row or column are padded with zeros to a multiple of this.
+inline constexpr std::int64_t kNeuronBlock = 64;
+
+/// out[r, i] = sum over k of x[r, k] * weights[i][k]: 32 sums of every 32nd product each, then those in one fixed tree,
+/// so that a result depends on its row and its weights alone.
+struct NeuronProductTask {
+  NeuronElement element = NeuronElement::f32;
+  const std::byte* const* weights = nullptr;  // [count]: `cols` elements each
+  std::int64_t count = 0, cols = 0;           // cols: a multiple of kNeuronBlock
+  const float* x = nullptr;                   // [rows][x_stride], padded with zeros
+  std::int64_t x_stride = 0, rows = 0;
+  float* out = nullptr;  // [rows][out_stride]
+  std::int64_t out_stride = 0;
+};
+
+/// out[r, o] += h[r, i] * weights[i][o], i ascending, one product at a time.
+struct NeuronSumTask {
+  NeuronElement element = NeuronElement::f32;
+  const std::byte* const* weights = nullptr;  // [count]: `outputs` elements each, from `first` on
+  std::int64_t count = 0;
+  std::int64_t first = 0, outputs = 0;  // first: a multiple of kNeuronBlock
+  const float* h = nullptr;             // [rows][h_stride]
+  std::int64_t h_stride = 0, rows = 0;
+  float* out = nullptr;  // [rows][out_stride], of output `first`
+  std::int64_t out_stride = 0;
+};
+
 /// In which form SkipTask::kept comes for multiply_pairs' bits.
 enum class PairOrder : std::uint8_t { none, tiles, dots };
 
@@ -407,6 +436,8 @@ struct KernelTable {
   ProductKernels products;
   void (*matmul)(const MatmulTask& task);
   void (*skip_floats)(const SkipTask& task);  // of the same bits as matmul
+  void (*multiply_neurons)(const NeuronProductTask& task);
+  void (*add_neurons)(const NeuronSumTask& task);
   void (*quantize)(const QuantizeTask& task);
   void (*round_to_e4m3)(const RoundTask& task);
   void (*round_to_bf16)(const HalveTask& task);

@@ -21,6 +21,7 @@ namespace {
 #include "backend/cpu/kernels/multiply.h"
 #include "backend/cpu/kernels/skip_tiles.h"
 #include "backend/cpu/kernels/skip_floats.h"
+#include "backend/cpu/kernels/neurons.h"
 #include "backend/cpu/kernels/integers.h"
 #include "backend/cpu/kernels/inputs.h"
 #include "backend/cpu/kernels/kv_elements.h"

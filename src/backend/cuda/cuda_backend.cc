@@ -221,6 +221,8 @@ class CudaBackend final : public Backend {
     if (launch.tile_count > 0) step_.add(attend_mma, launch);
   }
 
+  [[nodiscard]] bool activates(Activation activation) const override { return !gives_zeros(activation); }
+
   void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
     products_.gated_ffn(ffn, x, rows, scratch, out);
   }

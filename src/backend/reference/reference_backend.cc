@@ -5,130 +5,22 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <numeric>
 
 #include "backend/answer_rows.h"
 #include "backend/reference/hyper_columns.h"
+#include "backend/reference/reference_matrix.h"
 #include "backend/reference/seen_positions.h"
 #include "core/check.h"
-#include "core/float16.h"
 #include "core/memory.h"
-#include "quant/integer_blocks.h"
 #include "quant/kv_codec.h"
 
 namespace millrace {
 
 namespace {
 
-/// Every weight decoded to floats, row-major.
-class ReferenceMatrix final : public PackedMatrix {
- public:
-  ReferenceMatrix(std::int64_t rows, std::int64_t cols, LinearFormat format)
-      : rows_(rows),
-        cols_(cols),
-        format_(format),
-        values_(static_cast<std::size_t>(rows * cols)),
-        input_groups_(static_cast<std::size_t>(rows)),
-        coded_(static_cast<std::size_t>(rows)) {}
-
-  [[nodiscard]] std::int64_t rows() const override { return rows_; }
-  [[nodiscard]] std::int64_t cols() const override { return cols_; }
-  [[nodiscard]] std::size_t bytes() const override { return values_.size() * sizeof(float); }
-  [[nodiscard]] Arithmetic arithmetic() const override { return Arithmetic::f32; }
-  [[nodiscard]] InputSkip skip() const override { return format_.skip; }
-  [[nodiscard]] const LinearFormat& format() const { return format_; }
-  [[nodiscard]] const float* row(std::int64_t r) const { return values_.data() + r * cols_; }
-  [[nodiscard]] float* row(std::int64_t r) { return values_.data() + r * cols_; }
-
-  /// How many inputs share a scale when they are rounded to 8 bits for this output, 0 for all; none: they are not.
-  [[nodiscard]] std::optional<std::int64_t> input_group(std::int64_t r) const {
-    return input_groups_[static_cast<std::size_t>(r)];
-  }
-  void set_input_group(std::int64_t r, std::int64_t group) { input_groups_[static_cast<std::size_t>(r)] = group; }
-  /// The order in which inputs form groups for this output; empty: their own.
-  [[nodiscard]] std::span<const std::int32_t> input_order(std::int64_t r) const {
-    const auto& coded = coded_[static_cast<std::size_t>(r)];
-    return coded ? std::span<const std::int32_t>(coded->input_order) : std::span<const std::int32_t>();
-  }
-  void set_coded(std::int64_t r, std::shared_ptr<const CodedMatrix> coded) {
-    coded_[static_cast<std::size_t>(r)] = std::move(coded);
-  }
-
- private:
-  std::int64_t rows_, cols_;
-  LinearFormat format_;
-  std::vector<float> values_;
-  std::vector<std::optional<std::int64_t>> input_groups_;
-  std::vector<std::shared_ptr<const CodedMatrix>> coded_;  // where an output comes from one
-};
-
 const ReferenceMatrix& as_reference(const PackedMatrix& matrix) {
   return static_cast<const ReferenceMatrix&>(matrix);
-}
-
-bool has_plain_weights(const MatrixSource& source) {
-  return std::all_of(source.pieces.begin(), source.pieces.end(),
-                     [](const MatrixPiece& p) { return is_plain(p.format); });
-}
-
-/// The weights of an output become the values of their codes.
-Status round_to_codes(const CodeFormat& format, std::int64_t cols, float* values) {
-  for (std::int64_t c = 0; c < cols; ++c) {
-    if (!std::isfinite(values[c]))
-      return fail("a weight is not finite: it cannot be rounded to {}", code_format_name(format));
-  }
-  const auto groups = static_cast<std::size_t>(format.groups(cols));
-  std::vector<std::int8_t> codes(static_cast<std::size_t>(cols));
-  std::vector<float> scales(groups);
-  std::vector<std::uint8_t> zeros(groups);
-  float row_scale = 1.0f;
-  quantize_row(format, values, cols, {codes.data(), scales.data(), zeros.data(), &row_scale});
-  for (std::int64_t c = 0; c < cols; ++c) {
-    const auto group = static_cast<std::size_t>(format.group == 0 ? 0 : c / format.group);
-    const float step = step_of_code(format.kind, codes[static_cast<std::size_t>(c)], zeros[group]);
-    values[c] = scales[group] * step * row_scale;
-  }
-  return Ok{};
-}
-
-/// Outputs that are stored in blocks of integer codes, or as codes for inputs of 8 bits.
-void set_block_groups(const MatrixSource& source, const LinearFormat& format, ReferenceMatrix& matrix) {
-  std::int64_t row = 0;
-  for (const MatrixPiece& piece : source.pieces) {
-    std::optional<std::int64_t> group;
-    if (format.integer_blocks && integer_blocks(piece.format)) group = kIntegerBlock;
-    if (piece.coded && format.wants_byte_inputs(*piece.coded)) group = piece.coded->byte_input_group();
-    for (std::int64_t end = row + piece.rows; row < end; ++row) {
-      if (group) matrix.set_input_group(row, *group);
-      matrix.set_coded(row, piece.coded);
-    }
-  }
-}
-
-/// A row of inputs as an output with this input_group() sees it.
-void round_inputs(const LinearFormat& format, const std::optional<std::int64_t>& group,
-                  std::span<const std::int32_t> order, const float* x, std::vector<float>& target) {
-  std::copy_n(x, target.size(), target.begin());
-  if (format.codes && format.codes->kind == CodeKind::e4m3 && !format.codes->float_inputs) {
-    float scale = 0.0f;
-    round_inputs_to_e4m3(x, static_cast<std::int64_t>(target.size()), target.data(), &scale);
-    for (float& value : target) value *= scale;
-    return;
-  }
-  if (group) {
-    const auto cols = static_cast<std::int64_t>(target.size()), step = *group == 0 ? cols : *group;
-    std::vector<std::int8_t> codes(target.size());
-    std::vector<float> scales(target.size());
-    for (std::size_t i = 0; i < order.size(); ++i) target[i] = x[order[i]];
-    quantize_inputs(target.data(), cols, *group, codes.data(), scales.data());
-    for (std::int64_t c = 0; c < cols; ++c) {
-      const auto i = static_cast<std::size_t>(c), place = order.empty() ? i : static_cast<std::size_t>(order[i]);
-      target[place] = scales[static_cast<std::size_t>(c / step)] * static_cast<float>(codes[i]);
-    }
-  } else if (format.input == DType::bf16) {
-    for (float& value : target) value = round_to_bf16(value);
-  }
 }
 
 float sigmoid(float x) {
@@ -145,6 +37,10 @@ float activate(Activation activation, float x) {
     }
     case Activation::gelu_erf:
       return 0.5f * x * (1.0f + std::erf(x * 0.7071067811865476f));
+    case Activation::relu:
+      return x <= 0.0f ? 0.0f : x;
+    case Activation::relu2:
+      return x <= 0.0f ? 0.0f : x * x;
     case Activation::swiglu_clamp:
       break;
   }
@@ -208,27 +104,18 @@ class ReferenceBackend final : public Backend {
   }
 
   Result<std::unique_ptr<PackedMatrix>> pack(const MatrixSource& source, LinearFormat format) override {
-    try {
-      auto matrix = std::make_unique<ReferenceMatrix>(source.rows(), source.cols(), format);
-      const bool round_weights = format.input == DType::bf16 && has_plain_weights(source);
-      for (std::int64_t r = 0; r < source.rows(); ++r) {
-        read_row(source, r, matrix->row(r));
-        if (format.codes) {
-          MILLRACE_CHECK_OK(round_to_codes(*format.codes, source.cols(), matrix->row(r)));
-          if (!format.codes->float_inputs) matrix->set_input_group(r, format.codes->input_group());
-        }
-        if (format.codes || !round_weights) continue;
-        for (std::int64_t c = 0; c < source.cols(); ++c) matrix->row(r)[c] = round_to_bf16(matrix->row(r)[c]);
-      }
-      if (!format.codes) set_block_groups(source, format, *matrix);
-      return std::unique_ptr<PackedMatrix>(std::move(matrix));
-    } catch (const std::bad_alloc&) {
-      return fail("cannot allocate {} bytes for a weight", packed_bytes(source, format));
-    }
+    return pack_reference(source, format);
+  }
+  [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat) const override {
+    return reference_bytes(source);
   }
 
-  [[nodiscard]] std::size_t packed_bytes(const MatrixSource& source, LinearFormat) const override {
-    return static_cast<std::size_t>(source.rows() * source.cols()) * sizeof(float);
+  [[nodiscard]] bool chooses_neurons() const override { return true; }
+  Result<std::unique_ptr<PackedNeurons>> pack_neurons(const NeuronSource& source) override {
+    return pack_reference_neurons(source);
+  }
+  [[nodiscard]] std::size_t packed_neuron_bytes(const NeuronSource& source) const override {
+    return reference_bytes(source);
   }
 
   [[nodiscard]] std::span<const KvFormat> kv_formats() const override { return kKvFormats; }
@@ -238,7 +125,10 @@ class ReferenceBackend final : public Backend {
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat /*format*/) const override { return Arithmetic::f32; }
   void wait() override {}
 
-  void begin(const ForwardBatch& batch) override { mark_answer_rows(batch, answers_); }
+  void begin(const ForwardBatch& batch) override {
+    mark_answer_rows(batch, answers_);
+    positions_ = batch.positions;
+  }
 
   void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
     const std::int64_t width = table.cols();
@@ -327,9 +217,12 @@ class ReferenceBackend final : public Backend {
 
   void gated_ffn(const GatedFfn& ffn, const float* x, std::int64_t rows, float* scratch, float* out) override {
     const std::int64_t width = ffn.intermediate();
-    linear(ffn.gate_up, x, rows, scratch, 2 * width);
+    const auto* neurons = static_cast<const ReferenceNeurons*>(ffn.neurons);
+    const Linear gate_up{neurons != nullptr ? neurons->gate_up.get() : ffn.gate_up.weight, ffn.gate_up.bias},
+        down{neurons != nullptr ? neurons->down.get() : ffn.down.weight, ffn.down.bias};
+    linear(gate_up, x, rows, scratch, 2 * width);
     std::vector<float> hidden(static_cast<std::size_t>(rows * width));
-    const std::optional<float> threshold = ffn.down.weight->skip().gate_threshold;
+    const std::optional<float> threshold = down.weight->skip().gate_threshold;
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* gate = scratch + r * 2 * width;
       for (std::int64_t i = 0; i < width; ++i) {
@@ -337,8 +230,9 @@ class ReferenceBackend final : public Backend {
         value = gated(ffn, gate[i], gate[width + i]);
         if (threshold && is_answer(r, rows) && std::fabs(gate_alone(ffn, gate[i])) <= *threshold) value = 0.0f;
       }
+      if (neurons != nullptr && is_answer(r, rows)) choose_neurons(*neurons, x, r, hidden.data() + r * width);
     }
-    linear(ffn.down, hidden.data(), rows, out, ffn.down.weight->rows());
+    linear(down, hidden.data(), rows, out, down.weight->rows());
   }
 
   void moe(const MoeArgs& args) override {
@@ -393,6 +287,36 @@ class ReferenceBackend final : public Backend {
     MILLRACE_CHECK(rows == static_cast<std::int64_t>(answers_.size()), "{} rows, {} of the batch", rows,
                    answers_.size());
     return answers_[static_cast<std::size_t>(row)] != 0;
+  }
+
+  /// Neurons of a row of an answer that are not chosen become zero.
+  void choose_neurons(const ReferenceNeurons& weights, const float* x, std::int64_t row, float* hidden) {
+    const NeuronChoice& choice = weights.choice;
+    const std::int64_t neurons = weights.neurons();
+    std::vector<float> scores(static_cast<std::size_t>(neurons));
+    if (choice.method == NeuronMethod::predicted) {
+      std::vector<float> rank(static_cast<std::size_t>(weights.predictor_in->rows()));
+      linear({weights.predictor_in.get(), nullptr}, x + row * weights.inputs(), 1, rank.data(),
+             weights.predictor_in->rows());
+      for (float& value : rank) value = std::max(value, 0.0f);
+      linear({weights.predictor_out.get(), choice.profile->bias.data()}, rank.data(), 1, scores.data(), neurons);
+    }
+    std::int64_t gates = 0, fired = 0;
+    for (std::int64_t i = 0; i < neurons; ++i) {
+      const auto n = static_cast<std::size_t>(i);
+      bool chosen = true;
+      if (choice.method == NeuronMethod::predicted) {
+        chosen = scores[n] > 0.0f || double{choice.profile->frequency[n]} >= choice.profile->hot;
+      } else if (choice.method == NeuronMethod::imposed) {
+        chosen = imposed_fires(choice.layer, i, positions_[static_cast<std::size_t>(row)], choice.density);
+      }
+      if (!chosen) hidden[i] = 0.0f;
+      gates += chosen ? 1 : 0;
+      fired += hidden[i] != 0.0f ? 1 : 0;
+    }
+    const std::int64_t rest = weights.inputs() + weights.outputs();
+    counts_.kept += static_cast<double>(gates * weights.inputs() + fired * rest);
+    counts_.all += static_cast<double>(neurons * (weights.inputs() + rest));
   }
 
   void leave_out(float threshold, std::int64_t outputs, std::vector<float>& x) {
@@ -456,8 +380,8 @@ class ReferenceBackend final : public Backend {
 
   /// `log_weights`: of the positions; none: each weighs 1.
   static void attend_row(const SequenceRows& sequence, std::int32_t index, std::int32_t head,
-                         std::span<const std::int64_t> seen, std::span<const float> log_weights,
-                         const AttendArgs& args, std::span<std::uint64_t> masses) {
+                         std::span<const std::int64_t> seen, std::span<const float> log_weights, const AttendArgs& args,
+                         std::span<std::uint64_t> masses) {
     const std::int64_t row = sequence.first_row + index;
     const std::int32_t kv_head = head / (args.heads / args.kv_heads);
     const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
@@ -519,7 +443,8 @@ class ReferenceBackend final : public Backend {
     return weights;
   }
 
-  std::vector<std::uint8_t> answers_;  // of the batch
+  std::vector<std::uint8_t> answers_;    // of the batch
+  std::vector<std::int64_t> positions_;  // of its rows
   SkipCounts counts_;
 };
 

@@ -65,6 +65,7 @@ struct Entry {
 class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
  public:
   std::vector<Entry> entries;
+  std::map<std::string, std::string> metadata;
   std::string problem;
 
   bool null() override { return refuse("null"); }
@@ -91,7 +92,10 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool string(string_t& value) override {
-    if (state_ == State::metadata) return true;
+    if (state_ == State::metadata) {
+      metadata[key_] = value;
+      return true;
+    }
     if (state_ != State::tensor || key_ != "dtype") return refuse("a string");
     entries.back().type = find_type(value);
     if (entries.back().type == nullptr) return refuse("the unknown dtype " + shown(value));
@@ -246,6 +250,7 @@ Result<SafetensorsFile> parse_safetensors(std::span<const std::byte> file, std::
   MILLRACE_CHECK_OK(check_layout(reader.entries, data.size(), what));
 
   SafetensorsFile result;
+  result.metadata = std::move(reader.metadata);
   result.tensors.reserve(reader.entries.size());
   for (Entry& entry : reader.entries) {
     const bool empty = entry.offsets[0] == entry.offsets[1];

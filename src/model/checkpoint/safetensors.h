@@ -19,6 +19,7 @@ struct SafetensorsFile {
   /// Tensors that are none of our weights, name -> why: a dtype that we do not read (I64, F8_E4M3, ...) or "no
   /// elements". Checked like the others.
   std::map<std::string, std::string> unreadable;
+  std::map<std::string, std::string> metadata;  // "__metadata__"
 };
 
 /// Parses a whole file; `what` names it in messages. As strict as the format's reference implementation: the header is

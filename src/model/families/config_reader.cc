@@ -19,6 +19,8 @@ std::optional<Activation> activation_from_name(const std::string& name) {
   if (name == "silu" || name == "swish") return Activation::silu;
   if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast") return Activation::gelu_tanh;
   if (name == "gelu") return Activation::gelu_erf;
+  if (name == "relu") return Activation::relu;
+  if (name == "relu2") return Activation::relu2;
   return std::nullopt;
 }
 
@@ -203,7 +205,8 @@ ModelConfig read_base(ConfigReader& reader, const ConfigDefaults& defaults) {
     layer.activation = *known;
   } else {
     reader.reject(
-        fmt::format("config: \"{}\" is {}, expected one of silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh",
+        fmt::format("config: \"{}\" is {}, expected one of silu, swish, gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, "
+                    "relu, relu2",
                     defaults.activation_key, shown(activation)));
   }
   layer.intermediate = reader.integer("intermediate_size", defaults.intermediate, 1, std::int64_t{1} << 24);

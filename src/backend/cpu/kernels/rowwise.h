@@ -237,6 +237,10 @@ inline Lanes gated(Lanes gate, Lanes up, Lanes limit) {
     return mul(mul(mul(half, gate), add(one, tanh(inner))), up);
   } else if constexpr (kActivation == Activation::gelu_erf) {
     return mul(mul(mul(half, gate), add(one, erf(mul(gate, broadcast(0.7071067812f))))), up);
+  } else if constexpr (kActivation == Activation::relu || kActivation == Activation::relu2) {
+    // What is no number stays none: max() gives its second operand then.
+    const Lanes positive = max(broadcast(0.0f), gate);
+    return mul(kActivation == Activation::relu ? positive : mul(positive, positive), up);
   } else {
     const Lanes g = min(limit, gate);
     const Lanes u = max(sub(broadcast(0.0f), limit), min(limit, up));
@@ -266,6 +270,12 @@ void activate(Activation activation, float limit, const float* gate, const float
       break;
     case Activation::swiglu_clamp:
       activate_all<Activation::swiglu_clamp>(limit, gate, up, out, count);
+      break;
+    case Activation::relu:
+      activate_all<Activation::relu>(limit, gate, up, out, count);
+      break;
+    case Activation::relu2:
+      activate_all<Activation::relu2>(limit, gate, up, out, count);
       break;
   }
 }

@@ -6,6 +6,8 @@ constexpr KernelTable kTable{
                  .multiply_add = {multiply_add_floats, multiply_add_floats, multiply_add_floats, multiply_add_bytes}},
     .matmul = matmul,
     .skip_floats = skip_floats,
+    .multiply_neurons = multiply_neurons,
+    .add_neurons = add_neurons,
     .quantize = quantize,
     .round_to_e4m3 = round_inputs_to_e4m3,
     .round_to_bf16 = round_inputs_to_bf16,
