@@ -49,8 +49,7 @@ class Decoder {
 
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   [[nodiscard]] const Limits& limits() const { return limits_; }
-  /// Nothing where no layer selects.
-  /// Of its layers together: what some of them select.
+  /// Of its layers together: what some of them select, and what is kept; nothing where none does.
   [[nodiscard]] const AttentionPolicy& policy() const { return policy_; }
 
   /// Whether rows of answers leave out inputs of linear layers.
