@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -72,6 +73,19 @@ struct SkipCounts {
   // neurons, times their weights.
   double kept = 0, all = 0;
   double disk_bytes = 0;  // that were read of neurons that are not in memory, in all rows
+};
+
+/// What attention has read of keys and values: in positions, of all queries.
+struct AttendCounts {
+  // As much as keys and values of so many positions take: half of it for keys alone, and for bounds what they take.
+  double read = 0;
+  double all = 0;  // positions that the rows would have seen, had nothing been left out or dropped
+
+  AttendCounts& operator+=(const AttendCounts& other) {
+    read += other.read;
+    all += other.all;
+    return *this;
+  }
 };
 
 /// Where the weights of neurons are that do not fit into memory.
@@ -179,6 +193,16 @@ struct RopeStoreArgs {
   KvLayer kv;
 };
 
+/// By how much queries are turned back where pages have moved (SequenceRows::moved): the rotation, as RopeStoreArgs has
+/// it, by ForwardBatch::turns[i] positions less.
+struct QueryTurns {
+  std::int32_t rotary_dim = 0;
+  // [turns, rotary_dim / 2], or, where the regime of the rotation differs by sequence, [sequences, turns, rotary_dim /
+  // 2], cosines and sines of a rotation alone.
+  std::span<const float> cos, sin;
+  bool by_sequence = false;
+};
+
 /// Causal softmax(scale * q k^T) v per head over the pages of each sequence, grouped queries (head h reads kv head
 /// h / (heads / kv_heads)). KV is folded in fixed absolute chunks of kAttentionChunk positions, in order (and chunks in
 /// spans of them, where a backend says so), with a running maximum and sum (Milakov & Gimelshein 2018), so a row's
@@ -203,6 +227,12 @@ struct AttendArgs {
   // Rows of prompts approximate what is far by blocks and samples of this (kv/hyper_choice.h), where kv has buckets;
   // null: they do not. Not together with prompt_selection or a window, and with pages of 16 positions.
   const HyperAttention* hyper = nullptr;
+  // Where pages of some sequence have moved: how queries are turned for them; null in a layer that does not rotate, for
+  // which nothing has moved. Host memory: a backend that others must copy to has no kept pages.
+  const QueryTurns* turns = nullptr;
+  // Of a chunk whose largest score is by more than this below the largest of those before it, and the sink, a query's
+  // weights are zero. Not together with hyper; rows for which queries are turned leave out nothing.
+  float skip_margin = std::numeric_limits<float>::infinity();
   std::uint32_t layer = 0;  // of the model, for draws by lot
 };
 inline constexpr std::int64_t kAttentionChunk = 64;
@@ -298,6 +328,7 @@ class Backend {
   [[nodiscard]] virtual bool skips_inputs() const { return false; }
   /// Since the backend was made.
   [[nodiscard]] virtual SkipCounts skip_counts() const { return {}; }
+  [[nodiscard]] virtual AttendCounts attend_counts() const { return {}; }
 
   /// What attention multiplies with keys and values in.
   [[nodiscard]] virtual Arithmetic attend_arithmetic(KvFormat format) const = 0;

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "kv/moved_pages.h"
 #include "kv/page_masses.h"
 
 namespace millrace {
@@ -29,6 +30,9 @@ struct SequenceRows {
   // What the rows at and behind this position give to the pages of each group without a window is added to
   // ForwardBatch::masses.
   std::int64_t measured_from = std::numeric_limits<std::int64_t>::max();
+  // [groups], or empty: how the rows see the entries of their tables, where these do not count as they stand
+  // (MovedPages; the first is for entry 0, the last has moved by 0). Such rows are of an answer, and read all of it.
+  std::vector<std::span<const MovedPages>> moved = {};
 
   /// Of the first row, in the page table of a group.
   [[nodiscard]] std::int64_t first_place(std::int32_t group) const {
@@ -37,6 +41,9 @@ struct SequenceRows {
   /// Rows at and behind this place are of an answer.
   [[nodiscard]] std::int64_t answer_place(std::int32_t group) const {
     return dropped.empty() ? answer_begin : answer_begin - dropped[static_cast<std::size_t>(group)];
+  }
+  [[nodiscard]] std::span<const MovedPages> moved_in(std::int32_t group) const {
+    return moved.empty() ? std::span<const MovedPages>() : moved[static_cast<std::size_t>(group)];
   }
   [[nodiscard]] bool measured() const { return rows > 0 && first_position + rows > measured_from; }
 };
@@ -61,8 +68,9 @@ struct ForwardBatch {
   std::vector<std::int32_t> logit_rows;   // rows whose logits are wanted, ascending
   std::vector<SharedPrefix> shared = {};  // by group, then first_sequence; sets of one group do not overlap
 
-  bool wants_hidden = false;     // the final hidden states of all rows are wanted
-  PageMasses* masses = nullptr;  // where some sequence is measured: zeros before the step
+  std::vector<std::int64_t> turns = {};  // by how much pages have moved, in all sequences: ascending, no 0
+  bool wants_hidden = false;             // the final hidden states of all rows are wanted
+  PageMasses* masses = nullptr;          // where some sequence is measured: zeros before the step
 
   [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(token_ids.size()); }
 };

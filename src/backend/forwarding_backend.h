@@ -48,6 +48,7 @@ class ForwardingBackend : public Backend {
   [[nodiscard]] bool selects_pages() const override { return inner_->selects_pages(); }
   [[nodiscard]] bool skips_inputs() const override { return inner_->skips_inputs(); }
   [[nodiscard]] SkipCounts skip_counts() const override { return inner_->skip_counts(); }
+  [[nodiscard]] AttendCounts attend_counts() const override { return inner_->attend_counts(); }
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return inner_->attend_arithmetic(format);
   }

@@ -10,10 +10,16 @@
 
 namespace millrace {
 
+/// Whether queries are turned for some of the pages that the sequence's rows read, which is all that it has.
+inline bool turns_queries(const AttendArgs& args, const SequenceRows& sequence) {
+  return args.turns != nullptr && sequence.rows > 0 && !sequence.moved_in(args.kv.group).empty();
+}
+
 /// What the row at `position`, of an answer, may leave out; where that is nothing, all() of it. A row that selects is
 /// followed by such rows alone.
 inline PageCandidates candidates_of(const AttendArgs& args, const SequenceRows& sequence, std::int64_t position) {
   if (args.selection == nullptr || position < sequence.answer_place(args.kv.group)) return {};
+  if (!sequence.moved_in(args.kv.group).empty()) return {};
   return page_candidates(*args.selection, position, args.kv.page_tokens);
 }
 
@@ -69,9 +75,9 @@ inline RowParts parts_of(const AttendArgs& args, const SequenceRows& sequence) {
   return parts;
 }
 
-/// Whether all rows of the sequence read all that they see.
+/// Whether all rows of the sequence read all that they see, with queries as they are.
 inline bool reads_all(const AttendArgs& args, const SequenceRows& sequence) {
-  return parts_of(args, sequence).prompt_all == sequence.rows;
+  return !turns_queries(args, sequence) && parts_of(args, sequence).prompt_all == sequence.rows;
 }
 
 }  // namespace millrace

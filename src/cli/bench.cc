@@ -102,6 +102,10 @@ Status check_room(const BenchFlags& flags, ModelRunner& runner) {
     return fail("--prompt {}, --gen {} and --depth {} need sequences of {} tokens, there is room for {}", flags.prompt,
                 flags.gen, deepest, longest, runner.max_sequence_tokens());
   }
+  if (deepest + flags.prompt > runner.max_prompt_tokens()) {
+    return fail("--prompt {} and --depth {} need prompts of {} tokens, there is room for {}", flags.prompt, deepest,
+                deepest + flags.prompt, runner.max_prompt_tokens());
+  }
   for (const std::int32_t depth : flags.depths) {
     if (flags.prompt == 0 || depth % runner.prompt_block() == 0) continue;
     return fail("--depth {}: the recipe's prompts are computed in blocks of {}; give a multiple of it", depth,

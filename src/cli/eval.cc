@@ -64,6 +64,7 @@ Status run(const EvalFlags& flags) {
     MILLRACE_TRY(report.windows, judge_windows(*loaded->runner, input.windows, text, progress_bar("evaluating")));
     report.text = summarize(report.windows, text != nullptr);
     report.skipped = loaded->runner->backend().skip_counts();
+    if (!loaded->runner->policy().reads_all()) report.read = loaded->runner->backend().attend_counts();
   }
   MILLRACE_TRY(const std::vector<Outcomes> done, run_tasks(model, input.tasks, outcomes, ""));
   for (std::size_t t = 0; t < input.tasks.size(); ++t) {

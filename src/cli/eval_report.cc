@@ -108,6 +108,7 @@ void print_json(const EvalReport& report) {
   Json document = Json::object();
   if (report.text) add_text(document, *report.text, report.lossless);
   if (report.skipped.all > 0) document["kept_inputs"] = report.skipped.kept / report.skipped.all;
+  if (report.read.all > 0) document["read_kv"] = report.read.read / report.read.all;
   if (!report.tasks.empty()) {
     document["tasks"] = Json::array();
     for (const TaskFigure& figure : report.tasks) document["tasks"].push_back(task_json(figure, report.lossless));
@@ -121,6 +122,10 @@ void print_text(const EvalReport& report) {
   if (report.skipped.all > 0) {
     fmt::print("inputs kept            {:.2f} % of the layers that leave out some, by weights\n",
                100 * report.skipped.kept / report.skipped.all);
+  }
+  if (report.read.all > 0) {
+    fmt::print("keys and values read   {:.2f} % of what rows see, with what chooses them\n",
+               100 * report.read.read / report.read.all);
   }
   for (const TaskFigure& figure : report.tasks) print_figure(figure);
 }

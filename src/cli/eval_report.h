@@ -17,7 +17,8 @@ struct EvalReport {
   bool lossless = false;  // a model as stored is its own reference
   std::vector<WindowQuality> windows = {};
   std::optional<TextQuality> text = {};
-  SkipCounts skipped = {};             // on the text, of a recipe that leaves out inputs
+  SkipCounts skipped = {};             // on the text, of a recipe that leaves out inputs, and
+  AttendCounts read = {};              // of keys and values
   std::vector<TaskFigure> tasks = {};  // of all tasks
 };
 

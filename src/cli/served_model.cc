@@ -57,6 +57,9 @@ Result<ServedModel> make_served_model(const ModelFlags& flags, const std::vector
   served.vocab = config.vocab;
   served.hidden = config.hidden;
   served.max_sequence_tokens = model.runner->max_sequence_tokens();
+  if (model.runner->max_prompt_tokens() < served.max_sequence_tokens) {
+    served.max_prompt_tokens = model.runner->max_prompt_tokens();
+  }
   served.defaults = SamplingDefaults::from(model.generation_config);
   if (served.tokenizer != nullptr && !served.eos_ids.empty()) {
     auto vocabulary = GrammarVocabulary::create(*served.tokenizer, served.eos_ids, served.vocab);

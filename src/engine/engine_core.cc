@@ -54,6 +54,16 @@ EngineCore::EngineCore(ModelRunner& runner, const Tokenizer* tokenizer, EngineOp
 
 EngineCore::~EngineCore() = default;
 
+/// The most tokens of a sequence that keeps the first `pinned` for ever. Beyond the model's context there is room only
+/// for what stays within it.
+std::int64_t EngineCore::sequence_room(std::int64_t pinned) const {
+  const std::int64_t all = runner_->max_sequence_tokens(), context = runner_->config().max_position;
+  if (all <= context || !runner_->policy().keep) return all;
+  const std::int32_t page_tokens = runner_->cache().layout().page_tokens;
+  const Retention retention(*runner_->policy().keep, windows_, page_tokens, 0, pinned);
+  return retention.kept_pages() < context / page_tokens ? all : context;
+}
+
 Status EngineCore::prepare(Request& request) const {
   const ModelConfig& config = runner_->config();
   if (request.prompt.empty()) return fail("the prompt has no tokens");
@@ -63,16 +73,16 @@ Status EngineCore::prepare(Request& request) const {
     }
   }
   const auto prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
-  const std::int64_t room = runner_->max_sequence_tokens();
+  request.pinned_tokens = std::clamp<std::int64_t>(request.pinned_tokens, 0, prompt_tokens);
+  const std::int64_t room = sequence_room(request.pinned_tokens);
   const std::int64_t least = embeds(request) || request.max_new_tokens == 0 ? 0 : 1;
-  if (prompt_tokens + least > room) {
+  if (prompt_tokens + least > room || prompt_tokens > runner_->max_prompt_tokens()) {
     return fail(
-        "the prompt has {} tokens, but a sequence may have {} here, its answer included (KV memory holds {}, the "
-        "model's context is {})",
-        prompt_tokens, room, runner_->cache().token_capacity(), config.max_position);
+        "the prompt has {} tokens, but a sequence may have {} here, its answer included, and a prompt {} (KV memory "
+        "holds {}, the model's context is {})",
+        prompt_tokens, room, runner_->max_prompt_tokens(), runner_->cache().token_capacity(), config.max_position);
   }
   if (embeds(request)) return Ok{};
-  request.pinned_tokens = std::clamp<std::int64_t>(request.pinned_tokens, 0, prompt_tokens);
   if (request.max_new_tokens < 0) return fail("max_new_tokens is {}, expected 0 or more", request.max_new_tokens);
   request.max_new_tokens = std::min(request.max_new_tokens, room - prompt_tokens);
   if (request.choices < 1 || request.choices > 128) {

@@ -70,6 +70,7 @@ class EngineCore {
     std::string error = {};  // of the grammar
   };
 
+  [[nodiscard]] std::int64_t sequence_room(std::int64_t pinned) const;
   ForwardBatch prepare_batch(StepPlan& plan);
   /// For each row of logits how the device may draw its token.
   std::span<const std::optional<TokenDraw>> device_draws(const StepPlan& plan);

@@ -149,7 +149,7 @@ Comparison compare(std::span<const WindowQuality> windows) {
 Status write_reference(ModelRunner& runner, std::span<const TokenWindow> windows, ReferenceFile& file,
                        const WindowProgress& progress) {
   for (std::size_t w = file.windows(); w < windows.size(); ++w) {
-    MILLRACE_CHECK_OK(check_tokens(runner, windows[w]));
+    MILLRACE_CHECK_OK(check_tokens(runner, windows[w], rows_for_policy(runner)));
     MILLRACE_CHECK_OK(file.begin_window());
     Status added = Ok{};
     run_tokens(runner, windows[w], rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
@@ -166,7 +166,7 @@ Result<std::vector<WindowQuality>> judge_windows(ModelRunner& runner, std::span<
                                                  ReferenceFile* reference, const WindowProgress& progress) {
   std::vector<WindowQuality> judged;
   for (std::size_t w = 0; w < windows.size(); ++w) {
-    MILLRACE_CHECK_OK(check_tokens(runner, windows[w]));
+    MILLRACE_CHECK_OK(check_tokens(runner, windows[w], rows_for_policy(runner)));
     MILLRACE_TRY(WindowQuality quality, reference == nullptr ? judge_alone(runner, windows[w])
                                                              : judge_beside(runner, windows[w], *reference, w));
     judged.push_back(std::move(quality));

@@ -1,7 +1,9 @@
 #include "kv/page_choice.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "core/philox.h"
@@ -39,6 +41,7 @@ PageCandidates page_candidates(const PageSelection& selection, std::int64_t posi
   candidates.end = std::max(candidates.first, std::max<std::int64_t>(0, position - recent + 1) / page_tokens);
   candidates.chosen = std::clamp<std::int64_t>(most - candidates.first - (pages - candidates.end), 0,
                                                candidates.end - candidates.first);
+  candidates.by_mass = selection.choice == PageChoice::quest && selection.mass < 1.0;
   if (selection.choice == PageChoice::recent && !candidates.all()) {
     candidates.end -= candidates.chosen;
     candidates.chosen = 0;
@@ -48,9 +51,10 @@ PageCandidates page_candidates(const PageSelection& selection, std::int64_t posi
 
 const std::vector<std::int32_t>& PageChooser::choose(const PageSelection& selection, const PageCandidates& candidates,
                                                      std::int64_t last_page, const float* scores, std::int64_t queries,
-                                                     std::int64_t stride, const PageLot& lot) {
+                                                     std::int64_t stride, const PageLot& lot, float scale) {
   const std::int64_t count = candidates.chosen > 0 ? candidates.end - candidates.first : 0;
   worth_.assign(static_cast<std::size_t>(count), -std::numeric_limits<float>::infinity());
+  if (candidates.by_mass) wanted_.assign(static_cast<std::size_t>(count), 0);
   if (selection.choice == PageChoice::quest) {
     for (std::int64_t q = 0; q < queries; ++q) {
       const float* const row = scores + q * stride;
@@ -60,6 +64,7 @@ const std::vector<std::int32_t>& PageChooser::choose(const PageSelection& select
         float& known = worth_[static_cast<std::size_t>(p)];
         known = worth > known ? worth : known;
       }
+      if (candidates.by_mass) want(row, best, selection.mass, scale);
     }
   } else {
     for (std::int64_t p = 0; p < count; ++p) {
@@ -72,8 +77,17 @@ const std::vector<std::int32_t>& PageChooser::choose(const PageSelection& select
   }
   pages_.clear();
   for (std::int64_t p = 0; p < candidates.first; ++p) pages_.push_back(static_cast<std::int32_t>(p));
-  if (count > 0) {
-    const Threshold threshold = threshold_of(candidates.chosen);
+  std::int64_t chosen = candidates.chosen;
+  if (candidates.by_mass) {
+    std::int64_t wanted = 0;
+    for (std::size_t p = 0; p < wanted_.size(); ++p) {
+      wanted += wanted_[p];
+      if (wanted_[p] == 0) worth_[p] = -std::numeric_limits<float>::infinity();
+    }
+    chosen = std::min(chosen, wanted);
+  }
+  if (chosen > 0) {
+    const Threshold threshold = threshold_of(chosen);
     std::int64_t equal = threshold.equal;
     for (std::int64_t p = 0; p < count; ++p) {
       const std::uint32_t key = order_of(worth_[static_cast<std::size_t>(p)]);
@@ -83,6 +97,28 @@ const std::vector<std::int32_t>& PageChooser::choose(const PageSelection& select
   }
   for (std::int64_t p = candidates.end; p <= last_page; ++p) pages_.push_back(static_cast<std::int32_t>(p));
   return pages_;
+}
+
+void PageChooser::want(const float* bounds, float best, double mass, float scale) {
+  constexpr std::size_t kSteps = 256;
+  constexpr float kPerNat = 8.0f;
+  std::array<std::int32_t, kSteps> pages{};
+  // How many steps below the best, the last with all that is further; NaN has none.
+  const auto step_of = [&](std::size_t p) {
+    const float below = (best - bounds[p]) * scale * kPerNat;
+    return below < static_cast<float>(kSteps - 1) ? static_cast<std::size_t>(below) : kSteps - 1;
+  };
+  for (std::size_t p = 0; p < wanted_.size(); ++p) ++pages[step_of(p)];
+  const auto mass_of = [&](std::size_t step) {
+    return pages[step] * std::exp(-(static_cast<double>(step) + 0.5) / static_cast<double>(kPerNat));
+  };
+  double all = 0.0, so_far = 0.0;
+  for (std::size_t step = 0; step < kSteps; ++step) all += mass_of(step);
+  std::size_t end = 0;
+  while (end < kSteps && so_far < mass * all) so_far += mass_of(end++);
+  for (std::size_t p = 0; p < wanted_.size(); ++p) {
+    if (step_of(p) < end) wanted_[p] = 1;
+  }
 }
 
 /// By the digits of the keys, from the highest on: how many pages have which tells where the last chosen one is.

@@ -87,4 +87,22 @@ std::vector<std::int32_t> PageKeeper::drop(std::int64_t end) {
   return dropped;
 }
 
+std::vector<MovedPages> PageKeeper::moved(std::int64_t position, std::int64_t context) const {
+  const std::int64_t own = position / page_tokens_, farthest = own - (context / page_tokens_ - 1);
+  std::vector<MovedPages> moved;
+  std::int64_t entry = 0;
+  // Numbers ascend by at least one from page to page, and so the distance to move by never grows.
+  for (; entry < std::ssize(pages_); ++entry) {
+    const std::int64_t by = farthest + entry - pages_[static_cast<std::size_t>(entry)].number;
+    if (by <= 0) break;
+    if (moved.empty() || moved.back().by != by * page_tokens_) {
+      moved.push_back({static_cast<std::int32_t>(entry), by * page_tokens_});
+    }
+  }
+  if (moved.empty()) return {};
+  MILLRACE_CHECK(entry <= context / page_tokens_ - 1, "{} pages are kept of a context of {}", entry, context);
+  moved.push_back({static_cast<std::int32_t>(entry), 0});
+  return moved;
+}
+
 }  // namespace millrace

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "kv/moved_pages.h"
 #include "recipe/kv_retention.h"
 
 namespace millrace {
@@ -28,6 +29,12 @@ class PageKeeper {
   /// up then. Kept are the first pages, the most recent ones, and of the rest those with the largest masses by the rows
   /// that have seen them, of equal ones the earlier.
   std::vector<std::int32_t> drop(std::int64_t end);
+
+  /// How rows of the page of `position`, which has all pages before it behind it, see the entries of the table, where
+  /// the model knows distances of less than `context` positions (a whole number of pages, more than are kept). Pages
+  /// that are further away count as if they stood at the far end of the context, one behind the other; others stay
+  /// where they are. Empty where that is all of them; else the last has moved by 0, and reaches to the table's end.
+  [[nodiscard]] std::vector<MovedPages> moved(std::int64_t position, std::int64_t context) const;
 
  private:
   struct Page {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "core/check.h"
@@ -55,6 +56,7 @@ AttentionPolicy layer_policy(const ModelConfig& config, const AttentionPolicy& p
   if (policy.prefill && index < policy.prefill->dense_layers) of_layer.prefill.reset();
   if (policy.hyper && index < policy.hyper->dense_layers) of_layer.hyper.reset();
   if (policy.decode && index < policy.decode->dense_layers) of_layer.decode.reset();
+  if (policy.skip && index < policy.skip->dense_layers) of_layer.skip.reset();
   return of_layer;
 }
 
@@ -121,7 +123,9 @@ Result<std::unique_ptr<Decoder>> Decoder::create(ModelConfig config, ModelWeight
     if (of_layer.hyper) decoder->policy_.hyper = of_layer.hyper;
     if (of_layer.decode) decoder->policy_.decode = of_layer.decode;
     if (of_layer.keep) decoder->policy_.keep = of_layer.keep;
+    if (of_layer.skip) decoder->policy_.skip = of_layer.skip;
   }
+  if (decoder->policy_.keep) decoder->policy_.keep->context = decoder->config_.max_position;
   MILLRACE_CHECK_OK(decoder->allocate());
   return decoder;
 }
@@ -170,6 +174,7 @@ const Buffer& Decoder::forward(const ForwardBatch& batch, std::span<const KvLaye
 
   backend_->begin(batch);
   prepare_rotations(batch);
+  prepare_turns(batch);
   backend_->embed(batch, *weights_.embedding, config_.embedding_scale, h_.floats());
   if (config_.per_layer_input > 0) prepare_per_layer_inputs(batch);
 
@@ -207,6 +212,29 @@ const Buffer& Decoder::forward(const ForwardBatch& batch, std::span<const KvLaye
   return logits_;
 }
 
+void Decoder::prepare_turns(const ForwardBatch& batch) {
+  turns_.resize(config_.ropes.size());
+  for (std::size_t i = 0; i < turns_.size() && !batch.turns.empty(); ++i) {
+    Turns& turns = turns_[i];
+    const bool by_sequence = rope_depends_on_length(config_.ropes[i]);
+    if (!by_sequence && turns.by == batch.turns) continue;
+    turns.by = batch.turns;
+    turns.cos.clear();
+    turns.sin.clear();
+    for (std::size_t s = 0; s < (by_sequence ? batch.sequences.size() : 1); ++s) {
+      const RopeFrequencies own = rope_frequencies(config_.ropes[i], batch.sequences[s].admission_length);
+      for (const std::int64_t by : batch.turns) {
+        for (const float frequency : own.inv_freq) {
+          const double angle = static_cast<double>(by) * static_cast<double>(frequency);
+          turns.cos.push_back(static_cast<float>(std::cos(angle)));
+          turns.sin.push_back(static_cast<float>(std::sin(angle)));
+        }
+      }
+    }
+    turns.view = {config_.ropes[i].rotary_dim, turns.cos, turns.sin, by_sequence};
+  }
+}
+
 void Decoder::prepare_rotations(const ForwardBatch& batch) {
   for (std::size_t i = 0; i < config_.ropes.size(); ++i) {
     const auto half = static_cast<std::size_t>(config_.ropes[i].rotary_dim / 2);
@@ -219,10 +247,18 @@ void Decoder::prepare_rotations(const ForwardBatch& batch) {
       }
       const RopeFrequencies& frequencies = own.inv_freq.empty() ? frequencies_[i] : own;
       for (std::int32_t r = 0; r < sequence.rows; ++r) {
-        const auto position = static_cast<float>(sequence.first_position + r);
+        const std::int64_t position = sequence.first_position + r;
         const std::size_t row = static_cast<std::size_t>(sequence.first_row + r) * half;
-        for (std::size_t j = 0; j < half; ++j) {
-          const float angle = position * frequencies.inv_freq[j];
+        if (position >= config_.max_position) {  // far out angles in float are no angles
+          for (std::size_t j = 0; j < half; ++j) {
+            const double angle = static_cast<double>(position) * static_cast<double>(frequencies.inv_freq[j]);
+            host_cos_[row + j] = static_cast<float>(std::cos(angle)) * frequencies.scale;
+            host_sin_[row + j] = static_cast<float>(std::sin(angle)) * frequencies.scale;
+          }
+          continue;
+        }
+        for (std::size_t j = 0; j < half; ++j) {  // as transformers does
+          const float angle = static_cast<float>(position) * frequencies.inv_freq[j];
           host_cos_[row + j] = std::cos(angle) * frequencies.scale;
           host_sin_[row + j] = std::sin(angle) * frequencies.scale;
         }
@@ -274,21 +310,25 @@ void Decoder::attention_block(const ForwardBatch& batch, std::size_t layer, cons
   backend_->rope_store(batch, store);
 
   const AttentionPolicy& policy = layer_policies_[layer];
-  backend_->attend(batch, {.q = qkv_.floats(),
-                           .q_stride = width,
-                           .out = attended_.floats(),
-                           .heads = spec.heads,
-                           .kv_heads = spec.kv_heads,
-                           .head_dim = spec.head_dim,
-                           .window = spec.window,
-                           .scale = spec.scale,
-                           .softcap = spec.softcap,
-                           .sinks = w.sinks.get(),
-                           .kv = kv,
-                           .selection = policy.decode ? &*policy.decode : nullptr,
-                           .prompt_selection = policy.prefill ? &*policy.prefill : nullptr,
-                           .hyper = policy.hyper ? &*policy.hyper : nullptr,
-                           .layer = static_cast<std::uint32_t>(layer)});
+  backend_->attend(
+      batch,
+      {.q = qkv_.floats(),
+       .q_stride = width,
+       .out = attended_.floats(),
+       .heads = spec.heads,
+       .kv_heads = spec.kv_heads,
+       .head_dim = spec.head_dim,
+       .window = spec.window,
+       .scale = spec.scale,
+       .softcap = spec.softcap,
+       .sinks = w.sinks.get(),
+       .kv = kv,
+       .selection = policy.decode ? &*policy.decode : nullptr,
+       .prompt_selection = policy.prefill ? &*policy.prefill : nullptr,
+       .hyper = policy.hyper ? &*policy.hyper : nullptr,
+       .turns = spec.rope >= 0 && !batch.turns.empty() ? &turns_[static_cast<std::size_t>(spec.rope)].view : nullptr,
+       .skip_margin = policy.skip ? policy.skip->margin() : std::numeric_limits<float>::infinity(),
+       .layer = static_cast<std::uint32_t>(layer)});
   backend_->linear(w.out.view(), attended_.floats(), rows, delta_.floats(), config_.hidden);
 }
 

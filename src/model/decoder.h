@@ -60,6 +60,7 @@ class Decoder {
 
   Status allocate();
   void prepare_rotations(const ForwardBatch& batch);
+  void prepare_turns(const ForwardBatch& batch);
   void prepare_per_layer_inputs(const ForwardBatch& batch);
   void attention_block(const ForwardBatch& batch, std::size_t layer, const KvLayer& kv, const float* x);
   const float* feed_forward_block(std::int64_t rows, std::size_t layer, const float* x);
@@ -77,6 +78,14 @@ class Decoder {
 
   // Host side of what prepare_rotations uploads.
   std::vector<float> host_cos_, host_sin_, host_q_scale_;
+  // What pages that have moved turn queries by, one a rope spec, and where the rotation is the same for all sequences,
+  // what they were in the last step: they are new for every page of an answer only.
+  struct Turns {
+    QueryTurns view;
+    std::vector<float> cos, sin;
+    std::vector<std::int64_t> by;
+  };
+  std::vector<Turns> turns_;
 
   // Activations, allocated once. h_ is the residual stream; x_ what a block reads; delta_ what it adds.
   Buffer h_, x_, delta_, qkv_, attended_, scratch_, gathered_, logits_;

@@ -73,6 +73,13 @@ Result<bool> parse_common(const std::string& key, const Json& value, Names<Choic
 template <typename Selection, typename Choice>
 Result<bool> parse_reading(const std::string& key, const Json& value, Names<Choice> names, const std::string& where,
                            Selection& selection) {
+  if (key == "mass") {
+    if (!value.is_number() || !(value.get<double>() > 0.0) || !(value.get<double>() <= 1.0)) {
+      return fail("{}: {} is not a part of attention, above 0 and up to 1", where, value.dump());
+    }
+    selection.mass = value.get<double>();
+    return true;
+  }
   if (key != "dense_layers") return parse_common(key, value, names, where, selection);
   MILLRACE_CHECK_OK(parse_count(value, 0, where, selection.dense_layers));
   return true;
@@ -97,13 +104,6 @@ Result<BlockSelection> parse_prefill(const Json& prefill, const std::string& whe
   BlockSelection selection;
   for (const auto& [key, value] : prefill.items()) {
     const std::string place = fmt::format("{}.\"{}\"", where, key);
-    if (key == "mass") {
-      if (!value.is_number() || !(value.get<double>() > 0.0) || !(value.get<double>() <= 1.0)) {
-        return fail("{}: {} is not a part of attention, above 0 and up to 1", place, value.dump());
-      }
-      selection.mass = value.get<double>();
-      continue;
-    }
     MILLRACE_TRY(const bool known, parse_reading(key, value, Names<BlockChoice>(kBlockChoices), place, selection));
     if (known) continue;
     return fail(
@@ -184,12 +184,15 @@ Result<PageSelection> parse_decode(const Json& decode, const std::string& where)
     MILLRACE_TRY(const bool known, parse_reading(key, value, Names<PageChoice>(kPageChoices), place, selection));
     if (known) continue;
     return fail(
-        "{} is not supported by this version (it has \"select\", \"tokens\", \"sink_tokens\", \"recent_tokens\" and "
-        "\"dense_layers\")",
+        "{} is not supported by this version (it has \"select\", \"mass\", \"tokens\", \"sink_tokens\", "
+        "\"recent_tokens\" and \"dense_layers\")",
         place);
   }
-  if (!decode.contains("select") || selection.tokens == 0) {
-    return fail("{}: \"select\" and \"tokens\" must be there", where);
+  if (!decode.contains("select") || (!decode.contains("mass") && !decode.contains("tokens"))) {
+    return fail("{}: \"select\" must be there, and \"mass\" or \"tokens\"", where);
+  }
+  if (selection.choice != PageChoice::quest && (decode.contains("mass") || !decode.contains("tokens"))) {
+    return fail("{}: \"mass\" is for quest: others do not know what attention a page has; give \"tokens\"", where);
   }
   // Whole pages are read: of 16 positions, and for the sake of the earliest recent one up to a page more. One is
   // chosen.
@@ -232,6 +235,26 @@ Result<KvRetention> parse_keep(const Json& keep, const std::string& where) {
   return retention;
 }
 
+Result<ChunkSkipping> parse_skipping(const Json& skipping, const std::string& where) {
+  if (!skipping.is_object()) return fail("{} is not an object", where);
+  ChunkSkipping skip;
+  for (const auto& [key, value] : skipping.items()) {
+    const std::string place = fmt::format("{}.\"{}\"", where, key);
+    if (key == "threshold") {
+      if (!value.is_number() || !(value.get<double>() >= 0.0) || !(value.get<double>() < 1.0)) {
+        return fail("{}: {} is not a part of the largest weight, from 0 to below 1", place, value.dump());
+      }
+      skip.threshold = value.get<double>();
+    } else if (key == "dense_layers") {
+      MILLRACE_CHECK_OK(parse_count(value, 0, place, skip.dense_layers));
+    } else {
+      return fail("{} is not supported by this version (it has \"threshold\" and \"dense_layers\")", place);
+    }
+  }
+  if (!skipping.contains("threshold")) return fail("{}: \"threshold\" must be there", where);
+  return skip;
+}
+
 }  // namespace
 
 Result<AttentionPolicy> parse_attention(const Json& attention, const std::string& where) {
@@ -247,9 +270,15 @@ Result<AttentionPolicy> parse_attention(const Json& attention, const std::string
       MILLRACE_TRY(policy.decode, parse_decode(value, place));
     } else if (key == "keep") {
       MILLRACE_TRY(policy.keep, parse_keep(value, place));
+    } else if (key == "skip_softmax") {
+      MILLRACE_TRY(policy.skip, parse_skipping(value, place));
     } else {
-      return fail("{} is not supported by this version (it has \"prefill\", \"decode\" and \"keep\")", place);
+      return fail("{} is not supported by this version (it has \"prefill\", \"decode\", \"keep\" and \"skip_softmax\")",
+                  place);
     }
+  }
+  if (policy.hyper && policy.skip) {
+    return fail("{}: \"skip_softmax\" looks at one chunk after the other, hyper reads in another order", where);
   }
   if (policy.hyper && policy.keep && policy.keep->measures()) {
     return fail(

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "recipe/block_selection.h"
+#include "recipe/chunk_skipping.h"
 #include "recipe/hyper_attention.h"
 #include "recipe/kv_retention.h"
 #include "recipe/page_selection.h"
@@ -15,8 +16,11 @@ struct AttentionPolicy {
   std::optional<HyperAttention> hyper = {};    // likewise: one of the two at most
   std::optional<PageSelection> decode = {};    // rows of answers
   std::optional<KvRetention> keep = {};        // of all layers together
+  std::optional<ChunkSkipping> skip = {};      // all rows
 
-  [[nodiscard]] bool reads_all() const { return !prefill && !hyper && !decode && !keep; }
+  /// Whether rows of prompts and of answers read in the same way.
+  [[nodiscard]] bool reads_alike() const { return !prefill && !hyper && !decode && !keep; }
+  [[nodiscard]] bool reads_all() const { return reads_alike() && !skip; }
 };
 
 }  // namespace millrace

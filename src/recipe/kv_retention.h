@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace millrace {
 
@@ -22,6 +23,8 @@ struct KvRetention {
   std::int64_t queries = 32;        // the last rows of a prompt whose attention counts
   bool pin_system = true;           // what stands before a chat's first message beside the system's is kept for ever
   std::int64_t levels = 0;          // parts of the layers that keep pages of their own; 0: every layer does
+  // Of the model that runs with it, no part of a recipe: pages further away count as if they stood at its far end.
+  std::int64_t context = std::numeric_limits<std::int64_t>::max();
 
   [[nodiscard]] bool measures() const { return choice == KeepChoice::heavy_hitters || choice == KeepChoice::relevance; }
 };

@@ -64,6 +64,13 @@ Status check_selection(const LoadOptions& options, const Backend& backend) {
               backend.numeric_class().substr(0, backend.numeric_class().find('/')));
 }
 
+/// Of a sequence; 0: all. Where every layer has a window nothing else is dropped.
+std::int64_t kept_tokens(const LoadOptions& options, const ModelConfig& config) {
+  const auto sees_all = [](const LayerSpec& layer) { return layer.attention.window == 0; };
+  const std::optional<KvRetention>& keep = options.recipe.attention.keep;
+  return keep && std::ranges::any_of(config.layers, sees_all) ? keep->tokens : 0;
+}
+
 /// Where prompts are computed in blocks, a step must have room for one beside the sequences that answer, and for its
 /// logits, which may be wanted.
 Decoder::Limits step_limits(const LoadOptions& options, const ModelConfig& config) {
@@ -365,6 +372,7 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
                                                              ? options.swap_memory.value_or(MemoryNeeds::kAnEighth)
                                                              : 0,
                                           .max_model_len = options.max_model_len,
+                                          .kept_tokens = kept_tokens(options, plan.config),
                                           .sequences = options.sequences}));
   MILLRACE_TRY(model.tokenizer, load_tokenizer(plan.checkpoint));
   MILLRACE_TRY(model.chat_template, load_chat_template(plan.checkpoint));
@@ -381,8 +389,9 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
                Decoder::create(std::move(plan.config), std::move(weights), backend, limits, options.recipe.attention));
   MILLRACE_TRY(std::unique_ptr<KvCache> cache,
                KvCache::create(plan.layout, model.memory.kv_pages, model.memory.swap_pages, backend));
-  MILLRACE_TRY(model.runner, ModelRunner::create(std::move(plan.backend), std::move(decoder), std::move(cache),
-                                                 model.memory.max_sequence_tokens));
+  MILLRACE_TRY(model.runner, ModelRunner::create(
+                                 std::move(plan.backend), std::move(decoder), std::move(cache),
+                                 {.all = model.memory.max_sequence_tokens, .prompt = model.memory.max_prompt_tokens}));
   return model;
 }
 

@@ -40,6 +40,13 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
   if (needs.max_model_len && *needs.max_model_len < 1) {
     return fail("--max-model-len is {}, expected 1 or more", *needs.max_model_len);
   }
+  const bool beyond = needs.kept_tokens > 0 && needs.max_model_len.value_or(0) > needs.max_position;
+  if (beyond && needs.kept_tokens + needs.page_tokens > needs.max_position / needs.page_tokens * needs.page_tokens) {
+    return fail(
+        "--max-model-len {} is more than the model's context of {} tokens: the recipe keeps {} and a page of {}, which "
+        "must fit into it",
+        *needs.max_model_len, needs.max_position, needs.kept_tokens, needs.page_tokens);
+  }
   const std::int64_t wanted_tokens = std::min(needs.max_model_len.value_or(needs.max_position), needs.max_position);
   const std::uint64_t wanted = product(pages_for(wanted_tokens, needs.page_tokens), needs.kv_page_row);
   const std::uint64_t left = needs.available - fixed;
@@ -74,7 +81,8 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
                     .kv = all * needs.kv_page_row,
                     .kv_pages = static_cast<std::int32_t>(pages),
                     .swap_pages = static_cast<std::int32_t>(swap_pages),
-                    .max_sequence_tokens = std::min(wanted_tokens, capacity)};
+                    .max_sequence_tokens = beyond ? *needs.max_model_len : std::min(wanted_tokens, capacity),
+                    .max_prompt_tokens = std::min(wanted_tokens, capacity)};
 }
 
 }  // namespace millrace

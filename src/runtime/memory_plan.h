@@ -20,14 +20,17 @@ struct MemoryNeeds {
   static constexpr std::uint64_t kAnEighth = ~std::uint64_t{0};
   std::uint64_t swap_memory = 0;  // of the KV memory, bytes for sequences that wait
   std::optional<std::int64_t> max_model_len = {};
+  // Of a sequence that answers, positions that stay in memory beside those of a page; 0: all of them. Answers may go on
+  // beyond the model's context then, where max_model_len says so.
+  std::int64_t kept_tokens = 0;
   std::int64_t sequences = 1;  // that run at once
 };
 
 struct MemoryPlan {
   std::uint64_t weights = 0, workspace = 0, kv = 0;
-  std::int32_t kv_pages = 0;    // of each cache group
-  std::int32_t swap_pages = 0;  // and behind them
-  std::int64_t max_sequence_tokens = 0;
+  std::int32_t kv_pages = 0;                                    // of each cache group
+  std::int32_t swap_pages = 0;                                  // and behind them
+  std::int64_t max_sequence_tokens = 0, max_prompt_tokens = 0;  // prompt and answer together, prompt alone
 };
 
 /// KV memory: what the operator set; else enough for all sequences at the longest length allowed, but at most half of

@@ -8,10 +8,9 @@ namespace millrace {
 
 Result<std::unique_ptr<ModelRunner>> ModelRunner::create(std::unique_ptr<Backend> backend,
                                                          std::unique_ptr<Decoder> decoder,
-                                                         std::unique_ptr<KvCache> cache,
-                                                         std::int64_t max_sequence_tokens) {
+                                                         std::unique_ptr<KvCache> cache, SequenceLimits lengths) {
   std::unique_ptr<ModelRunner> runner(
-      new ModelRunner(std::move(backend), std::move(decoder), std::move(cache), max_sequence_tokens));
+      new ModelRunner(std::move(backend), std::move(decoder), std::move(cache), lengths));
   if (runner->backend_->host_memory()) return runner;
   const auto floats = static_cast<std::size_t>(runner->limits().max_logit_rows * runner->config().vocab);
   MILLRACE_TRY(runner->logits_, runner->backend_->allocate_host(floats * sizeof(float)));

@@ -15,12 +15,17 @@
 
 namespace millrace {
 
+/// The most tokens of a sequence, and of its prompt, which lies within the model's context and the cache's capacity;
+/// an answer does too, where not some pages of it are kept only.
+struct SequenceLimits {
+  std::int64_t all = 0, prompt = 0;
+};
+
 class ModelRunner {
  public:
-  /// `max_sequence_tokens`: the most tokens a sequence may have, answer included; within the cache's capacity. Error:
-  /// no memory for the logits of a step on the host, where the device has memory of its own.
+  /// Error: no memory for the logits of a step on the host, where the device has memory of its own.
   static Result<std::unique_ptr<ModelRunner>> create(std::unique_ptr<Backend> backend, std::unique_ptr<Decoder> decoder,
-                                                     std::unique_ptr<KvCache> cache, std::int64_t max_sequence_tokens);
+                                                     std::unique_ptr<KvCache> cache, SequenceLimits lengths);
 
   /// Runs one step; row i of the result, [vocab] floats, belongs to batch.logit_rows[i]. Scratch that the caller may
   /// change; valid until the next call.
@@ -47,25 +52,23 @@ class ModelRunner {
   /// Rows of a prompt that a step has at most, from such a place on.
   [[nodiscard]] std::int64_t max_prompt_rows() const { return limits().max_rows / prompt_block() * prompt_block(); }
   /// Whether rows of answers compute what the same tokens would not as a prompt.
-  [[nodiscard]] bool answers_differ() const { return skips_inputs() || !policy().reads_all(); }
+  [[nodiscard]] bool answers_differ() const { return skips_inputs() || !policy().reads_alike(); }
   [[nodiscard]] bool skips_inputs() const { return decoder_->skips_inputs(); }
-  [[nodiscard]] std::int64_t max_sequence_tokens() const { return max_sequence_tokens_; }
+  [[nodiscard]] std::int64_t max_sequence_tokens() const { return lengths_.all; }
+  [[nodiscard]] std::int64_t max_prompt_tokens() const { return lengths_.prompt; }
   [[nodiscard]] KvCache& cache() { return *cache_; }
   [[nodiscard]] const Backend& backend() const { return *backend_; }
 
  private:
   ModelRunner(std::unique_ptr<Backend> backend, std::unique_ptr<Decoder> decoder, std::unique_ptr<KvCache> cache,
-              std::int64_t max_sequence_tokens)
-      : backend_(std::move(backend)),
-        decoder_(std::move(decoder)),
-        cache_(std::move(cache)),
-        max_sequence_tokens_(max_sequence_tokens) {}
+              SequenceLimits lengths)
+      : backend_(std::move(backend)), decoder_(std::move(decoder)), cache_(std::move(cache)), lengths_(lengths) {}
 
   // In this order: the decoder and the cache hold memory of the backend.
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<KvCache> cache_;
-  std::int64_t max_sequence_tokens_;
+  SequenceLimits lengths_;
   const Buffer& forward(const ForwardBatch& batch);
   /// Brings rows of logits to the host, where they are not; all of them as it sees them.
   float* fetch(const Buffer& logits, std::size_t first_row, std::size_t rows);

@@ -7,15 +7,15 @@
 
 namespace millrace {
 
-Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens) {
+Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows) {
   const std::int64_t vocab = runner.config().vocab;
   for (const std::int32_t token : tokens) {
     if (token < 0 || token >= vocab) return fail("token id {} is outside the vocabulary of {} tokens", token, vocab);
   }
-  if (static_cast<std::int64_t>(tokens.size()) > runner.max_sequence_tokens()) {
+  const std::int64_t most = rows == RowsAre::answer ? runner.max_sequence_tokens() : runner.max_prompt_tokens();
+  if (static_cast<std::int64_t>(tokens.size()) > most) {
     return fail("{} ids, but a sequence may have {} tokens here (KV memory holds {}, the model's context is {})",
-                tokens.size(), runner.max_sequence_tokens(), runner.cache().token_capacity(),
-                runner.config().max_position);
+                tokens.size(), most, runner.cache().token_capacity(), runner.config().max_position);
   }
   return Ok{};
 }

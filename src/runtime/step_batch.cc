@@ -30,6 +30,12 @@ ForwardBatch make_forward_batch(const StepPlan& plan, std::int32_t page_tokens,
     if (std::ranges::any_of(sequence.tables, [](const PageTable& table) { return table.dropped() > 0; })) {
       for (const PageTable& table : sequence.tables) rows.dropped.push_back(table.dropped() * page_tokens);
     }
+    for (const std::vector<MovedPages>& moved : sequence.moved) {
+      rows.moved.emplace_back(moved);
+      for (const MovedPages& some : moved) {
+        if (some.by > 0) batch.turns.push_back(some.by);
+      }
+    }
     measured = measured || rows.measured();
     for (std::int32_t r = 0; r < entry.rows; ++r) {
       const std::int64_t position = entry.first_position + r;
@@ -41,6 +47,9 @@ ForwardBatch make_forward_batch(const StepPlan& plan, std::int32_t page_tokens,
     }
     batch.sequences.push_back(std::move(rows));
   }
+  std::ranges::sort(batch.turns);
+  const auto [repeated, end] = std::ranges::unique(batch.turns);
+  batch.turns.erase(repeated, end);
   if (measured) {
     const std::size_t groups = batch.sequences.front().page_tables.size();
     masses.reset(groups, pages);
@@ -98,8 +107,12 @@ ForwardBatch UnscheduledSequences::batch(const StepPlan& plan) {
   }
   const auto view = [this](const StepEntry& entry) -> SequenceView {
     const Sequence& sequence = sequences_.at(entry.id);
-    return {sequence.tokens, sequence.prompt_tokens, sequence.kv.tables, sequence.answer_begin,
-            sequence.retention ? sequence.retention->measured_from() : Retention::kNever};
+    return {sequence.tokens,
+            sequence.prompt_tokens,
+            sequence.kv.tables,
+            sequence.answer_begin,
+            sequence.retention ? sequence.retention->measured_from() : Retention::kNever,
+            sequence.retention ? sequence.retention->moved() : std::span<const std::vector<MovedPages>>()};
   };
   return make_forward_batch(plan, limits_.page_tokens, view, *masses_);
 }

@@ -29,6 +29,12 @@ std::int64_t Retention::most_pages() const {
   return most;
 }
 
+std::int64_t Retention::kept_pages() const {
+  std::int64_t most = 0;
+  for (const std::optional<PageKeeper>& keeper : keepers_) most = std::max(most, keeper ? keeper->most() : 0);
+  return most;
+}
+
 void Retention::add(const PageMasses& masses, std::size_t sequence, std::int64_t first, std::int64_t end) {
   if (end <= measured_from_) return;
   MILLRACE_CHECK(end <= next_, "rows up to {} ran before what is kept was decided at {}", end, next_);
@@ -41,6 +47,12 @@ std::vector<std::vector<std::int32_t>> Retention::decide() {
   std::vector<std::vector<std::int32_t>> dropped(keepers_.size());
   for (std::size_t g = 0; g < keepers_.size(); ++g) {
     if (keepers_[g]) dropped[g] = keepers_[g]->drop(next_);
+  }
+  if (const std::int64_t context = retention_.context / page_tokens_ * page_tokens_; next_ >= context) {
+    moved_.resize(keepers_.size());
+    for (std::size_t g = 0; g < keepers_.size(); ++g) {
+      if (keepers_[g]) moved_[g] = keepers_[g]->moved(next_, context);
+    }
   }
   next_ = (next_ / page_tokens_ + 1) * page_tokens_;
   return dropped;

@@ -36,11 +36,17 @@ class Retention {
   /// Pages that a table has at most, from the first decision on: of a group with a window what that reaches.
   [[nodiscard]] std::int64_t most_pages() const;
 
+  /// The same of the groups without a window, and without the page that is being filled.
+  [[nodiscard]] std::int64_t kept_pages() const;
+
   /// Rows at positions [first, end) ran as entry `sequence` of a step with these masses.
   void add(const PageMasses& masses, std::size_t sequence, std::int64_t first, std::int64_t end);
 
   /// Positions [0, next_decision()) are computed: what is dropped of each group's table [groups], ascending.
   std::vector<std::vector<std::int32_t>> decide();
+
+  /// How rows behind the last decision see what their tables have, for each group: empty where that is as it stands.
+  [[nodiscard]] std::span<const std::vector<MovedPages>> moved() const { return moved_; }
 
   /// Nothing has been computed: the sequence is, from the start, once more.
   void restart();
@@ -51,6 +57,7 @@ class Retention {
   std::int64_t answer_begin_, measured_from_, next_;
   std::int64_t pinned_;
   std::vector<std::int64_t> windows_;
+  std::vector<std::vector<MovedPages>> moved_;      // [groups], or none have
   std::vector<std::optional<PageKeeper>> keepers_;  // [groups]
 };
 

@@ -409,8 +409,12 @@ void Scheduler::hold(SequenceId id, bool held) {
 
 SequenceView Scheduler::sequence(const StepEntry& entry) const {
   const Slot& slot = slots_[entry.slot];
-  return {slot.known, slot.prompt_tokens, slot.kv.tables, slot.prompt_tokens,
-          slot.retention ? slot.retention->measured_from() : Retention::kNever};
+  return {slot.known,
+          slot.prompt_tokens,
+          slot.kv.tables,
+          slot.prompt_tokens,
+          slot.retention ? slot.retention->measured_from() : Retention::kNever,
+          slot.retention ? slot.retention->moved() : std::span<const std::vector<MovedPages>>()};
 }
 
 std::int64_t Scheduler::cached_tokens(SequenceId id) const {

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <vector>
 
+#include "kv/moved_pages.h"
 #include "kv/page_pool.h"
 
 namespace millrace {
@@ -15,6 +17,7 @@ struct SequenceView {
   std::span<const PageTable> tables;                                      // one a cache group
   std::int64_t answer_begin = std::numeric_limits<std::int64_t>::max();   // rows from here on are of an answer
   std::int64_t measured_from = std::numeric_limits<std::int64_t>::max();  // whose attention is measured (PageMasses)
+  std::span<const std::vector<MovedPages>> moved = {};                    // [groups], or empty
 };
 
 }  // namespace millrace

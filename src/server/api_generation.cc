@@ -164,6 +164,13 @@ ApiStatus fit(Request& request, std::optional<std::int64_t> asked, std::int64_t 
   const auto prompt = static_cast<std::int64_t>(request.prompt.size());
   const std::int64_t room = model.max_sequence_tokens - prompt;
   const std::int64_t least = asked ? *asked : std::min<std::int64_t>(fallback, 1);
+  if (model.max_prompt_tokens && prompt > *model.max_prompt_tokens) {
+    return ApiError{.status = 400,
+                    .message = fmt::format("This model's prompts have at most {} tokens; this one has {}.",
+                                           *model.max_prompt_tokens, prompt),
+                    .param = param,
+                    .code = "context_length_exceeded"};
+  }
   if (room >= least) {
     request.max_new_tokens = std::min(asked.value_or(fallback), room);
     return Ok{};

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,9 +41,10 @@ struct ServedModel {
   std::shared_ptr<const GrammarVocabulary> grammar_vocabulary;  // may be null: no constrained answers
 
   std::vector<std::int32_t> eos_ids;
-  std::int64_t vocab = 0;                // rows of the model's head
-  std::int64_t hidden = 0;               // size of an embedding
-  std::int64_t max_sequence_tokens = 0;  // prompt and answer together
+  std::int64_t vocab = 0;                         // rows of the model's head
+  std::int64_t hidden = 0;                        // size of an embedding
+  std::int64_t max_sequence_tokens = 0;           // prompt and answer together
+  std::optional<std::int64_t> max_prompt_tokens;  // where a prompt may be no longer than that
   SamplingDefaults defaults;
 
   [[nodiscard]] const std::string& name() const { return ids.front(); }

@@ -10,6 +10,7 @@
 #include "backend/cpu_test_util.h"
 #include "backend/staged_backend.h"
 #include "core/float16.h"
+#include "kv/moved_pages.h"
 #include "kv/page_layout.h"
 #include "quant/kv_codec.h"
 
@@ -163,6 +164,23 @@ class AttendWorld {
     sinks_ = other.sinks_;
   }
 
+  /// Turns number pairs of a key as a rotation by `by` positions does, before it is stored.
+  void turn_key(int sequence, std::int64_t position, std::int64_t by) {
+    for (std::int32_t head = 0; head < shape_.kv_heads; ++head) {
+      float* key = keys_[static_cast<std::size_t>(sequence)].data() + position * kv_width() + head * shape_.head_dim;
+      const std::int32_t half = rotary_dim / 2;
+      for (std::int32_t i = 0; i < half; ++i) {
+        const double angle = static_cast<double>(by) * frequency(i), a = key[i], b = key[half + i];
+        key[i] = static_cast<float>(a * std::cos(angle) - b * std::sin(angle));
+        key[half + i] = static_cast<float>(a * std::sin(angle) + b * std::cos(angle));
+      }
+    }
+  }
+
+  // How rows of all sequences see their pages, and, where these have moved, how many numbers of a query turn.
+  std::vector<MovedPages> moved;
+  std::int32_t rotary_dim = 0;
+  float skip_margin = std::numeric_limits<float>::infinity();
   std::int64_t measured_from = std::numeric_limits<std::int64_t>::max();
   PageMasses masses;  // of the last attend(), by the places in `steps`
 
@@ -245,7 +263,24 @@ class AttendWorld {
                     .selection = shape_.selection ? &*shape_.selection : nullptr,
                     .prompt_selection = shape_.prompt_selection ? &*shape_.prompt_selection : nullptr,
                     .hyper = shape_.hyper ? &*shape_.hyper : nullptr,
+                    .skip_margin = skip_margin,
                     .layer = 1};
+    std::vector<float> cos, sin;
+    for (const MovedPages& pages : moved) {
+      if (pages.by > 0) batch.turns.push_back(pages.by);
+    }
+    std::ranges::sort(batch.turns);
+    for (const std::int64_t by : batch.turns) {
+      for (std::int32_t i = 0; i < rotary_dim / 2; ++i) {
+        cos.push_back(static_cast<float>(std::cos(static_cast<double>(by) * frequency(i))));
+        sin.push_back(static_cast<float>(std::sin(static_cast<double>(by) * frequency(i))));
+      }
+    }
+    const QueryTurns turns{.rotary_dim = rotary_dim, .cos = cos, .sin = sin};
+    if (!moved.empty()) {
+      args.turns = &turns;
+      for (SequenceRows& sequence : batch.sequences) sequence.moved = {moved};
+    }
     masses.reset(1, std::vector(batch.sequences.size(), pages_each_));
     if (std::ranges::any_of(batch.sequences, &SequenceRows::measured)) batch.masses = &masses;
     std::vector<float> out(static_cast<std::size_t>(batch.rows() * q_width()), -7e33f);
@@ -257,6 +292,8 @@ class AttendWorld {
   }
 
  private:
+  static double frequency(std::int32_t pair) { return std::pow(0.6, pair); }
+
   void set(std::vector<std::vector<float>>& of, int sequence, std::int64_t position, float number) const {
     std::fill_n(of[static_cast<std::size_t>(sequence)].begin() + position * kv_width(), kv_width(), number);
   }

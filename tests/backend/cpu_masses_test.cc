@@ -128,6 +128,55 @@ TEST_P(CpuMasses, WhatWasDroppedIsAsIfItHadNeverBeen) {
   }
 }
 
+/// A query that is turned back meets a key as the query meets a key that is turned on.
+TEST_P(CpuMasses, MovedPagesAreAsIfTheirKeysStoodThere) {
+  const auto backend = make_cpu_backend({.threads = 2, .isa = GetParam()});
+  const auto reference = make_reference_backend();
+  ASSERT_TRUE(backend.ok());
+  for (const Shape& shape : measured_shapes()) {
+    if (shape.prompt_selection || shape.selection || shape.length < 80) continue;
+    SCOPED_TRACE(describe(shape));
+    World world(shape, 1, 65), stands(shape, 1, 66);
+    stands.adopt(0, world);
+    world.moved = {{0, 320}, {1, 96}, {3, 0}};
+    world.rotary_dim = stands.rotary_dim = shape.head_dim / 4 * 2;
+    for (std::int64_t t = 0; t < 48; ++t) stands.turn_key(0, t, t < 16 ? 320 : 96);
+    world.store(0, 0, shape.length);
+    stands.store(0, 0, shape.length);
+    const std::vector<World::Step> rows{{0, shape.length - 9, shape.length}};
+    world.measured_from = stands.measured_from = shape.length - 5;
+    const std::vector<float> of_reference = world.attend(*reference, rows);
+    const std::vector<double> parts_of_reference = parts(world.masses, 0);
+    const double heads_of_rows = 5.0 * shape.heads;
+    if (shape.format == KvFormat::f32) {  // nothing is rounded
+      const std::vector<float> expected = stands.attend(*reference, rows);
+      for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(of_reference[i], expected[i], 2e-5) << i;
+      const std::vector<double> expected_parts = parts(stands.masses, 0);
+      for (std::size_t p = 0; p < expected_parts.size(); ++p) {
+        ASSERT_NEAR(parts_of_reference[p], expected_parts[p], 1e-5 * heads_of_rows) << p;
+      }
+    }
+    const bool rounds = shape.format != KvFormat::f32;
+    const std::vector<float> own = world.attend(**backend, rows);
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      ASSERT_NEAR(own[i], of_reference[i], (rounds ? 0.03 : 2e-5) * world.largest_value()) << i;
+    }
+    const std::vector<double> own_parts = parts(world.masses, 0);
+    for (std::size_t p = 0; p < own_parts.size(); ++p) {
+      ASSERT_NEAR(own_parts[p], parts_of_reference[p], (rounds ? 0.004 : 1e-5) * heads_of_rows) << "page " << p;
+    }
+    // Row by row, and without moving: other numbers.
+    std::vector<float> one_by_one;
+    for (std::int64_t t = shape.length - 9; t < shape.length; ++t) {
+      const std::vector<float> row = world.attend(**backend, {{0, t, t + 1}});
+      one_by_one.insert(one_by_one.end(), row.begin(), row.end());
+    }
+    EXPECT_EQ(one_by_one, own);
+    world.moved.clear();
+    EXPECT_NE(world.attend(**backend, rows), own);
+  }
+}
+
 MILLRACE_ON_EACH_LEVEL(CpuMasses);
 
 }  // namespace

@@ -27,7 +27,8 @@ struct Setting {
 class Identity : public testing::TestWithParam<const char*> {
  protected:
   static LoadedModel load(std::int64_t rows, std::int32_t pages, DType compute = DType::f32,
-                          const std::string& recipe = R"({"millrace_recipe": 1})", std::int32_t swap_pages = 0) {
+                          const std::string& recipe = R"({"millrace_recipe": 1})", std::int32_t swap_pages = 0,
+                          std::optional<std::int64_t> max_model_len = {}) {
     LoadOptions options;
     options.path = std::string(MILLRACE_SOURCE_DIR "/tests/fixtures/logits/") + GetParam();
     options.dummy = true;
@@ -35,6 +36,7 @@ class Identity : public testing::TestWithParam<const char*> {
     options.compute = compute;
     options.recipe = std::move(*parse_recipe(recipe, "recipe"));
     options.limits = {.max_rows = rows, .max_logit_rows = rows};
+    options.max_model_len = max_model_len;
     const auto plan = plan_model(options);
     EXPECT_TRUE(plan.ok()) << plan.error().message;
     const std::uint64_t page = plan->layout.bytes_per_page_row();
@@ -342,6 +344,60 @@ TEST_P(Identity, OfSequencesThatKeepSomePagesAndArePreempted) {
     EXPECT_GT(counters.preemptions, 0);
     const bool keeps = std::ranges::find(windows, 0) != windows.end();
     EXPECT_EQ(counters.swaps > 0, swap_pages > 0 && keeps) << counters.swaps;
+  }
+}
+
+/// Values of chunks that are not worth it, by rows of prompts and of answers alike, so that answers are shared too.
+TEST_P(Identity, OfValuesThatAreLeftOutToo) {
+  const auto recipe = [](double threshold) {
+    return fmt::format(R"({{"millrace_recipe": 1, "attention": {{"skip_softmax": {{"threshold": {}}}}}}})", threshold);
+  };
+  expect_the_same_in_all_settings(recipe(0.9), 2);
+  const LoadedModel dense = load(96, 4000);
+  const std::vector<Request> all = requests(dense.runner->config().vocab, 2);
+  EXPECT_EQ(each_alone(load(96, 4000, DType::f32, recipe(0)), all, 3), each_alone(dense, all, 3));
+  const LoadedModel leaving = load(96, 4000, DType::f32, recipe(0.9));
+  (void)each_alone(leaving, all, 16);
+  const AttendCounts counts = leaving.runner->backend().attend_counts();
+  const std::vector<std::int64_t> windows = dense.runner->cache().windows();
+  EXPECT_EQ(counts.read < counts.all, std::ranges::find(windows, 0) != windows.end());  // else the test says nothing
+}
+
+/// Answers that are longer than the model's context: pages that are too far away count as if they stood nearer.
+TEST_P(Identity, OfAnswersBeyondTheContext) {
+  for (const char* select : {"recent", "heavy_hitters"}) {
+    SCOPED_TRACE(select);
+    const std::string recipe = fmt::format(R"({{"millrace_recipe": 1, "attention": {{"keep": {{"select": "{}",
+        "tokens": 96, "sink_tokens": 16, "recent_tokens": 32, "levels": 0}}}}}})",
+                                           select);
+    constexpr std::int64_t kLength = 1100;  // the context is 256
+    const LoadedModel wide = load(96, 4000, DType::f32, recipe, 0, kLength);
+    ASSERT_EQ(wide.runner->config().max_position, 256);
+    const std::vector<std::int64_t> windows = wide.runner->cache().windows();
+    const std::int64_t length = std::ranges::find(windows, 0) != windows.end() ? kLength : 256;
+    ASSERT_EQ(wide.runner->max_sequence_tokens(), length);
+    std::vector<Request> all = requests(wide.runner->config().vocab);
+    all.resize(8);
+    for (Request& request : all) {
+      request.choices = 1;
+      request.max_new_tokens = 2000;  // cut to what fits
+    }
+    const Answers alone = each_alone(wide, all, 1);
+    for (const auto& [key, tokens] : alone) {
+      const std::size_t prompt = all[static_cast<std::size_t>(key.first)].prompt.size();
+      EXPECT_EQ(tokens.size() + prompt, static_cast<std::size_t>(length));
+    }
+    for (const std::int64_t rows : {96, 19}) {
+      const LoadedModel model = load(rows, 60, DType::f32, recipe, 0, kLength);
+      EngineCore engine(*model.runner, nullptr);
+      std::vector<int> order(all.size());
+      std::iota(order.rbegin(), order.rend(), 0);
+      EXPECT_EQ(run(engine, all, order, 3), alone);
+    }
+    Request too_long = all[0];
+    too_long.prompt.assign(257, 1);
+    EngineCore engine(*wide.runner, nullptr);
+    EXPECT_FALSE(engine.prepare(too_long).ok());
   }
 }
 

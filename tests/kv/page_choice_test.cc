@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <random>
@@ -74,6 +75,41 @@ TEST(PageChooser, EachQueryCountsByWhatItPrefers) {
   // The second query's scores are a hundred times as large; still both get the page that they want most.
   EXPECT_EQ(choose(of, 188, {0, 0, 1, 0, 0, 0, 0, 0, 300, 500, 300, 400, 300, 300, 300, 300}, 2),
             (Pages{0, 2, 3, 9, 10, 11}));
+}
+
+TEST(PageChooser, ByMassTakesWhatEachQueryWants) {
+  PageSelection of{.mass = 0.9, .sink_tokens = 16, .recent_tokens = 40};
+  // Of the first query one page has 0.99 of the mass, of the second two have the half of it each, less what is far.
+  const std::vector<float> two{0, 0, 9, 0, 0, 0, 0, 0,  //
+                               0, 0, 0, 0, 7, 0, 7, 0};
+  EXPECT_EQ(choose(of, 188, two, 2), (Pages{0, 3, 5, 7, 9, 10, 11}));
+  of.tokens = 16 * 6;  // and no more than that: the first, four of the end, one that is best
+  EXPECT_EQ(choose(of, 188, two, 2).size(), 6u);
+  of.tokens = std::int64_t{1} << 40;
+  // All alike: all of them are in one step.
+  EXPECT_EQ(choose(of, 188, std::vector<float>(8, 1.0f)).size(), 12u);
+  // More of the mass never takes less.
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0.0f, 2.0f);
+  std::vector<float> scores(100);
+  for (float& score : scores) score = normal(random);
+  scores[7] = std::numeric_limits<float>::quiet_NaN();
+  std::size_t before = 0;
+  for (const double mass : {0.1, 0.3, 0.5, 0.8, 0.9, 0.99, 0.999999}) {
+    of.mass = mass;
+    const Pages taken = choose(of, 16 + 100 * 16 + 39, scores, 1);
+    EXPECT_GE(taken.size(), before);
+    before = taken.size();
+    double all = 0.0, read = 0.0;
+    for (std::size_t p = 0; p < scores.size(); ++p) {
+      if (p == 7) continue;
+      all += std::exp(static_cast<double>(scores[p]));
+      if (std::ranges::count(taken, static_cast<std::int32_t>(p) + 1) > 0)
+        read += std::exp(static_cast<double>(scores[p]));
+    }
+    EXPECT_GE(read, (mass - 0.03) * all) << mass;
+  }
+  EXPECT_LE(before, 103u);
 }
 
 TEST(PageChooser, RecentPagesAlone) {

@@ -69,6 +69,59 @@ TEST(PageKeeper, TheMostRecentStay) {
   EXPECT_EQ(keeper.drop(160), (Entries{1, 2, 3, 4}));
 }
 
+TEST(PageKeeper, WhatIsTooFarAwayStandsAtTheFarEnd) {
+  PageKeeper keeper(retention(KeepChoice::recent), 16, 0, 0);  // six pages
+  keeper.drop(160);
+  EXPECT_TRUE(keeper.moved(160, 176).empty());  // page 10 of a context of eleven
+  keeper.drop(320);                             // pages 0, 15, 16, 17, 18, 19
+  // Of a context of ten pages page 11 is the farthest that rows of page 20 know: the first stands there, the others
+  // where they are.
+  EXPECT_EQ(keeper.moved(320, 160), (std::vector<MovedPages>{{0, 176}, {1, 0}}));
+  EXPECT_EQ(keeper.moved(335, 160), keeper.moved(320, 160));
+  // Of one of seven all do.
+  EXPECT_EQ(keeper.moved(320, 112), (std::vector<MovedPages>{{0, 224}, {1, 0}}));
+}
+
+TEST(PageKeeper, MovedPagesStayInOrderWithinTheContext) {
+  constexpr std::int64_t kContext = 160;
+  PageKeeper keeper({.choice = KeepChoice::heavy_hitters, .tokens = 128, .sink_tokens = 16, .recent_tokens = 16}, 16, 0,
+                    0);
+  std::vector<std::int64_t> numbers;  // of the pages that are kept
+  std::uint64_t random = 1;
+  bool moved_some = false, moved_apart = false;
+  for (std::int64_t page = 0; page < 200; ++page) {
+    numbers.push_back(page);
+    std::vector<std::uint64_t> masses(numbers.size());
+    for (std::uint64_t& mass : masses) mass = (random = random * 6364136223846793005u + 1442695040888963407u) >> 40;
+    keeper.add(masses, page * 16, (page + 1) * 16);
+    const Entries dropped = keeper.drop((page + 1) * 16);
+    for (auto it = dropped.rbegin(); it != dropped.rend(); ++it) numbers.erase(numbers.begin() + *it);
+    const std::int64_t own = page + 1;
+    const std::vector<MovedPages> moved = keeper.moved(own * 16, kContext);
+    if (!moved.empty()) {
+      EXPECT_EQ(moved.front().first, 0);
+      EXPECT_EQ(moved.back().by, 0);
+    }
+    moved_some |= !moved.empty();
+    moved_apart |= moved.size() > 2;
+    std::int64_t before = own - kContext / 16;
+    std::size_t m = 0;
+    for (std::size_t entry = 0; entry < numbers.size(); ++entry) {
+      while (m + 1 < moved.size() && moved[m + 1].first <= static_cast<std::int64_t>(entry)) ++m;
+      const std::int64_t by = moved.empty() ? 0 : moved[m].by;
+      EXPECT_EQ(by % 16, 0);
+      const std::int64_t stands = numbers[entry] + by / 16;
+      EXPECT_GT(stands, before);  // behind the one before it, none before the context
+      EXPECT_LT(stands, own);
+      if (own - numbers[entry] < kContext / 16 && stands != numbers[entry]) {
+        EXPECT_EQ(stands, before + 1);  // only where another one needs its place
+      }
+      before = stands;
+    }
+  }
+  EXPECT_TRUE(moved_some && moved_apart);
+}
+
 TEST(PageKeeper, LotsDifferByGroupAndAreTheSameAgain) {
   std::vector<Entries> drawn;
   for (const std::uint32_t lot : {0u, 1u, 0u}) {

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace millrace {
 namespace {
 
@@ -87,8 +89,12 @@ TEST(Recipe, AnswersMaySelectWhatTheyRead) {
   };
   const std::string where = R"(r.json: "attention"."decode")";
   EXPECT_EQ(refused("7"), where + " is not an object");
-  EXPECT_EQ(refused("{}"), where + R"(: "select" and "tokens" must be there)");
-  EXPECT_EQ(refused(R"({"select": "quest"})"), where + R"(: "select" and "tokens" must be there)");
+  EXPECT_EQ(refused("{}"), where + R"(: "select" must be there, and "mass" or "tokens")");
+  EXPECT_EQ(refused(R"({"select": "quest"})"), where + R"(: "select" must be there, and "mass" or "tokens")");
+  EXPECT_EQ(refused(R"({"select": "recent", "mass": 0.5, "tokens": 512})"),
+            where + R"(: "mass" is for quest: others do not know what attention a page has; give "tokens")");
+  EXPECT_EQ(refused(R"({"select": "quest", "mass": 0})"),
+            where + R"(."mass": 0 is not a part of attention, above 0 and up to 1)");
   EXPECT_EQ(refused(R"({"select": "best", "tokens": 512})"),
             where + R"(."select": "best" is not supported; this version has quest, recent, random)");
   EXPECT_EQ(refused(R"({"select": "quest", "tokens": 0.5})"),
@@ -101,7 +107,37 @@ TEST(Recipe, AnswersMaySelectWhatTheyRead) {
   EXPECT_NE(refused(R"({"select": "quest", "tokens": 512, "pages": 3})").find(R"("pages" is not supported)"),
             std::string::npos);
   EXPECT_EQ(message(R"({"millrace_recipe": 1, "attention": {"encode": {}}})"),
-            R"(r.json: "attention"."encode" is not supported by this version (it has "prefill", "decode" and "keep"))");
+            R"(r.json: "attention"."encode" is not supported by this version (it has "prefill", "decode", "keep" and )"
+            R"("skip_softmax"))");
+  const auto by_mass =
+      parse_recipe(R"({"millrace_recipe": 1, "attention": {"decode": {"select": "quest", "mass": 0.75}}})", "r.json");
+  ASSERT_TRUE(by_mass.ok()) << by_mass.error().message;
+  EXPECT_EQ(by_mass->attention.decode->mass, 0.75);
+}
+
+TEST(Recipe, SaysWhichChunksAreNotWorthTheirValues) {
+  const auto refused = [](const std::string& skip) {
+    return message(R"({"millrace_recipe": 1, "attention": {"skip_softmax": )" + skip + "}}");
+  };
+  const auto recipe = parse_recipe(
+      R"({"millrace_recipe": 1, "attention": {"skip_softmax": {"threshold": 0.001, "dense_layers": 2}}})", "r.json");
+  ASSERT_TRUE(recipe.ok()) << recipe.error().message;
+  EXPECT_FALSE(recipe->lossless());
+  EXPECT_FALSE(recipe->attention.reads_all());
+  EXPECT_TRUE(recipe->attention.reads_alike());
+  EXPECT_NEAR(recipe->attention.skip->margin(), 6.9078f, 1e-4f);
+  EXPECT_EQ(recipe->attention.skip->dense_layers, 2);
+  EXPECT_TRUE(std::isinf(ChunkSkipping{}.margin()));
+  const std::string where = R"(r.json: "attention"."skip_softmax")";
+  EXPECT_EQ(refused("1"), where + " is not an object");
+  EXPECT_EQ(refused("{}"), where + R"(: "threshold" must be there)");
+  EXPECT_EQ(refused(R"({"threshold": 1})"),
+            where + R"(."threshold": 1 is not a part of the largest weight, from 0 to below 1)");
+  EXPECT_EQ(refused(R"({"threshold": 0.1, "tokens": 5})"),
+            where + R"(."tokens" is not supported by this version (it has "threshold" and "dense_layers"))");
+  EXPECT_EQ(message(R"({"millrace_recipe": 1, "attention": {"skip_softmax": {"threshold": 0.1},
+                        "prefill": {"select": "hyper"}}})"),
+            R"(r.json: "attention": "skip_softmax" looks at one chunk after the other, hyper reads in another order)");
 }
 
 TEST(Recipe, SaysWhatBlocksPromptsRead) {

@@ -67,6 +67,24 @@ TEST(MemoryPlan, SomeIsForSequencesThatWait) {
   EXPECT_NE(refusal(needs).find("--swap-memory is 1000.0 MiB"), std::string::npos) << refusal(needs);
 }
 
+TEST(MemoryPlan, AnswersMayGoOnBeyondTheContextWhereSomePagesAreKept) {
+  MemoryNeeds needs = small_model();
+  needs.max_model_len = 100'000;
+  EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 1600);
+  needs.kept_tokens = 512;
+  EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 100'000);
+  EXPECT_EQ(plan_memory(needs)->max_prompt_tokens, 1600);
+  EXPECT_EQ(plan_memory(needs)->kv_pages, 100);  // of a prompt as long as the context
+  needs.max_model_len = 800;
+  EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 800);
+  EXPECT_EQ(plan_memory(needs)->max_prompt_tokens, 800);
+  needs.max_model_len = 1601;
+  needs.kept_tokens = 1600;
+  EXPECT_EQ(refusal(needs),
+            "--max-model-len 1601 is more than the model's context of 1600 tokens: the recipe keeps 1600 and a page of "
+            "16, which must fit into it");
+}
+
 TEST(MemoryPlan, RefusalsHaveTheFigures) {
   MemoryNeeds needs = small_model();
   needs.available = 50 * kMiB;

@@ -83,6 +83,7 @@ void AttendPlan::make(const ForwardBatch& batch, const AttendArgs& args, int thr
   const std::int64_t block_rows = attend_block_rows(args);
   for (std::size_t s = batch.sequences.size(); s-- > 0;) {
     const SequenceRows& sequence = batch.sequences[s];
+    if (turns_queries(args, sequence)) continue;  // MovedAttender
     const std::int64_t begin = shared_tokens_[s];
     std::vector<AttendTask>& blocks = begin > 0 ? resumed_ : first_;
     const RowParts parts = parts_of(args, sequence);

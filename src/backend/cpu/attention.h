@@ -9,7 +9,10 @@
 #include "backend/cpu/block_selector.h"
 #include "backend/cpu/hyper_attender.h"
 #include "backend/cpu/kernel_table.h"
+#include "backend/cpu/mass_adder.h"
+#include "backend/cpu/moved_attender.h"
 #include "backend/cpu/page_selector.h"
+#include "backend/cpu/read_counter.h"
 #include "backend/cpu/thread_scratch.h"
 #include "core/thread_pool.h"
 
@@ -24,7 +27,12 @@ class Attention {
         scratch_(&scratch),
         block_selector_(kernels, pool),
         page_selector_(kernels, pool),
-        hyper_(kernels, pool, scratch) {}
+        hyper_(kernels, pool, scratch),
+        moved_(pool, scratch, masses_, reads_) {}
+
+  // Parts of it point to each other.
+  Attention(const Attention&) = delete;
+  Attention& operator=(const Attention&) = delete;
 
   /// Whether queries and weights are rounded to bf16: where keys and values are rounded too, and the level can.
   [[nodiscard]] bool rounds(KvFormat format) const {
@@ -33,6 +41,8 @@ class Attention {
 
   /// Backend::attend().
   void attend(const ForwardBatch& batch, const AttendArgs& args);
+
+  [[nodiscard]] const AttendCounts& counts() const { return reads_.counts(); }
 
   /// What the batch's rows have stored is there: keeps what the layer needs of its keys.
   void keep_of_keys(const ForwardBatch& batch, const RopeStoreArgs& args) {
@@ -46,10 +56,7 @@ class Attention {
   [[nodiscard]] std::int32_t heads_together(std::int64_t blocks, std::int32_t kv_heads) const;
   void attend_blocks(const AttendArgs& args, std::span<const AttendTask> blocks);
   void attend_chosen(const AttendArgs& args, std::span<const AttendTask> tasks);
-  /// Makes ready for tasks of the batch that are measured.
-  void begin_masses(const ForwardBatch& batch, const AttendArgs& args);
   void run(AttendTask task, int thread);
-  void add_masses(const AttendTask& task, std::size_t sequence, int thread);
   [[nodiscard]] AttendKernel kernel(const AttendArgs& args) const {
     return rounds(args.kv.format) ? kernels_->products.attend_rounded : kernels_->attend;
   }
@@ -63,13 +70,9 @@ class Attention {
   PageSelector page_selector_;
   HyperAttender hyper_;
   std::vector<BoundTask> bound_tasks_;
-  const ForwardBatch* measured_ = nullptr;  // where some rows of the batch are
-  std::vector<std::int32_t> sequence_of_row_;
-  struct MassScratch {
-    std::vector<float> pages, largest;
-    std::vector<std::uint64_t> sums;
-  };
-  std::vector<MassScratch> mass_scratch_;  // of each thread
+  MassAdder masses_;
+  ReadCounter reads_;
+  MovedAttender moved_;
 };
 
 }  // namespace millrace

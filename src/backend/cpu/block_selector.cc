@@ -47,6 +47,13 @@ void BlockSelector::begin(const ForwardBatch& batch, const AttendArgs& args, boo
                  args.kv.page_tokens);
 }
 
+double BlockSelector::scores_read() const {
+  if (args_->prompt_selection->choice != BlockChoice::xattention) return 0.0;
+  double positions = 0.0;
+  for (const Block& block : blocks_) positions += static_cast<double>(block.rows * block.full_pages() * kCell);
+  return positions * args_->heads / (2 * kCell);
+}
+
 std::span<const AttendTask> BlockSelector::next() {
   if (done_ == blocks_.size()) return {};
   const std::int64_t columns = cell_columns(args_->heads / args_->kv_heads),

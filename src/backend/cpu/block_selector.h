@@ -25,6 +25,9 @@ class BlockSelector {
   /// into this until the next call, and lack scratch. None: all are done.
   std::span<const AttendTask> next();
 
+  /// What scores have multiplied, in positions of all queries: a sixteenth of what products of queries and keys would.
+  [[nodiscard]] double scores_read() const;
+
  private:
   struct Block {
     std::int64_t row = 0, rows = 0;  // of the batch

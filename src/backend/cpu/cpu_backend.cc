@@ -90,6 +90,7 @@ class CpuBackend final : public Backend {
     const SkipCounts &inputs = inputs_.skipped().counts(), &neurons = neuron_ffn_.counts();
     return {inputs.kept + neurons.kept, inputs.all + neurons.all, store_ != nullptr ? store_->bytes_read() : 0.0};
   }
+  [[nodiscard]] AttendCounts attend_counts() const override { return attention_.counts(); }
   [[nodiscard]] bool chooses_neurons() const override { return true; }
   Result<std::unique_ptr<PackedNeurons>> pack_neurons(const NeuronSource& source) override {
     MILLRACE_TRY(std::unique_ptr<CpuNeurons> packed,

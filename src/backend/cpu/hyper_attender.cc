@@ -77,14 +77,14 @@ void HyperAttender::keep_buckets(const ForwardBatch& batch, const RopeStoreArgs&
   }
 }
 
-void HyperAttender::attend(const ForwardBatch& batch, const AttendArgs& args, AttendKernel kernel,
-                           std::int64_t task_rows) {
+double HyperAttender::attend(const ForwardBatch& batch, const AttendArgs& args, AttendKernel kernel,
+                             std::int64_t task_rows) {
   args_ = &args;
   kernel_ = kernel;
   task_rows_ = task_rows;
   group_ = args.heads / args.kv_heads;
   find_pieces(batch);
-  if (pieces_.empty()) return;
+  if (pieces_.empty()) return 0.0;
   MILLRACE_CHECK(args.window == 0 && args.kv.page_tokens == kSlots && args.kv.key_buckets != nullptr,
                  "attention is approximate in a layer with a window of {}, pages of {}, buckets {}", args.window,
                  args.kv.page_tokens, args.kv.key_buckets != nullptr);
@@ -95,7 +95,14 @@ void HyperAttender::attend(const ForwardBatch& batch, const AttendArgs& args, At
   far_args_ = args;
   far_args_.kv_heads = 1;
   far_args_.kv = records_of_->layer();
-  for (const Piece& piece : pieces_) attend_far(piece);
+  double read = 0.0;
+  for (const Piece& piece : pieces_) {
+    attend_far(piece);
+    const std::int64_t far = std::min(piece.chunk.count(), args.hyper->block + args.hyper->samples),
+                       near = piece.near_position() + (piece.rows + 1) / 2;
+    read += static_cast<double>(piece.rows * (near + far) * args.heads);
+  }
+  return read;
 }
 
 void HyperAttender::find_pieces(const ForwardBatch& batch) {

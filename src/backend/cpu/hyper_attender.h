@@ -26,7 +26,8 @@ class HyperAttender {
       : kernels_(&kernels), pool_(&pool), scratch_(&scratch) {}
 
   /// Attention of the rows of the batch that approximate; each thread's scratch must do for tasks of `task_rows` rows.
-  void attend(const ForwardBatch& batch, const AttendArgs& args, AttendKernel kernel, std::int64_t task_rows);
+  /// Returns how many positions all queries have read.
+  double attend(const ForwardBatch& batch, const AttendArgs& args, AttendKernel kernel, std::int64_t task_rows);
 
   /// Buckets of the keys of prompts that the batch has stored.
   void keep_buckets(const ForwardBatch& batch, const RopeStoreArgs& args);

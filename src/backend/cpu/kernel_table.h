@@ -268,6 +268,9 @@ struct AttendMasses {
   float* largest = nullptr;  // [kv heads][queries][chunks]: of scores, to the kernel's use
   std::int64_t chunks = 0;
   std::int32_t first_kv_head = 0;
+  // The task's first chunk among them: of tasks that resume one another each leaves what it takes in, and the last,
+  // which does not suspend, makes parts of all.
+  std::int64_t first_chunk = 0;
 };
 
 /// Consecutive rows of the batch, all heads of some kv heads, take in the positions [begin, end) of one page table, as
@@ -290,11 +293,14 @@ struct AttendTask {
   // Queries from all over the batch instead: `rows` of them, each by its row times heads plus its head. All see all of
   // [begin, end), and keys and values are those of one kv head (args->kv_heads is 1).
   const std::int32_t* queries = nullptr;
+  // [rows * group][head_dim], instead of those in args->q; of one kv head.
+  const float* turned = nullptr;
   // [end], added to scores after a soft cap: logarithms of the weights of positions, minus infinity for those that do
   // not count. Where there are such, [begin, end) is whole chunks, and all queries see all of it.
   const float* biases = nullptr;
+  std::int64_t* left_out = nullptr;        // positions whose values a query has left out are added; null: not counted
   std::int32_t kv_head = 0, kv_heads = 1;  // the first, and how many: at most kAttendHeads
-  // Where they are wanted; only of a task that begins at 0 and does not suspend, without a window.
+  // Where they are wanted; only of a task that begins at 0, without a window.
   const AttendMasses* masses = nullptr;
   const std::int32_t* entries =
       nullptr;               // of the sequence's page table, for each of page_table; null: they are the same

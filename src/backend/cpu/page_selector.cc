@@ -5,6 +5,7 @@
 #include "backend/cpu/parallel.h"
 #include "backend/selected_pages.h"
 #include "core/check.h"
+#include "quant/kv_format.h"
 
 namespace millrace {
 
@@ -44,6 +45,16 @@ std::span<const AttendTask> PageSelector::next() {
   if (args_->selection->choice == PageChoice::quest) score(rows);
   choose(rows);
   return tasks_;
+}
+
+double PageSelector::bounds_read() const {
+  if (args_->selection->choice != PageChoice::quest) return 0.0;
+  std::int64_t pages = 0;
+  for (const Row& row : rows_) pages += row.candidates.end - row.candidates.first;
+  const auto head_dim = static_cast<std::size_t>(args_->head_dim);
+  const double bounds = 2.0 * sizeof(std::uint16_t) * static_cast<double>(kv_bound_numbers(head_dim)),
+               position = 2.0 * static_cast<double>(kv_head_bytes(args_->kv.format, head_dim));
+  return static_cast<double>(pages * args_->heads) * bounds / position;
 }
 
 void PageSelector::score(std::span<const Row> rows) {
@@ -87,7 +98,7 @@ void PageSelector::choose(std::span<const Row> rows) {
     const std::vector<std::int32_t>& chosen = choosers_[static_cast<std::size_t>(thread)].choose(
         *args.selection, row.candidates, last,
         scored ? scores_.data() + (r * args.heads + kv_head * group) * candidates_ : nullptr, group, candidates_,
-        {row.position, args.layer, static_cast<std::uint32_t>(kv_head)});
+        {row.position, args.layer, static_cast<std::uint32_t>(kv_head)}, args.scale);
     std::int32_t* table = tables_.data() + task * pages_;
     std::int32_t* entries = entries_.data() + task * pages_;
     std::ranges::copy(chosen, entries);

@@ -24,6 +24,9 @@ class PageSelector {
   /// and kv head, point to `args` and into this until the next call, and lack scratch. None: all rows are done.
   std::span<const AttendTask> next();
 
+  /// What the rows' bounds take, in positions of keys and values of all queries.
+  [[nodiscard]] double bounds_read() const;
+
  private:
   struct Row {
     std::int64_t row = 0, position = 0;  // in the batch, in its sequence

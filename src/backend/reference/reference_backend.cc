@@ -11,6 +11,8 @@
 #include "backend/reference/hyper_columns.h"
 #include "backend/reference/reference_matrix.h"
 #include "backend/reference/seen_positions.h"
+#include "backend/selected_pages.h"
+#include "backend/turned_queries.h"
 #include "core/check.h"
 #include "core/memory.h"
 #include "quant/kv_codec.h"
@@ -198,17 +200,26 @@ class ReferenceBackend final : public Backend {
           if (columns.has(i)) {
             for (std::int32_t head = first; head < first + group; ++head) {
               const HyperColumns::Columns of_query = columns.of(i, head);
-              attend_row(sequence, i, head, of_query.positions, of_query.log_weights, args, {});
+              attend_row(sequence, i, head, of_query.positions, of_query.log_weights, args, {}, {});
             }
             continue;
           }
           const std::vector<std::int64_t> seen = positions.of(i, kv_head);
+          const std::span<const MovedPages> moved =
+              turns_queries(args, sequence) ? sequence.moved_in(args.kv.group) : std::span<const MovedPages>();
           const bool measured =
               batch.masses != nullptr && args.window == 0 && sequence.first_position + i >= sequence.measured_from;
           const std::span<std::uint64_t> masses =
               measured ? batch.masses->of(static_cast<std::size_t>(args.kv.group), s) : std::span<std::uint64_t>();
           for (std::int32_t head = first; head < first + group; ++head) {
-            attend_row(sequence, i, head, seen, {}, args, masses);
+            std::vector<float> turned(moved.size() * static_cast<std::size_t>(args.head_dim));
+            const float* const q = args.q + (sequence.first_row + i) * args.q_stride + head * args.head_dim;
+            for (std::size_t m = 0; m + 1 < moved.size(); ++m) {
+              turn_query(batch, s, *args.turns, moved[m].by, q, args.head_dim,
+                         turned.data() + m * static_cast<std::size_t>(args.head_dim));
+            }
+            if (!moved.empty()) std::copy_n(q, args.head_dim, turned.end() - args.head_dim);
+            attend_row(sequence, i, head, seen, {}, args, masses, {moved, turned.data()});
           }
         }
       }
@@ -378,18 +389,35 @@ class ReferenceBackend final : public Backend {
     }
   }
 
+  /// The queries of a row and head for the pages that have moved, [moved][head_dim].
+  struct Turned {
+    std::span<const MovedPages> moved = {};
+    const float* queries = nullptr;
+  };
+
   /// `log_weights`: of the positions; none: each weighs 1.
   static void attend_row(const SequenceRows& sequence, std::int32_t index, std::int32_t head,
                          std::span<const std::int64_t> seen, std::span<const float> log_weights, const AttendArgs& args,
-                         std::span<std::uint64_t> masses) {
+                         std::span<std::uint64_t> masses, const Turned& turned) {
     const std::int64_t row = sequence.first_row + index;
     const std::int32_t kv_head = head / (args.heads / args.kv_heads);
     const auto table = sequence.page_tables[static_cast<std::size_t>(args.kv.group)];
     const float* q = args.q + row * args.q_stride + head * args.head_dim;
 
+    // By chunks of what it reads, one after the other.
+    const float margin = turned.moved.empty() ? args.skip_margin : std::numeric_limits<float>::infinity();
+    const auto leave_out = [&](std::vector<float>& scores, std::size_t chunk, float before) {
+      const auto own = std::span(scores).subspan(chunk);
+      if (!(*std::ranges::max_element(own) < before - margin)) return false;
+      std::ranges::fill(own, -std::numeric_limits<float>::infinity());
+      return true;
+    };
     std::vector<float> scores;
     float largest = args.sinks != nullptr ? args.sinks[head] : -std::numeric_limits<float>::infinity();
     for (const std::int64_t t : seen) {
+      for (std::size_t m = 0; m < turned.moved.size() && turned.moved[m].first <= t / args.kv.page_tokens; ++m) {
+        q = turned.queries + m * static_cast<std::size_t>(args.head_dim);
+      }
       const KvSlot key = kv_slot(args, table, t, kv_head, true);
       float dot = 0.0f;
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
@@ -399,7 +427,12 @@ class ReferenceBackend final : public Backend {
       if (args.softcap != 0.0f) score = args.softcap * std::tanh(score / args.softcap);
       if (!log_weights.empty()) score += log_weights[scores.size()];
       scores.push_back(score);
-      largest = std::max(largest, score);
+      if (scores.size() % kAttentionChunk != 0 && scores.size() != seen.size()) continue;
+      const std::size_t chunk = (scores.size() - 1) / kAttentionChunk * kAttentionChunk;
+      if (margin == std::numeric_limits<float>::infinity() || !leave_out(scores, chunk, largest)) {
+        largest =
+            std::max(largest, *std::max_element(scores.begin() + static_cast<std::ptrdiff_t>(chunk), scores.end()));
+      }
     }
     float sum = args.sinks != nullptr ? std::exp(args.sinks[head] - largest) : 0.0f;
     for (float& score : scores) {
@@ -417,6 +450,7 @@ class ReferenceBackend final : public Backend {
         if (!masses.empty()) masses[static_cast<std::size_t>(page)] += mass_units(of_page);
         of_page = 0.0f;
       }
+      if (weight == 0.0f && margin < std::numeric_limits<float>::infinity()) continue;
       const KvSlot value = kv_slot(args, table, seen[s], kv_head, false);
       for (std::int32_t i = 0; i < args.head_dim; ++i) {
         out[i] += weight * decode_kv(args.kv.format, value, i);

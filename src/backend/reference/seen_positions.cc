@@ -80,7 +80,7 @@ std::vector<std::int64_t> SeenPositions::of(std::int32_t row, std::int32_t kv_he
   PageChooser chooser;
   for (const std::int32_t page :
        chooser.choose(*args_->selection, candidates, position / page_tokens, scores.data(), group, count,
-                      {position, args_->layer, static_cast<std::uint32_t>(kv_head)})) {
+                      {position, args_->layer, static_cast<std::uint32_t>(kv_head)}, args_->scale)) {
     add_positions(page * page_tokens, std::min(position + 1, (page + 1) * page_tokens), seen);
   }
   return seen;

@@ -27,6 +27,7 @@ struct AttendState {
   float *part_largest, *part_sum, *keep, *take;
   float* part_middle;  // [queries]: sum of weighted middles of values
   float* page_sum;     // [queries][chunk / 16]: sums of weights by 16 positions, where they are wanted; else null
+  std::int64_t* left_out;
 };
 
 /// A kv head of a task: a task of its own, that shares its memory with the others'.
@@ -59,6 +60,7 @@ inline void divide_into_heads(const AttendTask& task, AttendHead* heads) {
   for (float** array : of_queries) *array = take(padded);
   s.page_sum = take(padded * (kAttentionChunk / 16));
   if (task.masses == nullptr) s.page_sum = nullptr;
+  s.left_out = task.left_out;
   for (std::int32_t h = 0; h < task.kv_heads; ++h) {
     s.query = take(padded * s.width);
     s.result = take(padded * s.width);
@@ -171,10 +173,26 @@ inline const float* biases_of(const AttendTask& task, std::int64_t base) {
   return task.biases != nullptr ? task.biases + base : nullptr;
 }
 
+/// Whether the chunk is not worth its values for query i, by its largest score (AttendArgs::skip_margin). It is then as
+/// if the query did not see it.
+inline bool leaves_out(const AttendArgs& args, const AttendState& s, ChunkRange visible, std::int64_t i) {
+  if (!(s.part_largest[i] < s.largest[i] - args.skip_margin)) return false;
+  s.part_largest[i] = -__builtin_inff();
+  s.part_sum[i] = s.part_middle[i] = 0.0f;
+  const Lanes nothing = broadcast(0.0f);
+  for (std::int64_t j = 0; j < kAttentionChunk; j += 16) store(s.score + i * kAttentionChunk + j, nothing);
+  for (std::int64_t d = 0; d < s.width; d += 16) store(s.part + i * s.width + d, nothing);
+  for (std::int64_t b = 0; s.page_sum != nullptr && b < kAttentionChunk / 16; ++b) {
+    s.page_sum[i * (kAttentionChunk / 16) + b] = 0.0f;
+  }
+  if (s.left_out != nullptr) *s.left_out += visible.high - visible.low + 1;
+  return true;
+}
+
 /// chunk_softmax() of a chunk that is visible as a whole, without softcap: the same operations, without memory between
 /// them.
 template <typename Element>
-inline void whole_softmax(const AttendArgs& args, const AttendState& s, const float* biases, std::int64_t i) {
+inline bool whole_softmax(const AttendArgs& args, const AttendState& s, const float* biases, std::int64_t i) {
   constexpr int kBlocks = kAttentionChunk / 16;
   float* score = s.score + i * kAttentionChunk;
   Lanes v[kBlocks];
@@ -185,6 +203,7 @@ inline void whole_softmax(const AttendArgs& args, const AttendState& s, const fl
   Lanes largest = v[0];
   MILLRACE_UNROLL for (int b = 1; b < kBlocks; ++b) largest = max(largest, v[b]);
   s.part_largest[i] = reduce_max(largest);
+  if (leaves_out(args, s, {0, kAttentionChunk - 1}, i)) return false;
   const Lanes origin = broadcast(s.part_largest[i] == -__builtin_inff() ? 0.0f : s.part_largest[i]);
   const Lanes nothing = broadcast(0.0f);
   Lanes sum = nothing, middle = nothing;
@@ -203,15 +222,16 @@ inline void whole_softmax(const AttendArgs& args, const AttendState& s, const fl
   }
   s.part_sum[i] = reduce_add(sum);
   if constexpr (kHasMiddle<Element>) s.part_middle[i] = reduce_add(middle);
+  return true;
 }
 
 /// Scores of query i to weights exp(score - largest), in place; those outside `visible` become 0. `computed` is the
 /// range that the block of queries had scores for. Where keys and values are codes, scores are multiplied with the
 /// scales of keys, and weights, after they are summed, with those of values. A middle is the same for all numbers of a
 /// key or value: it adds to a score the sum of the query's numbers times itself, and to all of the result alike.
-/// `biases`: of the chunk, or null.
+/// `biases`: of the chunk, or null. False: the query leaves out the chunk.
 template <typename Element>
-inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRange computed, ChunkRange visible,
+inline bool chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRange computed, ChunkRange visible,
                           const float* biases, std::int64_t i) {
   float* score = s.score + i * kAttentionChunk;
   if (visible.low == 0 && visible.high == kAttentionChunk - 1 && args.softcap == 0.0f) {
@@ -229,6 +249,7 @@ inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
   Lanes largest = load(score + begin);
   for (std::int64_t j = begin + 16; j < end; j += 16) largest = max(largest, load(score + j));
   s.part_largest[i] = reduce_max(largest);
+  if (leaves_out(args, s, visible, i)) return false;
   const Lanes origin = broadcast(s.part_largest[i] == -__builtin_inff() ? 0.0f : s.part_largest[i]);
   const Lanes nothing = broadcast(0.0f);
   Lanes sum = nothing, middle = nothing;  // hidden positions add an exact zero, so how many were computed does not show
@@ -250,6 +271,7 @@ inline void chunk_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
   }
   s.part_sum[i] = reduce_add(sum);
   if constexpr (kHasMiddle<Element>) s.part_middle[i] = reduce_add(middle);
+  return true;
 }
 
 /// Leaves what the queries [first, end) give to the pages of the chunk at `base`, as parts of that chunk's sum, where
@@ -259,7 +281,7 @@ inline void keep_page_sums(const AttendTask& task, const AttendState& s, std::in
   if (s.page_sum == nullptr) return;
   constexpr std::int64_t kBlocks = kAttentionChunk / 16;
   const AttendMasses& masses = *task.masses;
-  const std::int64_t chunk = base / kAttentionChunk, head = task.kv_head - masses.first_kv_head;
+  const std::int64_t chunk = masses.first_chunk + base / kAttentionChunk, head = task.kv_head - masses.first_kv_head;
   for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
     const std::int64_t query = head * task.rows * s.group + i;
     const bool sees = i >= first && i < end;
@@ -271,7 +293,7 @@ inline void keep_page_sums(const AttendTask& task, const AttendState& s, std::in
 
 /// Those sums to parts of all that the queries give.
 inline void finish_page_sums(const AttendTask& task, const AttendState& s) {
-  if (s.page_sum == nullptr) return;
+  if (s.page_sum == nullptr || task.suspend) return;
   constexpr std::int64_t kBlocks = kAttentionChunk / 16;
   const AttendMasses& masses = *task.masses;
   const std::int64_t head = task.kv_head - masses.first_kv_head;
@@ -336,7 +358,8 @@ inline void begin_queries(const AttendTask& task, const AttendState& s) {
   const AttendArgs& args = *task.args;
   for (std::int64_t i = 0; i < task.rows * s.group; ++i) {
     const std::int64_t index = query_index(task, s, i), head = index % args.heads;
-    const float* q = args.q + index / args.heads * args.q_stride + head * s.head_dim;
+    const float* q = task.turned != nullptr ? task.turned + i * s.head_dim
+                                            : args.q + index / args.heads * args.q_stride + head * s.head_dim;
     const float* before = args.out + index * s.head_dim;
     for (std::int64_t d = 0; d < s.width; d += 16) {
       const std::int64_t lanes = s.head_dim - d < 16 ? s.head_dim - d : 16;

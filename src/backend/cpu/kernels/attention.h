@@ -246,6 +246,15 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
   score_chunk<Element, kFew>(task, s, base, range, first, end - first);
   gather_all_scales<Element>(task, s, base, range);
 
+  bool wanted = false;
+  for (std::int64_t row = first_row; row < end_row; ++row) {
+    const ChunkRange visible = visible_range(args, base, task.position + row);
+    for (std::int64_t i = row * s.group; i < (row + 1) * s.group; ++i) {
+      wanted |= chunk_softmax<Element>(args, s, range, visible, biases_of(task, base), i);
+    }
+  }
+  if (!wanted) return keep_page_sums(task, s, base, first, end);
+
   if constexpr (kFew == 0) prefetch_values<Element>(task, ahead(task, base, 0).low, ahead(task, base, 3).high);
   const bool copied = s.head_dim != s.width || end - first > kTileRows || (kPairs && kFew == 0);
   if (copied) {
@@ -262,9 +271,6 @@ inline void attend_chunk(const AttendTask& task, const AttendState& s, std::int6
     for (; next < end_row; ++next) {
       const ChunkRange other = visible_range(args, base, task.position + next);
       if (other.low != visible.low || other.high != visible.high) break;
-    }
-    for (std::int64_t i = row * s.group; i < next * s.group; ++i) {
-      chunk_softmax<Element>(args, s, range, visible, biases_of(task, base), i);
     }
     const std::int64_t begin = row * s.group, count = (next - row) * s.group;
     if constexpr (kFew > 0) {

@@ -256,9 +256,9 @@ inline Lanes power_of_two_below(Lanes x) {
 }
 
 /// Scores of query i to weights exp(score - largest) in bfloat16, in place; zero is the weight of what it does not see,
-/// whatever stands there. Scales and middles as chunk_softmax() has them.
+/// whatever stands there. Scales and middles, and the result, as chunk_softmax() has them.
 template <typename Element>
-inline void round_softmax(const AttendArgs& args, const AttendState& s, ChunkRange visible, const float* biases,
+inline bool round_softmax(const AttendArgs& args, const AttendState& s, ChunkRange visible, const float* biases,
                           std::int64_t i) {
   constexpr int kBlocks = kAttentionChunk / 16;
   const std::uint64_t seen = (~std::uint64_t{0} >> (63 - visible.high)) & (~std::uint64_t{0} << visible.low);
@@ -272,6 +272,7 @@ inline void round_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
         _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), static_cast<__mmask16>(seen >> (b * 16)), v[b].all);
   }
   s.part_largest[i] = reduce_max(max(max(v[0], v[1]), max(v[2], v[3])));
+  if (leaves_out(args, s, visible, i)) return false;
   const Lanes origin = broadcast(s.part_largest[i] == -__builtin_inff() ? 0.0f : s.part_largest[i]);
   Lanes sum{nothing}, middle{nothing};
   MILLRACE_UNROLL for (int b = 0; b < kBlocks; ++b) {
@@ -291,6 +292,7 @@ inline void round_softmax(const AttendArgs& args, const AttendState& s, ChunkRan
   }
   s.part_sum[i] = reduce_add(sum);
   if constexpr (kHasMiddle<Element>) s.part_middle[i] = reduce_add(middle);
+  return true;
 }
 
 /// Scores of the tiles of queries that have some of [first, end).
@@ -407,12 +409,17 @@ inline void attend_chunk_by_tiles(const AttendTask& task, const AttendState& s, 
   finish_stores(s.score);
   next.ask(1);
   gather_all_scales<Element>(task, s, base, range);
+  bool wanted = false;
   for (std::int64_t row = first_row; row < end_row; ++row) {
     const ChunkRange visible = visible_to(row);
     for (std::int64_t i = row * s.group; i < (row + 1) * s.group; ++i) {
       if (i - first < 4) next.ask(1);
-      round_softmax<Element>(args, s, visible, biases_of(task, base), i);
+      wanted |= round_softmax<Element>(args, s, visible, biases_of(task, base), i);
     }
+  }
+  if (!wanted) {
+    next.ask(32);
+    return keep_page_sums(task, s, base, first, end);
   }
   pair_up_values<Element>(task, s, base, range, next);
   next.ask(1);
