@@ -149,6 +149,34 @@ TEST_P(CpuSkip, IsCloseToTheReference) {
   }
 }
 
+TEST_P(CpuSkip, DrawsTheInputsThatTheReferenceDraws) {
+  const auto backend = cpu_backend(GetParam());
+  const auto reference = make_reference_backend();
+  Random random(6);
+  const Shape shape{300, 257};
+  const DrawnInputs drawn{.density = 0.5, .key = 11};
+  for (const auto& [name, format] : formats()) {
+    const std::vector<float> weights = random.normals(shape.rows * shape.cols);
+    const auto dense = packed(*backend, weights, shape.rows, shape.cols, format);
+    LinearFormat skipping = format;
+    skipping.skip.drawn = drawn;
+    const auto ours = packed(*backend, weights, shape.rows, shape.cols, skipping),
+               theirs = packed(*reference, weights, shape.rows, shape.cols, skipping);
+    for (const std::vector<bool>& answers : companies()) {
+      const std::vector<float> x = random.normals(static_cast<std::int64_t>(answers.size()) * shape.cols);
+      std::vector<float> zeroed = x;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const auto row = static_cast<std::int64_t>(i) / shape.cols, input = static_cast<std::int64_t>(i) % shape.cols;
+        if (answers[static_cast<std::size_t>(row)] && !drawn.keeps(7, input)) zeroed[i] = 0.0f;
+      }
+      for (const auto& b : {backend.get(), reference.get()}) b->begin(batch_of(answers));
+      const std::vector<float> out = multiply(*backend, *ours, x);
+      EXPECT_TRUE(identical(out, multiply(*backend, *dense, zeroed))) << name;
+      if (answers.size() <= 4) EXPECT_TRUE(close(out, multiply(*reference, *theirs, x), 1e-4f)) << name;
+    }
+  }
+}
+
 TEST_P(CpuSkip, CountsWhatItKeeps) {
   const auto backend = cpu_backend(GetParam());
   const Shape shape{16, 5};

@@ -60,8 +60,8 @@ std::byte* InputRows::Memory::reserve(std::size_t bytes) {
 }
 
 MatmulRun InputRows::prepare(MatmulRun run) {
-  if (const std::optional<float> threshold = run.weight->skip().of_inputs()) {
-    run.x = skipped_.zeroed(run.x, run.x_stride, run.rows, run.weight->cols(), *threshold, run.weight->rows());
+  if (const InputSkip skip = run.weight->skip(); skip.of_inputs()) {
+    run.x = skipped_.zeroed(run.x, run.x_stride, run.rows, run.weight->cols(), skip, run.weight->rows());
   }
   if (!run.weight->input_order().empty()) reorder(run);
   if (run.weight->e4m3()) round_to_e4m3(run);
