@@ -1,4 +1,5 @@
-// `millrace calibrate`: how large a model's activations are on a text, for recipes that leave out the small ones.
+// `millrace calibrate`: how large a model's activations are on a text, for recipes that leave out the small ones; or
+// such a recipe, for what may be lost.
 
 #include "convert/calibrate.h"
 
@@ -8,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "cli/calibrate_target.h"
 #include "cli/options.h"
 #include "runtime/neuron_file.h"
 
@@ -20,6 +22,7 @@ struct CalibrateFlags {
   std::string output, text;
   std::int64_t tokens = 65536;
   PredictorOptions predictor = {.rank = 0};
+  TargetFlags target;
 };
 
 void print(const std::vector<ActivationProfile::Entry>& entries, const char* what) {
@@ -81,7 +84,17 @@ Status train_predictors(const CalibrateFlags& flags, const std::string& part, st
   return Ok{};
 }
 
+Status find_thresholds(const CalibrateFlags& flags, const std::string& part, std::ofstream& file) {
+  if (flags.text.empty()) return fail("give a text with --text: what is lost is measured on it");
+  MILLRACE_TRY(const TargetReport report,
+               calibrate_to_target(flags.model, {.file = flags.text, .tokens = flags.tokens}, flags.target, part));
+  MILLRACE_CHECK_OK(keep(flags, part, file, report.recipe));
+  print(report, flags.target, flags.output, flags.model.json);
+  return Ok{};
+}
+
 Status calibrate(const CalibrateFlags& flags, const std::string& part, std::ofstream& file) {
+  if (!flags.target.method.empty()) return find_thresholds(flags, part, file);
   if (flags.predictor.rank > 0) return train_predictors(flags, part, file);
   MILLRACE_TRY(LoadOptions options, load_options(flags.model, 1));
   MILLRACE_TRY(const ActivationProfile profile,
@@ -136,7 +149,21 @@ void add_calibrate(CLI::App& app, Command& chosen) {
       ->check(CLI::Range(0.5, 0.9999));
   command->add_option("--hot", flags->predictor.hot, "Neurons that fire for at least this share of tokens are hot")
       ->check(CLI::Range(0.001, 1.0));
-  command->add_option("-o,--output", flags->output, "Profile to write")->required();
+  CLI::Option* method =
+      command
+          ->add_option("--method", flags->target.method,
+                       "Write no profile but a recipe that leaves out inputs as teal, down or cats do")
+          ->check(CLI::IsMember({"teal", "down", "cats"}))
+          ->excludes("--predictor");
+  CLI::Option* kl = command
+                        ->add_option("--target-kl", flags->target.target_kl,
+                                     "The most that it may lose: KL divergence from the model without it, mean, nats")
+                        ->check(CLI::PositiveNumber)
+                        ->needs(method);
+  method->needs(kl);
+  command->add_flag("--uniform", flags->target.uniform, "One density for all layers, instead of the best for each")
+      ->needs(method);
+  command->add_option("-o,--output", flags->output, "Profile or recipe to write")->required();
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }
 

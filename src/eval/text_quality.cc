@@ -125,17 +125,7 @@ Comparison compare(std::span<const WindowQuality> windows) {
     return std::exp(ratio(
         windows, counts, [](const WindowQuality& w) { return w.nll - w.reference_nll; }, tokens_of));
   });
-  std::vector<double> sums;
-  for (const WindowQuality& window : windows) {
-    double sum = 0.0;
-    for (const float value : window.divergence) sum += value;
-    sums.push_back(sum);
-  }
-  result.kl_mean = estimate(count, [&](Counts counts) {
-    return ratio(
-        windows, counts, [&](const WindowQuality& w) { return sums[static_cast<std::size_t>(&w - windows.data())]; },
-        tokens_of);
-  });
+  result.kl_mean = mean_divergence(windows);
   result.kl_p99 = estimate(count, HighDivergence(windows));
   result.top1_agreement = estimate(count, [&](Counts counts) {
     return ratio(
@@ -173,6 +163,20 @@ Result<std::vector<WindowQuality>> judge_windows(ModelRunner& runner, std::span<
     if (progress) progress(static_cast<std::int64_t>(w) + 1, static_cast<std::int64_t>(windows.size()));
   }
   return judged;
+}
+
+Estimate mean_divergence(std::span<const WindowQuality> windows) {
+  std::vector<double> sums;
+  for (const WindowQuality& window : windows) {
+    double sum = 0.0;
+    for (const float value : window.divergence) sum += value;
+    sums.push_back(sum);
+  }
+  return estimate(windows.size(), [&](Counts counts) {
+    return ratio(
+        windows, counts, [&](const WindowQuality& w) { return sums[static_cast<std::size_t>(&w - windows.data())]; },
+        tokens_of);
+  });
 }
 
 TextQuality summarize(std::span<const WindowQuality> windows, bool compared) {

@@ -58,6 +58,9 @@ Status write_reference(ModelRunner& runner, std::span<const TokenWindow> windows
 Result<std::vector<WindowQuality>> judge_windows(ModelRunner& runner, std::span<const TokenWindow> windows,
                                                  ReferenceFile* reference, const WindowProgress& progress);
 
+/// Of windows that were judged beside a reference: what summarize() says of it, without the rest, which takes longer.
+Estimate mean_divergence(std::span<const WindowQuality> windows);
+
 /// Windows, not tokens, are the independent units of the intervals: neighbours in a text are correlated.
 TextQuality summarize(std::span<const WindowQuality> windows, bool compared);
 

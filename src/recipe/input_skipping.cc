@@ -1,8 +1,29 @@
 #include "recipe/input_skipping.h"
 
+#include "core/fnv.h"
+#include "core/philox.h"
 #include "recipe/recipe.h"
 
 namespace millrace {
+
+namespace {
+
+/// The same of layers that read the same inputs: q, k and v; gate and up.
+std::uint64_t draw_key(std::string_view layer) {
+  Fnv1a key;
+  const bool alone = layer.ends_with(".o_proj") || layer.ends_with(".down_proj");
+  key.add(alone ? layer : layer.substr(0, layer.rfind('.') + 1));
+  return key.value();
+}
+
+}  // namespace
+
+bool DrawnInputs::keeps(std::int64_t position, std::int64_t input) const {
+  const PhiloxBlock block =
+      philox4x32_10({static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(input / 4), 0, 0},
+                    {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32)});
+  return block[static_cast<std::size_t>(input % 4)] * 0x1p-32 < density;
+}
 
 bool InputSkipping::covers(std::string_view layer) const {
   if (layer.find(".experts.") != std::string_view::npos) return false;
@@ -12,6 +33,7 @@ bool InputSkipping::covers(std::string_view layer) const {
 
 InputSkip InputSkipping::of_layer(std::string_view layer) const {
   if (!covers(layer)) return {};
+  if (imposed > 0.0) return {.threshold = {}, .gate_threshold = {}, .drawn = DrawnInputs{imposed, draw_key(layer)}};
   std::optional<float> threshold;
   const bool gate = method == SkipMethod::cats;
   if (profile != nullptr) {

@@ -135,18 +135,25 @@ Result<InputSkipping> parse_activations(const Json& activations, const std::stri
       MILLRACE_TRY(skipping.density, parse_share(value, place));
     } else if (key == "thresholds") {
       MILLRACE_TRY(skipping.thresholds, parse_thresholds(value, place));
+    } else if (key == "imposed") {
+      MILLRACE_TRY(skipping.imposed, parse_share(value, place));
     } else {
       return fail(
-          "{} is not supported by this version (it has \"method\", \"profile\", \"density\" and \"thresholds\")",
+          "{} is not supported by this version (it has \"method\", \"profile\", \"density\", \"thresholds\" and "
+          "\"imposed\")",
           place);
     }
   }
   if (!method) return fail("{}: \"method\" must be there", where);
+  if (skipping.imposed > 0.0) {
+    if (skipping.profile_file.empty() && skipping.density == 0.0 && skipping.thresholds.empty()) return skipping;
+    return fail("{}: with \"imposed\", which draws inputs by lot, there is nothing else to say", where);
+  }
   if (skipping.profile_file.empty() != (skipping.density == 0.0)) {
     return fail("{}: \"profile\" and \"density\" go together", where);
   }
   if (skipping.profile_file.empty() && skipping.thresholds.empty()) {
-    return fail("{}: give \"profile\" and \"density\", or \"thresholds\"", where);
+    return fail("{}: give \"profile\" and \"density\", \"thresholds\", or \"imposed\"", where);
   }
   return skipping;
 }

@@ -12,8 +12,9 @@
 // recipe/page_selection.h) read of the past, and what is kept of it ("keep", recipe/kv_retention.h); without it they
 // read everything, and all is kept. "activations" says which inputs of linear layers rows of answers leave out
 // (recipe/input_skipping.h): {"method": "teal", "profile": "FILE", "density": 0.5}, or {"method": "teal",
-// "thresholds": {"*": 0.02}}; or which neurons they compute (recipe/neuron_choice.h): {"method": "hot_cold", "profile":
-// "FILE"}, {"method": "hot_cold", "imposed": 0.1}, or {"method": "relu"}.
+// "thresholds": {"*": 0.02}}, or by lot {"method": "teal", "imposed": 0.5}; or which neurons they compute
+// (recipe/neuron_choice.h): {"method": "hot_cold", "profile": "FILE"}, {"method": "hot_cold", "imposed": 0.1}, or
+// {"method": "relu"}.
 #pragma once
 
 #include <optional>

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "backend/cpu/input_rows.h"
 #include "backend/reference/reference_backend.h"
 #include "backend/rows_world.h"
 #include "quant/codes.h"
@@ -50,7 +51,7 @@ std::vector<NamedFormat> formats() {
 /// Which rows are of answers. The first is of an answer alone.
 std::vector<std::vector<bool>> companies() {
   std::vector<std::vector<bool>> all{{true}, {true, true}, {true, false, true}, {true, true, true, true}};
-  for (const std::size_t rows : {5, 40}) {
+  for (const std::size_t rows : {5, 14, 40}) {
     all.emplace_back(rows);
     for (std::size_t r = 0; r < rows; ++r) all.back()[r] = r % 3 != 1;
   }
@@ -83,7 +84,7 @@ TEST_P(CpuSkip, GivesTheBitsOfDenseProductsWithZeros) {
       for (const float threshold : kThresholds) {
         const auto skipping = with_skip(*backend, weights, shape, format, threshold);
         for (const std::vector<bool>& answers : companies()) {
-          if (answers.size() > 4 && threshold != 0.7f) continue;
+          if (answers.size() > 4 && threshold != 0.7f && threshold != 2.0f) continue;
           SCOPED_TRACE(fmt::format("{} {} x {}, {} rows, threshold {}", name, shape.rows, shape.cols, answers.size(),
                                    threshold));
           const auto count = static_cast<std::int64_t>(answers.size());
@@ -94,6 +95,48 @@ TEST_P(CpuSkip, GivesTheBitsOfDenseProductsWithZeros) {
         }
       }
     }
+  }
+}
+
+/// How many lists of kept inputs a product is made with; none where the dense kernels make it.
+TEST_P(CpuSkip, ManyRowsOrInputsAreLeftToTheDenseKernels) {
+  const auto backend = cpu_backend(GetParam());
+  const auto pool = ThreadPool::create(1);
+  ASSERT_TRUE(pool.ok());
+  const KernelTable kernels = kernel_table(GetParam());
+  InputRows inputs(kernels, **pool);
+  const Shape shape{64, 400};
+  const std::vector<float> weights(64 * 400, 1.0f);
+  for (const LinearFormat& format : {LinearFormat{}, LinearFormat{.input = DType::bf16}}) {
+    const auto matrix = with_skip(*backend, weights, shape, format, 0.5f);
+    std::vector<float> out(20 * 64);
+    // Of each row a tenth of the inputs is kept: its own, or that of the first row.
+    const auto lists = [&](std::int64_t rows, bool own, bool answers = true) {
+      std::vector<float> x(static_cast<std::size_t>(rows * shape.cols), 0.1f);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t first = own ? r % 10 * 40 : 0;
+        std::fill_n(x.begin() + r * shape.cols + first, 40, 1.0f);
+      }
+      inputs.begin(batch_of(std::vector<bool>(static_cast<std::size_t>(rows), answers)));
+      return inputs
+          .prepare({static_cast<const CpuMatrix*>(matrix.get()), nullptr, x.data(), shape.cols, rows, out.data(), 64})
+          .kept.size();
+    };
+    EXPECT_EQ(lists(1, true), 1u);
+    EXPECT_EQ(lists(4, true), 1u);
+    EXPECT_EQ(lists(5, true), 2u);
+    EXPECT_EQ(lists(12, true), 3u);
+    EXPECT_EQ(lists(16, false), 4u);
+    EXPECT_EQ(lists(17, false), 0u);        // too many
+    EXPECT_EQ(lists(12, true, false), 0u);  // rows of prompts keep all
+  }
+}
+
+TEST(SkipChoice, GoesByWhatAllGroupsOfRowsKeep) {
+  for (const std::optional<CodeKind> codes : {std::optional<CodeKind>(), std::optional(CodeKind::int8)}) {
+    EXPECT_TRUE(skipping_pays(codes, 0.0));
+    EXPECT_TRUE(skipping_pays(codes, 1.0)) << "one group of rows, whatever it keeps";
+    EXPECT_FALSE(skipping_pays(codes, 2.1));
   }
 }
 
@@ -146,6 +189,35 @@ TEST_P(CpuSkip, IsCloseToTheReference) {
     EXPECT_TRUE(close(multiply(*backend, *ours, x), multiply(*reference, *theirs, x), 1e-4f)) << name;
     EXPECT_EQ(backend->skip_counts().kept, reference->skip_counts().kept) << name;
     EXPECT_EQ(backend->skip_counts().all, reference->skip_counts().all) << name;
+  }
+}
+
+TEST_P(CpuSkip, DrawsTheInputsThatTheReferenceDraws) {
+  const auto backend = cpu_backend(GetParam());
+  const auto reference = make_reference_backend();
+  Random random(6);
+  const Shape shape{300, 257};
+  const DrawnInputs drawn{.density = 0.5, .key = 11};
+  for (const auto& [name, format] : formats()) {
+    const std::vector<float> weights = random.normals(shape.rows * shape.cols);
+    const auto dense = packed(*backend, weights, shape.rows, shape.cols, format);
+    LinearFormat skipping = format;
+    skipping.skip.drawn = drawn;
+    const auto ours = packed(*backend, weights, shape.rows, shape.cols, skipping),
+               theirs = packed(*reference, weights, shape.rows, shape.cols, skipping);
+    for (const std::vector<bool>& answers : companies()) {
+      const std::vector<float> x = random.normals(static_cast<std::int64_t>(answers.size()) * shape.cols);
+      std::vector<float> zeroed = x;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const auto row = static_cast<std::int64_t>(i) / shape.cols, input = static_cast<std::int64_t>(i) % shape.cols;
+        if (answers[static_cast<std::size_t>(row)] && !drawn.keeps(7, input)) zeroed[i] = 0.0f;
+      }
+      for (const auto& b : {backend.get(), reference.get()}) b->begin(batch_of(answers));
+      const std::vector<float> out = multiply(*backend, *ours, x);
+      EXPECT_TRUE(identical(out, multiply(*backend, *dense, zeroed))) << name;
+      if (answers.size() > 4) continue;
+      EXPECT_TRUE(close(out, multiply(*reference, *theirs, x), 1e-4f)) << name;
+    }
   }
 }
 

@@ -272,6 +272,37 @@ class Contract(unittest.TestCase):
             self.assertEqual(failed.returncode, 1)
             self.assertIn("is of another model", failed.stderr)
 
+    def test_thresholds_for_a_target_lose_no_more(self):
+        text = ROOT / "docs" / "architecture.md"
+        with tempfile.TemporaryDirectory() as folder:
+            recipe, base = (pathlib.Path(folder, name) for name in ("r.json", "base.json"))
+            base.write_text('{"millrace_recipe": 1, "weights": {"default": "int8"}}')
+            flags = ("calibrate", "--text", str(text), "--tokens", "2600", "--target-kl", "0.002", "-o", str(recipe))
+            found = document(*flags, "--method", "down", "--recipe", str(base))
+            low, high = found["ci95"]["kl_mean"]
+            self.assertLess(low, found["kl_mean"])
+            self.assertLessEqual(high, 0.002)
+            self.assertGreater(high, 0.0015, "more could be left out")
+            self.assertEqual(len(found["layers"]), 5)
+            for layer in found["layers"]:
+                self.assertAlmostEqual(layer["kept"], layer["wanted"], delta=0.06)
+            self.assertEqual(sorted(p.name for p in pathlib.Path(folder).iterdir()), ["base.json", "r.json"])
+
+            written = json.loads(recipe.read_text())
+            self.assertEqual(written["weights"], {"default": "int8"})
+            self.assertEqual(written["activations"]["method"], "down")
+            for layer in found["layers"]:
+                self.assertEqual(written["activations"]["thresholds"].get(layer["layers"][0]), layer["threshold"])
+            # What the recipe does is what was measured.
+            judged = document("eval", "--text", str(text), "--recipe", str(recipe), "--window", "512", "--no-reference")
+            self.assertAlmostEqual(judged["kept_inputs"], found["kept_inputs"], delta=0.03)
+
+            uniform = document(*flags, "--method", "cats", "--uniform")
+            self.assertEqual(len({layer["wanted"] for layer in uniform["layers"]}), 1)
+            for wrong, code in ((("--method", "down", "--recipe", str(recipe)), 1), (("--method", "best"), 2),
+                                (("--method", "down", "--predictor", "4"), 2), ((), 2)):
+                self.assertEqual(millrace(*flags, *wrong).returncode, code, wrong)
+
     def test_calibrating_without_a_text_is_for_made_up_weights(self):
         with tempfile.TemporaryDirectory() as folder:
             failed = millrace("calibrate", "--output", folder + "/p.json")

@@ -304,6 +304,16 @@ TEST(Recipe, AnswersMayLeaveOutInputs) {
   EXPECT_FALSE(gate.threshold);
   EXPECT_EQ(gate.of_inputs(), 0.0f) << "what the gate has made zero";
   EXPECT_FALSE(InputSkip{}.of_inputs());
+  const InputSkipping drawn = parsed(R"({"method": "teal", "imposed": 0.5})");
+  const InputSkip query = drawn.of_layer(layer + "self_attn.q_proj"),
+                  down_proj = drawn.of_layer(layer + "mlp.down_proj");
+  EXPECT_EQ(query.drawn->density, 0.5);
+  EXPECT_EQ(query.of_inputs(), 0.0f);
+  EXPECT_EQ(query, drawn.of_layer(layer + "self_attn.v_proj")) << "which reads the same inputs";
+  EXPECT_NE(query, drawn.of_layer(layer + "self_attn.o_proj"));
+  EXPECT_NE(query, drawn.of_layer("model.layers.4.self_attn.q_proj"));
+  EXPECT_NE(down_proj, drawn.of_layer(layer + "mlp.gate_proj"));
+  EXPECT_EQ(parsed(R"({"method": "down", "imposed": 0.5})").of_layer(layer + "mlp.down_proj"), down_proj);
 
   // From a density and quantiles; a threshold by name goes before.
   InputSkipping density =
@@ -329,7 +339,9 @@ TEST(Recipe, AnswersMayLeaveOutInputs) {
   EXPECT_EQ(refused("{}"), where + R"(: "method" must be there)");
   EXPECT_EQ(refused(R"({"method": "best"})"),
             where + R"(."method": "best" is not supported; this version has teal, down, cats, hot_cold and relu)");
-  EXPECT_EQ(refused(R"({"method": "teal"})"), where + R"(: give "profile" and "density", or "thresholds")");
+  EXPECT_EQ(refused(R"({"method": "teal"})"), where + R"(: give "profile" and "density", "thresholds", or "imposed")");
+  EXPECT_EQ(refused(R"({"method": "teal", "imposed": 0.5, "thresholds": {"*": 1}})"),
+            where + R"(: with "imposed", which draws inputs by lot, there is nothing else to say)");
   EXPECT_EQ(refused(R"({"method": "teal", "density": 0.5})"), where + R"(: "profile" and "density" go together)");
   EXPECT_EQ(refused(R"({"method": "teal", "profile": "p"})"), where + R"(: "profile" and "density" go together)");
   EXPECT_EQ(refused(R"({"method": "teal", "profile": "p", "density": 0})"),
@@ -338,6 +350,22 @@ TEST(Recipe, AnswersMayLeaveOutInputs) {
             where + R"(."thresholds"."*": -1 is not a number from 0 on)");
   EXPECT_NE(refused(R"({"method": "teal", "sparsity": 0.5})").find(R"("sparsity" is not supported)"),
             std::string::npos);
+}
+
+TEST(DrawnInputs, AreTheShareThatIsWantedAndHaveNothingInCommon) {
+  const DrawnInputs drawn{.density = 0.3, .key = 7}, other{.density = 0.3, .key = 8};
+  int kept = 0, in_next_row = 0, in_other_layer = 0;
+  constexpr int kInputs = 20000;
+  for (std::int64_t k = 0; k < kInputs; ++k) {
+    if (!drawn.keeps(5, k)) continue;
+    ++kept;
+    in_next_row += drawn.keeps(6, k) ? 1 : 0;
+    in_other_layer += other.keeps(5, k) ? 1 : 0;
+  }
+  EXPECT_NEAR(kept, 0.3 * kInputs, 200);
+  EXPECT_NEAR(in_next_row, 0.3 * kept, 100);
+  EXPECT_NEAR(in_other_layer, 0.3 * kept, 100);
+  EXPECT_TRUE((DrawnInputs{.density = 1.0, .key = 7}.keeps(5, 0)));
 }
 
 TEST(Recipe, SaysWhichNeuronsAreComputed) {

@@ -298,8 +298,8 @@ class CpuBackend final : public Backend {
   /// Panels that a task takes at least: what a tile of rows takes; of weights that are skipped a whole tile, so that
   /// memory is read in long pieces.
   [[nodiscard]] static std::int64_t task_panels(const MatmulRun& run) {
-    if (run.kept == nullptr && run.weight->tiled()) return Products::gathered_panels(*run.weight);
-    if (run.kept == nullptr) return run.rows > 1 ? 4 : 8;
+    if (run.kept.empty() && run.weight->tiled()) return Products::gathered_panels(*run.weight);
+    if (run.kept.empty()) return run.rows > 1 ? 4 : 8;
     return run.weight->segments().front().tile() / kPanelRows;
   }
 
@@ -316,7 +316,7 @@ class CpuBackend final : public Backend {
     // few rows are full. Many rows come back to the weights, which the second-level cache has to hold.
     const std::int64_t group = task_panels(run), wanted = 12 * pool_->threads();
     std::int64_t step = round_up((panels + wanted - 1) / wanted, group);
-    if (run.rows > 1 && run.kept == nullptr) {
+    if (run.rows > 1 && run.kept.empty()) {
       const std::int64_t inputs = std::max<std::int64_t>(run.weight->cols() * parts, 1);
       step = std::min(step, std::max(group, std::min(kMostPanels, kTaskWeights / inputs / group * group)));
     }

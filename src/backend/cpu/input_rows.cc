@@ -1,5 +1,6 @@
 #include "backend/cpu/input_rows.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -60,29 +61,43 @@ std::byte* InputRows::Memory::reserve(std::size_t bytes) {
 }
 
 MatmulRun InputRows::prepare(MatmulRun run) {
-  if (const std::optional<float> threshold = run.weight->skip().of_inputs()) {
-    run.x = skipped_.zeroed(run.x, run.x_stride, run.rows, run.weight->cols(), *threshold, run.weight->rows());
+  if (const InputSkip skip = run.weight->skip(); skip.of_inputs()) {
+    run.x = skipped_.zeroed(run.x, run.x_stride, run.rows, run.weight->cols(), skip, run.weight->rows());
   }
   if (!run.weight->input_order().empty()) reorder(run);
   if (run.weight->e4m3()) round_to_e4m3(run);
   if (run.weight->paired()) round_to_pairs(run);
   if (const std::optional<std::int64_t> group = run.weight->input_group()) quantize(run, *group);
-  if (run.weight->tiled() && run.rows <= kSkipRows) list_kept(run);
+  if (run.weight->tiled() && run.rows <= kMostSkipRows) list_kept(run);
   return run;
 }
 
 void InputRows::list_kept(MatmulRun& run) {
   const CpuMatrix::Segment& segment = run.weight->segments().front();
-  const std::int64_t cols = run.weight->cols();
-  if (segment.integers) {
-    if (!kept_.list_codes(*segment.integers, run.integers, run.rows)) return;
-  } else if (segment.stored.paired) {
-    kept_.list_pairs(kernels_.products.pair_order, run.pairs, run.pairs_stride, run.rows, cols);
-  } else {
-    if (run.weight->round_inputs()) round_floats(run);
-    kept_.list_floats(run.x, run.x_stride, run.rows, cols);
+  if (!segment.integers && !segment.stored.paired && run.weight->round_inputs()) round_floats(run);
+  std::optional<CodeKind> codes;
+  if (segment.integers) codes = segment.integers->kind;
+  double shares = 0.0;
+  std::size_t groups = 0;
+  for (std::int64_t first = 0; first < run.rows; first += kSkipRows) {
+    KeptInputs& kept = kept_[groups++];
+    if (!list_group(kept, run, first)) return;
+    shares += kept.share(run.weight->cols());
+    if (!skipping_pays(codes, shares)) return;
   }
-  run.kept = &kept_;
+  run.kept = std::span(kept_, groups);
+}
+
+bool InputRows::list_group(KeptInputs& kept, const MatmulRun& run, std::int64_t first) const {
+  const CpuMatrix::Segment& segment = run.weight->segments().front();
+  const std::int64_t cols = run.weight->cols(), rows = std::min(kSkipRows, run.rows - first);
+  if (segment.integers) return kept.list_codes(*segment.integers, rows_from(run.integers, first), rows);
+  if (segment.stored.paired) {
+    kept.list_pairs(kernels_.products.pair_order, run.pairs + first * run.pairs_stride, run.pairs_stride, rows, cols);
+  } else {
+    kept.list_floats(run.x + first * run.x_stride, run.x_stride, rows, cols);
+  }
+  return true;
 }
 
 /// Kernels of kept inputs take values that are rounded already.

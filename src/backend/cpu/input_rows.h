@@ -5,10 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "backend/cpu/input_tiles.h"
 #include "backend/cpu/kernel_table.h"
 #include "backend/cpu/packed_matrix.h"
+#include "backend/cpu/skip_choice.h"
 #include "backend/cpu/skipped_inputs.h"
 #include "core/thread_pool.h"
 
@@ -26,8 +28,9 @@ struct MatmulRun {
   IntegerInputs integers = {};           // x in codes, for integer weights
   const std::uint16_t* pairs = nullptr;  // x in bf16, for paired weights
   std::int64_t pairs_stride = 0;
-  const float* x_scales = nullptr;   // of x in values of E4M3, for such weights
-  const KeptInputs* kept = nullptr;  // where the rows are so few, and leave out so much, that kernels skip the rest
+  const float* x_scales = nullptr;  // of x in values of E4M3, for such weights
+  // Where the rows are so few, and leave out so much, that kernels skip the rest: of each kSkipRows rows; else empty.
+  std::span<const KeptInputs> kept = {};
   // Of `out`'s first element.
   std::int64_t out_row = 0, out_column = 0;
 
@@ -57,6 +60,8 @@ class InputRows {
 
  private:
   void list_kept(MatmulRun& run);
+  /// Of the rows from `first` on. False where all inputs count.
+  bool list_group(KeptInputs& kept, const MatmulRun& run, std::int64_t first) const;
   void round_floats(MatmulRun& run);
   void reorder(MatmulRun& run);
   void quantize(MatmulRun& run, std::int64_t group);
@@ -77,7 +82,7 @@ class InputRows {
   const KernelTable& kernels_;
   ThreadPool& pool_;
   SkippedInputs skipped_;
-  KeptInputs kept_;
+  KeptInputs kept_[kMostSkipRows / kSkipRows];
   Memory ordered_, values_, pairs_, codes_;
 };
 

@@ -2,6 +2,7 @@
 // them for the dense kernels, and lists of the inputs that rows keep for the others.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -38,6 +39,20 @@ std::size_t gathered_bytes(const PackedIntegers& weight, std::int64_t first, std
 PackedSegment gather_panels(const PackedSegment& weight, std::int64_t first, std::int64_t end, std::byte* target);
 PackedIntegers gather_panels(const PackedIntegers& weight, std::int64_t first, std::int64_t end, std::byte* target);
 
+/// Row `row` and those behind it; where tiles of rows are read, it is the first of one.
+inline IntegerInputs rows_from(const IntegerInputs& x, std::int64_t row) {
+  const std::int64_t blocks = x.stride / kInputBlock;
+  return {.codes = x.codes + row * x.stride,
+          .sums = x.sums + row * blocks,
+          .totals = x.totals + row * (blocks + 1),
+          .scales = x.scales + row * x.groups,
+          .shifts = x.shifts + row * x.groups,
+          .tile_scales = x.tile_scales + row * x.groups,
+          .tile_shifts = x.tile_shifts + row * x.groups,
+          .stride = x.stride,
+          .groups = x.groups};
+}
+
 /// The inputs that some of a few rows keep, in the form that a kernel wants. Used from one thread; what an object says
 /// stays until it is told again.
 class KeptInputs {
@@ -48,6 +63,11 @@ class KeptInputs {
   void list_pairs(PairOrder order, const std::uint16_t* x, std::int64_t stride, std::int64_t rows, std::int64_t cols);
   /// Of rows of codes. False where a scale is not finite: then zeros count too.
   bool list_codes(const PackedIntegers& weight, const IntegerInputs& x, std::int64_t rows);
+
+  /// Of `cols` inputs, which part some row keeps.
+  [[nodiscard]] double share(std::int64_t cols) const {
+    return std::min(1.0, static_cast<double>(count_) / static_cast<double>(cols));  // codes are filled up to fours
+  }
 
   /// Parts of a task that are the list's.
   void fill(SkipTask& task) const;

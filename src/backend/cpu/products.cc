@@ -43,7 +43,7 @@ void Products::multiply(const MatmulRun& run, std::int64_t first, std::int64_t e
                     .bias = run.bias != nullptr ? run.bias + segment.first_row : nullptr,
                     .row = row,
                     .count = count};
-    if (run.kept != nullptr) {
+    if (!run.kept.empty()) {
       multiply_kept(run, segment, from, to, part);
     } else if (segment.tile() > 0) {
       multiply_gathered(run, segment, from, to, part, space);
@@ -57,26 +57,32 @@ void Products::multiply(const MatmulRun& run, std::int64_t first, std::int64_t e
 
 void Products::multiply_kept(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from,
                              std::int64_t to, const Part& part) const {
-  if (segment.integers) {
-    SkipIntegerTask task{.weight = *segment.integers,
-                         .first_panel = from,
-                         .end_panel = to,
-                         .x = run.integers,
-                         .out = part.out,
-                         .out_stride = run.out_stride,
-                         .bias = part.bias};
-    run.kept->fill(task);
-    kernels_.products.skip_integers(task);
-    return;
+  // All rows are in one task, as of all weights that are tiled.
+  std::int64_t row = 0;
+  for (const KeptInputs& kept : run.kept) {
+    float* const out = part.out + row * run.out_stride;
+    if (segment.integers) {
+      SkipIntegerTask task{.weight = *segment.integers,
+                           .first_panel = from,
+                           .end_panel = to,
+                           .x = rows_from(run.integers, row),
+                           .out = out,
+                           .out_stride = run.out_stride,
+                           .bias = part.bias};
+      kept.fill(task);
+      kernels_.products.skip_integers(task);
+    } else {
+      SkipTask task{.weight = segment.stored,
+                    .first_panel = from,
+                    .end_panel = to,
+                    .out = out,
+                    .out_stride = run.out_stride,
+                    .bias = part.bias};
+      kept.fill(task);
+      (segment.stored.paired ? kernels_.products.skip_pairs : kernels_.skip_floats)(task);
+    }
+    row += kSkipRows;
   }
-  SkipTask task{.weight = segment.stored,
-                .first_panel = from,
-                .end_panel = to,
-                .out = part.out,
-                .out_stride = run.out_stride,
-                .bias = part.bias};
-  run.kept->fill(task);
-  (segment.stored.paired ? kernels_.products.skip_pairs : kernels_.skip_floats)(task);
 }
 
 void Products::multiply_gathered(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from,
@@ -107,20 +113,10 @@ void Products::multiply_segment(const MatmulRun& run, const CpuMatrix::Segment& 
                                 const PackedIntegers* codes, std::int64_t from, std::int64_t to, const Part& part,
                                 float* space) const {
   if (segment.integer_inputs) {
-    const IntegerInputs& x = run.integers;
-    const std::int64_t blocks = x.stride / kInputBlock;
     kernels_.products.multiply_integers({.weight = *codes,
                                          .first_panel = from,
                                          .end_panel = to,
-                                         .x = {.codes = x.codes + part.row * x.stride,
-                                               .sums = x.sums + part.row * blocks,
-                                               .totals = x.totals + part.row * (blocks + 1),
-                                               .scales = x.scales + part.row * x.groups,
-                                               .shifts = x.shifts + part.row * x.groups,
-                                               .tile_scales = x.tile_scales + part.row * x.groups,
-                                               .tile_shifts = x.tile_shifts + part.row * x.groups,
-                                               .stride = x.stride,
-                                               .groups = x.groups},
+                                         .x = rows_from(run.integers, part.row),
                                          .rows = part.count,
                                          .out = part.out,
                                          .out_stride = run.out_stride,

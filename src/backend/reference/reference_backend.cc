@@ -163,10 +163,10 @@ class ReferenceBackend final : public Backend {
     const ReferenceMatrix& weight = as_reference(*linear.weight);
     const std::int64_t cols = weight.cols();
     std::vector<float> input(static_cast<std::size_t>(cols)), kept(input.size());
-    const std::optional<float> threshold = weight.skip().of_inputs();
+    const InputSkip skip = weight.skip();
     for (std::int64_t r = 0; r < rows; ++r) {
       std::copy_n(x + r * cols, cols, kept.begin());
-      if (threshold && is_answer(r, rows)) leave_out(*threshold, weight.rows(), kept);
+      if (skip.of_inputs() && is_answer(r, rows)) leave_out(skip, r, weight.rows(), kept);
       for (std::int64_t o = 0; o < weight.rows(); ++o) {
         const std::span<const std::int32_t> order = weight.input_order(o);
         if (o == 0 || weight.input_group(o) != weight.input_group(o - 1) ||
@@ -330,9 +330,12 @@ class ReferenceBackend final : public Backend {
     counts_.all += static_cast<double>(neurons * (weights.inputs() + rest));
   }
 
-  void leave_out(float threshold, std::int64_t outputs, std::vector<float>& x) {
+  void leave_out(const InputSkip& skip, std::int64_t row, std::int64_t outputs, std::vector<float>& x) {
+    const std::int64_t position = positions_[static_cast<std::size_t>(row)];
+    std::int64_t input = 0;
     for (float& value : x) {
-      if (std::fabs(value) <= threshold) value = 0.0f;
+      const bool drawn = !skip.drawn || skip.drawn->keeps(position, input++);
+      if (!drawn || std::fabs(value) <= *skip.of_inputs()) value = 0.0f;
       counts_.kept += value != 0.0f ? static_cast<double>(outputs) : 0.0;
       counts_.all += static_cast<double>(outputs);
     }
