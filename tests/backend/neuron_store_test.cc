@@ -112,11 +112,13 @@ TEST_F(NeuronStoreTest, AnFfnOnDiskHasTheBitsOfOneInMemory) {
   constexpr std::int64_t kWidth = 200, kNeurons = 333;
   Random random(3);
   const Ffn ffn(random, kWidth, kNeurons);
-  for (const char* format : {"", "int8"}) {
+  for (const char* format : {"", "bf16", "int8"}) {
+    LinearFormat of_weights{.codes = code_format_from_name(format)};
+    if (!of_weights.codes && *format != '\0') of_weights.input = DType::bf16;
     NeuronSource source{.gate_up = source_of(ffn.gate_up, 2 * kNeurons, kWidth),
                         .down = source_of(ffn.down, kWidth, kNeurons),
-                        .gate_up_format = {.codes = code_format_from_name(format)},
-                        .down_format = {.codes = code_format_from_name(format)},
+                        .gate_up_format = of_weights,
+                        .down_format = of_weights,
                         .choice = {.method = NeuronMethod::imposed, .density = 0.3, .layer = 1}};
     const auto memory = cpu_backend(best_isa_level(), 2), on_disk = cpu_backend(best_isa_level(), 2);
     auto all = memory->pack_neurons(source);
@@ -136,10 +138,12 @@ TEST_F(NeuronStoreTest, AnFfnOnDiskHasTheBitsOfOneInMemory) {
       if (answers) batch.sequences.front().answer_begin = 5;
       backend.begin(batch);
       std::vector<float> scratch(static_cast<std::size_t>(rows * 2 * kNeurons)), out(x.size());
-      backend.gated_ffn({{}, {}, Activation::silu, 0.0f, &weights}, x.data(), rows, scratch.data(), out.data());
+      backend.gated_ffn(
+          {{nullptr, ffn.gate_up_bias.data()}, {nullptr, ffn.down_bias.data()}, Activation::silu, 0.0f, &weights},
+          x.data(), rows, scratch.data(), out.data());
       return out;
     };
-    for (const std::int64_t rows : {1, 3, 9}) {
+    for (const std::int64_t rows : {1, 3, 9, 100}) {
       for (const bool answers : {true, false}) {
         const std::vector<float> x = random.normals(rows * kWidth);
         EXPECT_TRUE(identical(run(*on_disk, **some, x, answers), run(*memory, **all, x, answers)))

@@ -61,6 +61,7 @@ struct MatmulTask {
   const float* x_scales = nullptr;  // [rows]
   std::int64_t rows = 0;            // at most kMatmulRows
   bool round_inputs = false;        // to bfloat16
+  bool resume = false;              // sums go on from what is in `out`
   float* out = nullptr;
   std::int64_t out_stride = 0;
   const float* bias = nullptr;  // may be null
@@ -83,6 +84,7 @@ struct PairTask {
   std::int64_t x_stride = 0;         // at least cols rounded up to kPairBlock
   const float* x_scales = nullptr;   // [rows]
   std::int64_t rows = 0;             // at most kMatmulRows
+  bool resume = false;               // sums go on from what is in `out`: of bf16, cols a multiple of kPairBlock before
   float* out = nullptr;
   std::int64_t out_stride = 0;
   const float* bias = nullptr;  // may be null
@@ -208,7 +210,7 @@ struct SkipIntegerTask {
   const float* bias = nullptr;  // may be null
 };
 
-/// What the weights of a neuron are stored as: plain elements, or codes of 8 bits whose scales the caller knows.
+/// What the weights of a neuron are stored as. int8: codes, whose scales the caller knows; products are of codes.
 enum class NeuronElement : std::uint8_t { f32, f16, bf16, int8 };
 /// Weights of a neuron's row or column are padded with zeros to a multiple of this.
 inline constexpr std::int64_t kNeuronBlock = 64;
@@ -235,6 +237,25 @@ struct NeuronSumTask {
   std::int64_t h_stride = 0, rows = 0;
   float* out = nullptr;  // [rows][out_stride], of output `first`
   std::int64_t out_stride = 0;
+};
+
+/// Of codes and inputs that are codes: out[r, i] = the exact sum over k of x[r, k] * weights[i][k].
+struct NeuronCodeProductTask {
+  const std::byte* const* weights = nullptr;  // [count]: `cols` codes each
+  std::int64_t count = 0, cols = 0;           // cols: a multiple of kNeuronBlock
+  const std::int8_t* x = nullptr;             // [rows][x_stride], at least `cols` of each row
+  std::int64_t x_stride = 0, rows = 0, out_stride = 0;
+  std::int32_t* out = nullptr;  // [rows][out_stride]
+};
+
+/// out[r, o] += the exact sum over i of h[r, i] * weights[i][o].
+struct NeuronCodeSumTask {
+  static constexpr std::int64_t kMostOutputs = 1024;
+  const std::byte* const* weights = nullptr;       // [count]: codes of all outputs, padded
+  std::int64_t count = 0, first = 0, outputs = 0;  // first: a multiple of kNeuronBlock; outputs: at most kMostOutputs
+  const std::int8_t* h = nullptr;                  // [rows][h_stride]
+  std::int64_t h_stride = 0, rows = 0, out_stride = 0;
+  std::int32_t* out = nullptr;  // of output `first`
 };
 
 /// In which form SkipTask::kept comes for multiply_pairs' bits.
@@ -429,6 +450,8 @@ struct ProductKernels {
   void (*skip_pairs)(const SkipTask& task) = nullptr;  // of the same bits as multiply_pairs, and comes with it
   PairOrder pair_order = PairOrder::none;
   void (*skip_integers)(const SkipIntegerTask& task) = nullptr;  // null at the end: codes lie in panels
+  void (*multiply_neuron_codes)(const NeuronCodeProductTask& task) = nullptr;
+  void (*add_neuron_codes)(const NeuronCodeSumTask& task) = nullptr;
   MultiplyAdd multiply_add[kArithmetics] = {};
 };
 
