@@ -3,6 +3,8 @@
 
 #include "backend/cpu/neuron_store.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 
@@ -105,6 +107,36 @@ TEST_F(NeuronStoreTest, LeavesNoFile) {
   const auto store = NeuronStore::open({disk(), 1 << 20, 1 << 20});
   ASSERT_TRUE(store.ok()) << store.error().message;
   EXPECT_EQ(files(), before);
+}
+
+/// The file of this process that has no name.
+int file_without_name() {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code none;
+    const std::string target = std::filesystem::read_symlink(entry.path(), none).string();
+    if (target.starts_with(disk()) && target.ends_with("(deleted)")) return std::stoi(entry.path().filename().string());
+  }
+  return -1;
+}
+
+TEST_F(NeuronStoreTest, ADiskThatFailsEndsTheProcessWithALine) {
+  constexpr std::int64_t kCount = 100;
+  auto store = NeuronStore::open({disk(), kCount * kBytes, NeuronStore::kLeast * kBytes});
+  ASSERT_TRUE(store.ok()) << store.error().message;
+  ASSERT_TRUE((*store)->append(bundles_of(0, kCount).get(), kCount, kBytes).ok());
+  const int file = file_without_name();
+  ASSERT_GE(file, 0);
+  ASSERT_EQ(::ftruncate(file, 10 * kBytes), 0);
+  const auto pool = ThreadPool::create(1);
+  const auto fetch = [&](std::int64_t bundle) {
+    const std::byte* found = nullptr;
+    const std::int64_t offset = bundle * kBytes;
+    (*store)->fetch({&offset, 1}, kBytes, **pool, &found);
+    return found[5];
+  };
+  EXPECT_EQ(fetch(3), byte_of(3, 5));
+  EXPECT_EXIT(fetch(50), testing::ExitedWithCode(1),
+              "millrace: weights could not be read from the file in .*: the file has become shorter; check that disk");
 }
 
 /// Rows of prompts read all neurons, more than memory for them holds: in parts.

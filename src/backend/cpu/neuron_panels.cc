@@ -55,7 +55,7 @@ std::int64_t gathered_panel_bytes(const CpuMatrix::Segment& shape) {
 
 GatheredPanels gather_rows(const CpuMatrix::Segment& shape, std::span<const std::byte* const> rows, const float* scales,
                            std::byte* target) {
-  constexpr std::int64_t kAhead = 512;  // bytes
+  constexpr std::int64_t kAhead = 256;  // bytes
   const std::int64_t count = std::ssize(rows), bytes = padded_cols(shape) * element_bytes(shape);
   const std::int64_t panel_bytes = gathered_panel_bytes(shape);
   const bool apart = !shape.integers && !shape.stored.paired && element_bytes(shape) == 2;
@@ -67,7 +67,7 @@ GatheredPanels gather_rows(const CpuMatrix::Segment& shape, std::span<const std:
     }
     // Rows lie whole pages apart, so that more than a few lines of each at a time would not stay in the cache.
     for (std::int64_t at = 0; at < bytes; at += kLine) {
-      for (const std::byte* row : of_panel) __builtin_prefetch(row + at + kAhead, 0, 2);
+      for (const std::byte* row : of_panel) __builtin_prefetch(row + at + kAhead);
       std::byte* const lines = target + at * kPanelRows;
       transpose_line(of_panel, at, lines);
       for (std::int64_t word = 0; apart && word < kLine / 4; ++word) {
@@ -92,7 +92,8 @@ GatheredPanels gather_columns(const CpuMatrix::Segment& shape, std::span<const s
   const std::int64_t step = shape.integers ? kQuad : shape.stored.paired ? 2 : 1;
   for (std::int64_t k = 0; k < padded; k += step) {
     for (std::int64_t ahead = k + kAhead; ahead < k + kAhead + step; ++ahead) {
-      for (std::int64_t line = 0; line < count * of_input; line += kLine) __builtin_prefetch(column(ahead) + line);
+      for (std::int64_t line = 0; line < count * of_input; line += kLine)
+        __builtin_prefetch(column(ahead) + line, 0, 2);
     }
     std::byte* next = target + k * of_input;
     for (std::int64_t p = 0; p < count; ++p, next += panel_bytes) {
