@@ -13,7 +13,7 @@ namespace millrace {
 
 namespace {
 
-constexpr std::int64_t kTaskNeurons = 32;
+constexpr std::int64_t kTaskNeurons = 64;
 // At most: sums of a few rows stay in the first-level cache.
 constexpr std::int64_t kTaskOutputs = NeuronCodeSumTask::kMostOutputs;
 
@@ -171,11 +171,19 @@ void NeuronFfn::take_inputs(const CpuNeurons& weights, const Rows& rows, const f
 
 void NeuronFfn::list_neurons(const CpuNeurons& weights, const Rows& rows) {
   const std::int64_t neurons = weights.neurons();
-  places_.clear();
-  for (std::int64_t place = 0; place < neurons; ++place) {
-    if (std::ranges::any_of(rows.index, [&](std::int64_t row) { return mask(row, neurons)[place] != 0; }))
-      places_.push_back(static_cast<std::int32_t>(place));
+  some_.assign(static_cast<std::size_t>(neurons), 0);
+  for (const std::int64_t row : rows.index) {
+    const std::uint8_t* const chosen = mask(row, neurons);
+    for (std::int64_t place = 0; place < neurons; ++place) some_[static_cast<std::size_t>(place)] |= chosen[place];
   }
+  // Without branches, which nothing could predict.
+  places_.resize(static_cast<std::size_t>(neurons + 1));
+  std::size_t count = 0;
+  for (std::int64_t place = 0; place < neurons; ++place) {
+    places_[count] = static_cast<std::int32_t>(place);
+    count += some_[static_cast<std::size_t>(place)];
+  }
+  places_.resize(count);
   const bool exact = weights.choice().method == NeuronMethod::exact;
   for (const std::int64_t row : rows.index) {
     const std::uint8_t* const chosen = mask(row, neurons);

@@ -93,6 +93,7 @@ class NeuronFfn {
   std::vector<std::uint8_t> answers_;  // of the batch
   std::vector<std::int64_t> positions_;
   std::vector<std::uint8_t> mask_;  // [rows of the step][neurons]
+  std::vector<std::uint8_t> some_;  // [neurons]: whether some row has it
   // Of the rows that are computed now:
   std::vector<float> x_, rank_, sums_;
   CodeRows x_codes_, hidden_codes_;

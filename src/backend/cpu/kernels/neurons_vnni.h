@@ -68,30 +68,27 @@ struct CodeSums {
   alignas(64) std::int32_t of[kCodeRows][NeuronCodeSumTask::kMostOutputs];
 };
 
-/// Neurons [first, end), and 64 outputs from `place` on.
-template <int kRows>
-MILLRACE_INLINE void add_code_line(const NeuronCodeSumTask& a, std::int64_t row, std::int64_t first, std::int64_t end,
-                                   std::int64_t place, CodeSums& sums) {
-  __m512i sum[kRows][4];
+/// Neurons [first, end), and kLines * 64 outputs from `place` on.
+template <int kRows, int kLines>
+MILLRACE_INLINE void add_code_lines(const NeuronCodeSumTask& a, std::int64_t row, std::int64_t first, std::int64_t end,
+                                    std::int64_t place, CodeSums& sums) {
+  __m512i sum[kRows][4 * kLines];
   MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
-    MILLRACE_UNROLL for (int q = 0; q < 4; ++q) sum[r][q] = _mm512_load_si512(sums.of[r] + place + 16 * q);
+    MILLRACE_UNROLL for (int q = 0; q < 4 * kLines; ++q) sum[r][q] = _mm512_load_si512(sums.of[r] + place + 16 * q);
   }
   const std::int64_t offset = a.first + place;
   const std::int8_t* const h = a.h + row * a.h_stride;
   for (std::int64_t i = first; i < end; i += 4) {
     const std::int64_t left = end - i < 4 ? end - i : 4;
-    __m512i line[4];
+    const std::byte* neurons[4];
     MILLRACE_UNROLL for (int k = 0; k < 4; ++k) {
       const std::int64_t neuron = k < left ? i + k : i;
-      line[k] = raised_line(a.weights[neuron] + offset);
-      if (row == 0 && neuron + kCodeChunk < a.count) {
-        __builtin_prefetch(a.weights[neuron + kCodeChunk] + offset, 0, 2);
-      }
+      neurons[k] = a.weights[neuron] + offset;
+      if (row > 0 || neuron + kCodeChunk >= a.count) continue;
+      const std::byte* const next = a.weights[neuron + kCodeChunk] + offset;
+      MILLRACE_UNROLL for (int l = 0; l < kLines; ++l) __builtin_prefetch(next + 64 * l, 0, 2);
     }
-    const __m512i low = _mm512_unpacklo_epi8(line[0], line[1]), high = _mm512_unpackhi_epi8(line[0], line[1]);
-    const __m512i more_low = _mm512_unpacklo_epi8(line[2], line[3]), more_high = _mm512_unpackhi_epi8(line[2], line[3]);
-    const __m512i quads[4] = {_mm512_unpacklo_epi16(low, more_low), _mm512_unpackhi_epi16(low, more_low),
-                              _mm512_unpacklo_epi16(high, more_high), _mm512_unpackhi_epi16(high, more_high)};
+    __m512i value[kRows];
     MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
       std::int32_t word = 0;
       if (left == 4) {
@@ -99,12 +96,25 @@ MILLRACE_INLINE void add_code_line(const NeuronCodeSumTask& a, std::int64_t row,
       } else {
         __builtin_memcpy(&word, h + r * a.h_stride + i, static_cast<std::size_t>(left));
       }
-      const __m512i value = _mm512_set1_epi32(word);
-      MILLRACE_UNROLL for (int q = 0; q < 4; ++q) sum[r][q] = _mm512_dpbusd_epi32(sum[r][q], quads[q], value);
+      value[r] = _mm512_set1_epi32(word);
+    }
+    MILLRACE_UNROLL for (int l = 0; l < kLines; ++l) {
+      __m512i line[4];
+      MILLRACE_UNROLL for (int k = 0; k < 4; ++k) line[k] = raised_line(neurons[k] + 64 * l);
+      const __m512i low = _mm512_unpacklo_epi8(line[0], line[1]), high = _mm512_unpackhi_epi8(line[0], line[1]);
+      const __m512i more_low = _mm512_unpacklo_epi8(line[2], line[3]),
+                    more_high = _mm512_unpackhi_epi8(line[2], line[3]);
+      const __m512i quads[4] = {_mm512_unpacklo_epi16(low, more_low), _mm512_unpackhi_epi16(low, more_low),
+                                _mm512_unpacklo_epi16(high, more_high), _mm512_unpackhi_epi16(high, more_high)};
+      MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
+        MILLRACE_UNROLL for (int q = 0; q < 4; ++q) {
+          sum[r][4 * l + q] = _mm512_dpbusd_epi32(sum[r][4 * l + q], quads[q], value[r]);
+        }
+      }
     }
   }
   MILLRACE_UNROLL for (int r = 0; r < kRows; ++r) {
-    MILLRACE_UNROLL for (int q = 0; q < 4; ++q) _mm512_store_si512(sums.of[r] + place + 16 * q, sum[r][q]);
+    MILLRACE_UNROLL for (int q = 0; q < 4 * kLines; ++q) _mm512_store_si512(sums.of[r] + place + 16 * q, sum[r][q]);
   }
 }
 
@@ -143,9 +153,12 @@ inline void add_code_rows(const NeuronCodeSumTask& a, std::int64_t row) {
   }
   for (std::int64_t first = 0; first < a.count; first += kCodeChunk) {
     const std::int64_t end = first + kCodeChunk < a.count ? first + kCodeChunk : a.count;
-    for (std::int64_t place = 0; place < a.outputs; place += 64) {
-      add_code_line<kRows>(a, row, first, end, place, sums);
+    constexpr int kLines = kRows == 1 ? 4 : 1;
+    std::int64_t place = 0;
+    for (; place + 64 * kLines <= a.outputs; place += 64 * kLines) {
+      add_code_lines<kRows, kLines>(a, row, first, end, place, sums);
     }
+    for (; place < a.outputs; place += 64) add_code_lines<kRows, 1>(a, row, first, end, place, sums);
   }
   for (int r = 0; r < kRows; ++r) store_code_sums(a, row + r, sums.of[r]);
 }
