@@ -253,7 +253,7 @@ TEST(CpuLevels, AnUnavailableLevelIsRefused) {
     const auto backend = make_cpu_backend({.threads = 1, .isa = level});
     EXPECT_EQ(backend.ok(), isa_available(level)) << isa_level_name(level);
     if (backend.ok()) {
-      EXPECT_EQ((*backend)->numeric_class(), "cpu/" + numeric_level_name(level) + "/5");
+      EXPECT_EQ((*backend)->numeric_class(), "cpu/" + numeric_level_name(level) + "/6");
     } else {
       EXPECT_NE(backend.error().message.find(isa_level_name(level)), std::string::npos);
     }

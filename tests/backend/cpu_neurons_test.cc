@@ -189,8 +189,7 @@ TEST_P(CpuNeuronsTest, HasTheBitsOfItsNumericClass) {
   }
 }
 
-/// Rows of prompts compute all neurons, with the kernels that rows of answers have: where nothing is lost, the bits are
-/// the same.
+/// Where only what is zero is left out, nothing is: the bits are those of a choice of all neurons.
 TEST_P(CpuNeuronsTest, NothingIsLostOfNeuronsThatAreZero) {
   const auto backend = cpu_backend(GetParam());
   Random random(3);
@@ -198,12 +197,64 @@ TEST_P(CpuNeuronsTest, NothingIsLostOfNeuronsThatAreZero) {
   for (const auto& [name, format] : formats()) {
     for (const Case& c : cases(200, 333)) {
       if (c.choice.method != NeuronMethod::exact) continue;
-      const Choosing weights = choosing(*backend, ffn, c, format);
+      const Case all{c.name, {.method = NeuronMethod::imposed, .density = 1.0}, c.activation};
       const std::vector<float> x = random.normals(3 * 200);
-      backend->begin(batch_of({false, false, false}));
-      const std::vector<float> prompt = run(*backend, weights, x, 3);
       backend->begin(batch_of({true, true, true}));
-      EXPECT_TRUE(identical(run(*backend, weights, x, 3), prompt)) << name << " " << c.name;
+      EXPECT_TRUE(identical(run(*backend, choosing(*backend, ffn, c, format), x, 3),
+                            run(*backend, choosing(*backend, ffn, all, format), x, 3)))
+          << name << " " << c.name;
+    }
+  }
+}
+
+/// Sums of codes are exact, so that rows of answers have the bits of dense weights too where nothing is left out.
+TEST_P(CpuNeuronsTest, RowsOfAnswersHaveTheBitsOfDenseCodes) {
+  const auto backend = cpu_backend(GetParam());
+  Random random(10);
+  const LinearFormat format{.codes = code_format_from_name("int8")};
+  for (const Shape& shape : kShapes) {
+    Ffn ffn(random, shape.width, shape.neurons);
+    for (const Case& c : cases(shape.width, shape.neurons)) {
+      if (c.choice.method != NeuronMethod::exact) continue;
+      for (const std::int64_t rows : {1, 2, 7, 33}) {
+        const std::vector<float> x = random.normals(rows * shape.width);
+        backend->begin(batch_of(std::vector<bool>(static_cast<std::size_t>(rows), true)));
+        std::vector<float> dense(x.size()), space(static_cast<std::size_t>(rows * 2 * shape.neurons));
+        backend->gated_ffn(ffn.on(*backend, c.activation, true, format), x.data(), rows, space.data(), dense.data());
+        EXPECT_TRUE(identical(run(*backend, choosing(*backend, ffn, c, format), x, rows), dense))
+            << c.name << " " << shape.width << " x " << shape.neurons << " " << rows;
+      }
+    }
+  }
+}
+
+/// Alone, beside rows of answers, and more than kernels take at once.
+TEST_P(CpuNeuronsTest, RowsOfPromptsHaveTheBitsOfDenseWeights) {
+  const auto backend = cpu_backend(GetParam()), threads = cpu_backend(GetParam(), 3);
+  Random random(9);
+  for (const Shape& shape : kShapes) {
+    Ffn ffn(random, shape.width, shape.neurons);
+    for (const auto& [name, format] : formats()) {
+      for (const Case& c : cases(shape.width, shape.neurons)) {
+        const GatedFfn of_matrices = ffn.on(*backend, c.activation, true, format);
+        const Choosing weights = choosing(*backend, ffn, c, format), shared = choosing(*threads, ffn, c, format);
+        for (const std::int64_t rows : {1, 2, 7, 130}) {
+          SCOPED_TRACE(fmt::format("{} {} {} x {}, {} rows", name, c.name, shape.width, shape.neurons, rows));
+          const std::vector<float> x = random.normals(rows * shape.width);
+          std::vector<bool> answers(static_cast<std::size_t>(rows), false);
+          backend->begin(batch_of(answers));
+          std::vector<float> dense(x.size()), space(static_cast<std::size_t>(rows * 2 * shape.neurons));
+          backend->gated_ffn(of_matrices, x.data(), rows, space.data(), dense.data());
+          ASSERT_TRUE(identical(run(*backend, weights, x, rows), dense));
+          for (std::size_t r = 1; r < answers.size(); r += 2) answers[r] = true;
+          threads->begin(batch_of(answers));
+          const std::vector<float> mixed = run(*threads, shared, x, rows);
+          for (std::int64_t r = 0; r < rows; r += 2) {
+            ASSERT_TRUE(identical(part(mixed, r * shape.width, shape.width), part(dense, r * shape.width, shape.width)))
+                << r;
+          }
+        }
+      }
     }
   }
 }

@@ -3,6 +3,8 @@
 
 #include "backend/cpu/neuron_store.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 
@@ -107,16 +109,48 @@ TEST_F(NeuronStoreTest, LeavesNoFile) {
   EXPECT_EQ(files(), before);
 }
 
+/// The file of this process that has no name.
+int file_without_name() {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code none;
+    const std::string target = std::filesystem::read_symlink(entry.path(), none).string();
+    if (target.starts_with(disk()) && target.ends_with("(deleted)")) return std::stoi(entry.path().filename().string());
+  }
+  return -1;
+}
+
+TEST_F(NeuronStoreTest, ADiskThatFailsEndsTheProcessWithALine) {
+  constexpr std::int64_t kCount = 100;
+  auto store = NeuronStore::open({disk(), kCount * kBytes, NeuronStore::kLeast * kBytes});
+  ASSERT_TRUE(store.ok()) << store.error().message;
+  ASSERT_TRUE((*store)->append(bundles_of(0, kCount).get(), kCount, kBytes).ok());
+  const int file = file_without_name();
+  ASSERT_GE(file, 0);
+  ASSERT_EQ(::ftruncate(file, 10 * kBytes), 0);
+  const auto pool = ThreadPool::create(1);
+  const auto fetch = [&](std::int64_t bundle) {
+    const std::byte* found = nullptr;
+    const std::int64_t offset = bundle * kBytes;
+    (*store)->fetch({&offset, 1}, kBytes, **pool, &found);
+    return found[5];
+  };
+  EXPECT_EQ(fetch(3), byte_of(3, 5));
+  EXPECT_EXIT(fetch(50), testing::ExitedWithCode(1),
+              "millrace: weights could not be read from the file in .*: the file has become shorter; check that disk");
+}
+
 /// Rows of prompts read all neurons, more than memory for them holds: in parts.
 TEST_F(NeuronStoreTest, AnFfnOnDiskHasTheBitsOfOneInMemory) {
   constexpr std::int64_t kWidth = 200, kNeurons = 333;
   Random random(3);
   const Ffn ffn(random, kWidth, kNeurons);
-  for (const char* format : {"", "int8"}) {
+  for (const char* format : {"", "bf16", "int8"}) {
+    LinearFormat of_weights{.codes = code_format_from_name(format)};
+    if (!of_weights.codes && *format != '\0') of_weights.input = DType::bf16;
     NeuronSource source{.gate_up = source_of(ffn.gate_up, 2 * kNeurons, kWidth),
                         .down = source_of(ffn.down, kWidth, kNeurons),
-                        .gate_up_format = {.codes = code_format_from_name(format)},
-                        .down_format = {.codes = code_format_from_name(format)},
+                        .gate_up_format = of_weights,
+                        .down_format = of_weights,
                         .choice = {.method = NeuronMethod::imposed, .density = 0.3, .layer = 1}};
     const auto memory = cpu_backend(best_isa_level(), 2), on_disk = cpu_backend(best_isa_level(), 2);
     auto all = memory->pack_neurons(source);
@@ -136,10 +170,12 @@ TEST_F(NeuronStoreTest, AnFfnOnDiskHasTheBitsOfOneInMemory) {
       if (answers) batch.sequences.front().answer_begin = 5;
       backend.begin(batch);
       std::vector<float> scratch(static_cast<std::size_t>(rows * 2 * kNeurons)), out(x.size());
-      backend.gated_ffn({{}, {}, Activation::silu, 0.0f, &weights}, x.data(), rows, scratch.data(), out.data());
+      backend.gated_ffn(
+          {{nullptr, ffn.gate_up_bias.data()}, {nullptr, ffn.down_bias.data()}, Activation::silu, 0.0f, &weights},
+          x.data(), rows, scratch.data(), out.data());
       return out;
     };
-    for (const std::int64_t rows : {1, 3, 9}) {
+    for (const std::int64_t rows : {1, 3, 9, 100}) {
       for (const bool answers : {true, false}) {
         const std::vector<float> x = random.normals(rows * kWidth);
         EXPECT_TRUE(identical(run(*on_disk, **some, x, answers), run(*memory, **all, x, answers)))

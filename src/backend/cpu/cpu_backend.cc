@@ -39,13 +39,13 @@ class CpuBackend final : public Backend {
         level_(level),
         kernels_(kernel_table(level)),
         inputs_(kernels_, *pool_),
-        neuron_ffn_(kernels_, *pool_),
         products_(kernels_),
         scratch_(pool_->threads()),
+        neuron_ffn_(kernels_, *pool_, inputs_, products_, scratch_),
         attention_(kernels_, *pool_, scratch_) {}
 
   [[nodiscard]] std::string numeric_class() const override {
-    return fmt::format("cpu/{}/5", numeric_level_name(level_));
+    return fmt::format("cpu/{}/6", numeric_level_name(level_));
   }
   Result<DeviceLimits> measure_limits() override { return measure_cpu_limits(kernels_, *pool_); }
   [[nodiscard]] bool host_memory() const override { return true; }
@@ -358,11 +358,11 @@ class CpuBackend final : public Backend {
   IsaLevel level_;
   KernelTable kernels_;
   InputRows inputs_;
-  NeuronFfn neuron_ffn_;
   Products products_;
   DeviceArena weights_;
   std::unique_ptr<NeuronStore> store_;  // null: all weights are in memory
   ThreadScratch scratch_;
+  NeuronFfn neuron_ffn_;
   Attention attention_;
   // Kept between calls so that steps do not allocate.
   std::vector<const SequenceRows*> sequence_of_row_;

@@ -6,15 +6,11 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__x86_64__)
-#include <emmintrin.h>
-#endif
+#include "backend/cpu/panel_shuffles.h"
 
 namespace millrace {
 
 namespace {
-
-constexpr std::int64_t kQuad = 4;
 
 std::int64_t panels_of(std::int64_t rows) {
   return (rows + kPanelRows - 1) / kPanelRows;
@@ -26,38 +22,6 @@ std::int64_t padded_cols(const PackedSegment& weight) {
 
 std::int64_t element_bytes(const PackedSegment& weight) {
   return weight.format == QuantFormat::f32 ? 4 : 2;
-}
-
-/// 16 outputs of two inputs, side by side for each output.
-void pair_up(const std::byte* first, const std::byte* second, std::byte* target) {
-#if defined(__x86_64__)
-  for (int half = 0; half < 2; ++half) {
-    const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + half * 16));
-    const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(second + half * 16));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + half * 32), _mm_unpacklo_epi16(a, b));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + half * 32 + 16), _mm_unpackhi_epi16(a, b));
-  }
-#else
-  for (std::int64_t o = 0; o < kPanelRows; ++o) {
-    std::memcpy(target + o * 4, first + o * 2, 2);
-    std::memcpy(target + o * 4 + 2, second + o * 2, 2);
-  }
-#endif
-}
-
-/// Eight bytes of four inputs, side by side for each.
-void quad_up(const std::byte* const (&inputs)[kQuad], std::byte* target) {
-#if defined(__x86_64__)
-  __m128i in[kQuad];
-  for (int k = 0; k < kQuad; ++k) in[k] = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(inputs[k]));
-  const __m128i first = _mm_unpacklo_epi8(in[0], in[1]), second = _mm_unpacklo_epi8(in[2], in[3]);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm_unpacklo_epi16(first, second));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(target + 16), _mm_unpackhi_epi16(first, second));
-#else
-  for (std::int64_t b = 0; b < 8; ++b) {
-    for (std::int64_t k = 0; k < kQuad; ++k) target[b * kQuad + k] = inputs[k][b];
-  }
-#endif
 }
 
 constexpr std::int64_t kGatherAhead = 16;  // inputs

@@ -21,6 +21,10 @@ KernelTable improved(KernelTable kernels, const ProductKernels& better) {
     products.pair_order = better.pair_order;
   }
   if (better.skip_integers != nullptr) products.skip_integers = better.skip_integers;
+  if (better.multiply_neuron_codes != nullptr) {
+    products.multiply_neuron_codes = better.multiply_neuron_codes;
+    products.add_neuron_codes = better.add_neuron_codes;
+  }
   for (std::size_t a = 0; a < kArithmetics; ++a) {
     if (better.multiply_add[a] != nullptr) products.multiply_add[a] = better.multiply_add[a];
   }

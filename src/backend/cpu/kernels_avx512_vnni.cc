@@ -19,12 +19,15 @@ namespace {
 #include "backend/cpu/kernels/integers.h"
 #include "backend/cpu/kernels/skip_tiles.h"
 #include "backend/cpu/kernels/skip_integers_vnni.h"
+#include "backend/cpu/kernels/neurons_vnni.h"
 // clang-format on
 
 }  // namespace
 
 const ProductKernels kAvx512VnniProducts = {.multiply_integers = multiply_integers,
                                             .skip_integers = skip_integers,
+                                            .multiply_neuron_codes = multiply_neuron_codes,
+                                            .add_neuron_codes = add_neuron_codes,
                                             .multiply_add = {nullptr, nullptr, nullptr, multiply_add_bytes}};
 
 }  // namespace millrace

@@ -7,18 +7,23 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernel_table.h"
+#include "backend/cpu/neuron_prompts.h"
 #include "backend/cpu/neurons.h"
 #include "core/thread_pool.h"
 
 namespace millrace {
 
-/// Rows of prompts compute all neurons. Rows of answers compute those that are chosen for them, each row by itself,
-/// with the same kernels, so that it has the same bits whatever else is computed. Of neurons whose gate gives zero in
-/// every row neither up nor down is read. Used from one thread.
+/// Rows of prompts compute all neurons, by the dense products. Rows of answers compute those that are chosen for them,
+/// each row by itself, with kernels of single neurons, so that it has the same bits whatever else is computed. Of
+/// neurons whose gate gives zero in every row neither up nor down is read. Used from one thread.
 class NeuronFfn {
  public:
-  NeuronFfn(const KernelTable& kernels, ThreadPool& pool)
-      : kernels_(kernels), pool_(pool), gates_(static_cast<std::size_t>(pool.threads())) {}
+  NeuronFfn(const KernelTable& kernels, ThreadPool& pool, InputRows& inputs, const Products& products,
+            ThreadScratch& scratch)
+      : kernels_(kernels),
+        pool_(pool),
+        prompts_(pool, kernels, inputs, products, scratch),
+        gates_(static_cast<std::size_t>(pool.threads())) {}
 
   /// Which rows of the step are of answers, and their positions.
   void begin(const ForwardBatch& batch);
@@ -41,11 +46,9 @@ class NeuronFfn {
   [[nodiscard]] const SkipCounts& counts() const { return counts_; }
 
  private:
-  /// Rows that are computed together: some of the step's.
+  /// Rows of answers, which are computed together.
   struct Rows {
     std::vector<std::int64_t> index;  // in the step
-    bool choosing = false;
-    bool all = false;  // of the step
   };
 
   /// Some of the neurons that the rows compute, and a column of hidden numbers for each.
@@ -55,7 +58,17 @@ class NeuronFfn {
     std::int64_t stride = 0;
   };
 
+  /// Rows as codes of 8 bits: value = scales[row] * codes[row][k].
+  struct CodeRows {
+    std::vector<std::int8_t> codes;  // [rows][stride], a multiple of kNeuronBlock
+    std::int64_t stride = 0;
+    std::vector<float> scales;
+    std::vector<std::int32_t> sums;  // to the kernel's use
+  };
+
   void run_rows(const GatedFfn& ffn, const Rows& rows, const float* x, float* scratch, float* out);
+  void round_to_codes(const float* values, std::int64_t stride, std::int64_t count, std::int64_t rows,
+                      CodeRows& target);
   void take_inputs(const CpuNeurons& weights, const Rows& rows, const float* x);
   void list_neurons(const CpuNeurons& weights, const Rows& rows);
   /// Places [first, end) of the list, which are brought to memory.
@@ -63,22 +76,28 @@ class NeuronFfn {
   void compute_hidden(const GatedFfn& ffn, const Rows& rows, const Part& part, std::uint8_t* fires);
   void drop_zeros(const CpuNeurons& weights, const Rows& rows, Part& part, const std::uint8_t* fires);
   void round_hidden(const CpuNeurons& weights, std::int64_t rows, const Part& part);
-  void add_part(const CpuNeurons& weights, std::int64_t rows, const Part& part);
+  /// `from`: where the part begins in what round_hidden() made codes of.
+  void add_part(const CpuNeurons& weights, std::int64_t rows, const Part& part, std::int64_t from = 0);
   void write_outputs(const GatedFfn& ffn, const Rows& rows, float* out);
 
   /// Gates and ups of a task's neurons.
   struct Gates {
     std::vector<float> gate, up;
+    std::vector<std::int32_t> sums;  // of codes
     std::vector<const std::byte*> weights;
   };
 
   const KernelTable& kernels_;
   ThreadPool& pool_;
+  NeuronPrompts prompts_;
   std::vector<std::uint8_t> answers_;  // of the batch
   std::vector<std::int64_t> positions_;
   std::vector<std::uint8_t> mask_;  // [rows of the step][neurons]
+  std::vector<std::uint8_t> some_;  // [neurons]: whether some row has it
   // Of the rows that are computed now:
-  std::vector<float> x_, x_scales_, hidden_scales_, rank_, sums_;
+  std::vector<float> x_, rank_, sums_;
+  CodeRows x_codes_, hidden_codes_;
+  std::vector<std::int32_t> code_sums_;
   std::vector<std::int32_t> places_;       // of the neurons that some row computes, ascending
   std::vector<const std::byte*> bundles_;  // of the part that is computed
   std::vector<std::uint8_t> fires_;        // [places]: whether some row's gate gives more than zero

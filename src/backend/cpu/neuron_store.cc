@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -28,7 +29,7 @@ Result<std::unique_ptr<NeuronStore>> NeuronStore::open(const NeuronStoreOptions&
     }
     return fail("{}: {}", what, std::strerror(error));
   }
-  std::unique_ptr<NeuronStore> store(new NeuronStore(file, options.file_bytes, options.cache_bytes));
+  std::unique_ptr<NeuronStore> store(new NeuronStore(file, options));
   if (options.file_bytes > 0) {
     const int error = ::posix_fallocate(file, 0, static_cast<off_t>(options.file_bytes));
     if (error != 0) {
@@ -79,6 +80,16 @@ std::int64_t NeuronStore::slots() {
   return static_cast<std::int64_t>(slots_.size());
 }
 
+/// Nothing that was computed without these weights means anything, and an operation has nobody to tell. So the process
+/// ends as a command does that failed: it is no bug of ours that would want a core dump.
+void NeuronStore::cannot_go_on(const char* reason) const {
+  std::fprintf(stderr,
+               "millrace: weights could not be read from the file in %s: %s; check that disk, or name a directory on "
+               "another one with --weight-file\n",
+               directory_.c_str(), reason);
+  std::_Exit(EXIT_FAILURE);
+}
+
 /// The next that was not used since the last search, nor in this call.
 std::size_t NeuronStore::take_slot() {
   for (;;) {
@@ -121,8 +132,7 @@ void NeuronStore::fetch(std::span<const std::int64_t> offsets, std::int64_t byte
     do {
       got = ::pread(file_, memory_of(read.slot), static_cast<std::size_t>(bytes), static_cast<off_t>(read.offset));
     } while (got < 0 && errno == EINTR);
-    MILLRACE_CHECK(got == bytes, "weights could not be read from disk: {} of {} bytes: {}", got, bytes,
-                   got < 0 ? std::strerror(errno) : "the file has become shorter");
+    if (got != bytes) cannot_go_on(got < 0 ? std::strerror(errno) : "the file has become shorter");
   });
   bytes_read_ += static_cast<double>(static_cast<std::int64_t>(reads_.size()) * bytes);
 }

@@ -39,7 +39,8 @@ class NeuronStore {
   [[nodiscard]] std::int64_t slots();
 
   /// Brings bundles to memory, where they stay until the next call: `offsets` of them in the file, `bytes` of each,
-  /// `bundles` [offsets.size()], at most slots(). A disk that fails here ends the process.
+  /// `bundles` [offsets.size()], at most slots(). A disk that fails here ends the process: exit code 1, and one line
+  /// that says so.
   void fetch(std::span<const std::int64_t> offsets, std::int64_t bytes, ThreadPool& pool, const std::byte** bundles);
 
   /// That were read by fetch().
@@ -52,8 +53,10 @@ class NeuronStore {
     bool again = false;           // it was used since the search for a slot came by
   };
 
-  NeuronStore(int file, std::uint64_t file_bytes, std::uint64_t cache_bytes)
-      : file_(file), file_bytes_(file_bytes), cache_bytes_(cache_bytes) {}
+  NeuronStore(int file, const NeuronStoreOptions& options)
+      : file_(file), directory_(options.directory), cache_bytes_(options.cache_bytes) {}
+
+  [[noreturn]] void cannot_go_on(const char* reason) const;
 
   [[nodiscard]] std::byte* memory_of(std::size_t slot) const {
     return static_cast<std::byte*>(memory_.get()) + static_cast<std::int64_t>(slot) * slot_bytes_;
@@ -61,7 +64,8 @@ class NeuronStore {
   std::size_t take_slot();
 
   int file_;
-  std::uint64_t file_bytes_, cache_bytes_;
+  std::string directory_;
+  std::uint64_t cache_bytes_;
   std::int64_t end_ = 0, slot_bytes_ = 0;
   std::shared_ptr<void> memory_;
   std::vector<Slot> slots_;

@@ -111,6 +111,17 @@ Status run_all(ThreadPool& pool, std::int64_t tasks, Function&& fn) {
   return Ok{};
 }
 
+/// A matrix of the same numbers as other layers have it, without weights.
+std::unique_ptr<CpuMatrix> shape_of(NeuronElement element, bool round, std::int64_t rows, std::int64_t cols,
+                                    CpuLayouts layouts) {
+  MatrixPiece piece{.format = QuantFormat::f32, .rows = rows, .cols = cols};
+  if (element == NeuronElement::f16) piece.format = QuantFormat::f16;
+  if (element == NeuronElement::bf16) piece.format = QuantFormat::bf16;
+  LinearFormat format{.input = round ? DType::bf16 : DType::f32};
+  if (element == NeuronElement::int8) format.codes = CodeFormat{};
+  return CpuMatrix::laid_out({.pieces = {piece}}, format, layouts);
+}
+
 MatrixSource bf16_source(const std::vector<std::uint16_t>& values, std::int64_t rows, std::int64_t cols,
                          std::vector<std::int32_t> order) {
   return {.pieces = {{.format = QuantFormat::bf16,
@@ -136,7 +147,9 @@ std::size_t CpuNeurons::packed_bytes(const NeuronSource& source, CpuLayouts layo
            CpuMatrix::packed_bytes(source.down, source.down_format, layouts);
   }
   if (form->gate_up == NeuronElement::int8) bytes += 2 * static_cast<std::size_t>(neurons) * sizeof(float);
-  if (form->down == NeuronElement::int8) bytes += static_cast<std::size_t>(source.down.rows()) * sizeof(float);
+  if (form->down == NeuronElement::int8) {
+    bytes += static_cast<std::size_t>(round_up(source.down.rows(), kPanelRows)) * sizeof(float);
+  }
   return bytes + static_cast<std::size_t>(std::min(neurons, source.choice.resident) * form->bytes);
 }
 
@@ -153,6 +166,13 @@ Result<std::unique_ptr<CpuNeurons>> CpuNeurons::pack(const NeuronSource& source,
                  source.gate_up.rows(), packed->neurons_);
   if (packed->form_) {
     packed->order_ = neuron_order(source.choice, packed->neurons_);
+    packed->places_.resize(packed->order_.size());
+    for (std::size_t place = 0; place < packed->order_.size(); ++place) {
+      packed->places_[static_cast<std::size_t>(packed->order_[place])] = static_cast<std::int32_t>(place);
+    }
+    packed->layouts_ = layouts;
+    packed->gate_up_ =
+        shape_of(packed->form_->gate_up, packed->form_->round_inputs, 2 * packed->neurons_, packed->inputs_, layouts);
     packed->resident_ = std::min(packed->neurons_, source.choice.resident);
     if (packed->resident_ < packed->neurons_) packed->store_ = store;
     MILLRACE_CHECK(packed->resident_ == packed->neurons_ || store != nullptr, "neurons on disk, without a store");
@@ -184,6 +204,10 @@ Status CpuNeurons::pack_predictor(CpuLayouts layouts, ThreadPool& pool, DeviceAr
   MILLRACE_TRY(predictor_out_, CpuMatrix::pack(out, {}, layouts, pool, arena));
   for (const std::int32_t neuron : order_) predictor_bias_.push_back(profile.bias[static_cast<std::size_t>(neuron)]);
   return Ok{};
+}
+
+std::unique_ptr<CpuMatrix> CpuNeurons::down_shape(std::int64_t cols) const {
+  return shape_of(form_->down, form_->round_hidden, outputs_, cols, layouts_);
 }
 
 std::byte* CpuNeurons::bundle(std::int64_t place) const {
@@ -256,7 +280,7 @@ Status CpuNeurons::pack_rows(const NeuronSource& source, ThreadPool& pool) {
 Status CpuNeurons::pack_columns(const NeuronSource& source, ThreadPool& pool) {
   constexpr std::int64_t kTogether = 32;
   const std::int64_t size = element_bytes(form_->down);
-  std::vector<float> scales(static_cast<std::size_t>(outputs_));
+  std::vector<float> scales(static_cast<std::size_t>(round_up(outputs_, kPanelRows)));
   const Status status = run_all(pool, (outputs_ + kTogether - 1) / kTogether, [&](std::int64_t task) -> Status {
     ConvertedRow row(neurons_);
     const std::int64_t first = task * kTogether, end = std::min(outputs_, first + kTogether);

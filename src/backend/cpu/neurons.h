@@ -41,21 +41,27 @@ class CpuNeurons final : public PackedNeurons {
   [[nodiscard]] std::int64_t inputs() const override { return inputs_; }
   [[nodiscard]] std::int64_t outputs() const override { return outputs_; }
   [[nodiscard]] std::size_t bytes() const override { return bytes_; }
-  [[nodiscard]] Arithmetic arithmetic() const override { return form_ ? Arithmetic::f32 : gate_up_->arithmetic(); }
+  [[nodiscard]] Arithmetic arithmetic() const override { return gate_up_->arithmetic(); }
 
   [[nodiscard]] const NeuronChoice& choice() const { return choice_; }
   /// Nothing where the weights are matrices.
   [[nodiscard]] const std::optional<Form>& form() const { return form_; }
   [[nodiscard]] const CpuMatrix& gate_up() const { return *gate_up_; }
   [[nodiscard]] const CpuMatrix& down() const { return *down_; }
+  /// Where there is a form: how dense kernels see the weights, without memory. Gate and up; some columns of down.
+  [[nodiscard]] const CpuMatrix& gate_up_shape() const { return *gate_up_; }
+  [[nodiscard]] std::unique_ptr<CpuMatrix> down_shape(std::int64_t cols) const;
 
   /// order()[place]: the neuron. Its own order where the weights are matrices.
   [[nodiscard]] const std::vector<std::int32_t>& order() const { return order_; }
+  /// places()[neuron]: its place. Where there is a form.
+  [[nodiscard]] const std::vector<std::int32_t>& places() const { return places_; }
   /// Places before this are computed always.
   [[nodiscard]] std::int64_t hot() const { return hot_; }
   [[nodiscard]] const std::vector<std::uint8_t>& always() const { return always_; }
 
-  /// Of codes: what they are multiplied with; empty: 1. gate_scales and up_scales by place, down_scales by output.
+  /// Of codes: what they are multiplied with; empty: 1. gate_scales and up_scales by place, down_scales by
+  /// output, to the end of whole panels.
   [[nodiscard]] const std::vector<float>& gate_scales() const { return gate_scales_; }
   [[nodiscard]] const std::vector<float>& up_scales() const { return up_scales_; }
   [[nodiscard]] const std::vector<float>& down_scales() const { return down_scales_; }
@@ -84,7 +90,8 @@ class CpuNeurons final : public PackedNeurons {
   std::int64_t neurons_ = 0, inputs_ = 0, outputs_ = 0, hot_ = 0;
   std::size_t bytes_ = 0;
   std::optional<Form> form_;
-  std::vector<std::int32_t> order_;
+  CpuLayouts layouts_;
+  std::vector<std::int32_t> order_, places_;
   std::vector<std::uint8_t> always_;  // by place: whether it is hot
   std::shared_ptr<void> memory_;      // of the bundles
   std::int64_t resident_ = 0;         // that are there

@@ -353,6 +353,12 @@ std::size_t CpuMatrix::packed_bytes(const MatrixSource& source, LinearFormat for
   return matrix.bytes();
 }
 
+std::unique_ptr<CpuMatrix> CpuMatrix::laid_out(const MatrixSource& source, LinearFormat format, CpuLayouts layouts) {
+  std::unique_ptr<CpuMatrix> matrix(new CpuMatrix(layouts));
+  matrix->lay_out(source, format);
+  return matrix;
+}
+
 Result<std::unique_ptr<CpuMatrix>> CpuMatrix::pack(const MatrixSource& source, LinearFormat format, CpuLayouts layouts,
                                                    ThreadPool& pool, DeviceArena& arena) {
   std::unique_ptr<CpuMatrix> matrix(new CpuMatrix(layouts));

@@ -52,6 +52,8 @@ class CpuMatrix final : public PackedMatrix {
                                                  ThreadPool& pool, DeviceArena& arena);
   /// bytes() of what pack() would return; needs no data.
   static std::size_t packed_bytes(const MatrixSource& source, LinearFormat format, CpuLayouts layouts);
+  /// What pack() would return, without weights: for those who hand the kernels panels that they make of others.
+  static std::unique_ptr<CpuMatrix> laid_out(const MatrixSource& source, LinearFormat format, CpuLayouts layouts);
 
   [[nodiscard]] std::int64_t rows() const override { return rows_; }
   [[nodiscard]] std::int64_t cols() const override { return cols_; }

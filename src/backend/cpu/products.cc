@@ -129,6 +129,7 @@ void Products::multiply_segment(const MatmulRun& run, const CpuMatrix::Segment& 
                                       .x_stride = run.pairs_stride,
                                       .x_scales = run.x_scales != nullptr ? run.x_scales + part.row : nullptr,
                                       .rows = part.count,
+                                      .resume = part.resume,
                                       .out = part.out,
                                       .out_stride = run.out_stride,
                                       .bias = part.bias});
@@ -145,6 +146,7 @@ void Products::multiply_segment(const MatmulRun& run, const CpuMatrix::Segment& 
                      .x_scales = run.x_scales != nullptr ? run.x_scales + part.row : nullptr,
                      .rows = part.count,
                      .round_inputs = run.weight->round_inputs(),
+                     .resume = part.resume,
                      .out = part.out,
                      .out_stride = run.out_stride,
                      .bias = part.bias,

@@ -24,25 +24,26 @@ class Products {
   /// For panels that are gathered from weights which lie input by input: a multiple of 16.
   static std::int64_t gathered_floats(const CpuMatrix& weight);
 
- private:
   /// Some rows of a run, and where their outputs of a segment go.
   struct Part {
     float* out = nullptr;         // of the first row, and output 0
     const float* bias = nullptr;  // of output 0, or null
     std::int64_t row = 0, count = 0;
+    bool resume = false;  // sums go on from what is there
   };
 
+  /// Panels [from, to) of the codes, or where there are none of `weight`.
+  void multiply_segment(const MatmulRun& run, const CpuMatrix::Segment& segment, PackedSegment weight,
+                        const PackedIntegers* codes, std::int64_t from, std::int64_t to, const Part& part,
+                        float* space) const;
+
+ private:
   /// With the inputs that the rows keep.
   void multiply_kept(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from, std::int64_t to,
                      const Part& part) const;
   /// Of weights that lie input by input: some panels at a time as the dense kernels know them.
   void multiply_gathered(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from, std::int64_t to,
                          const Part& part, float* space) const;
-  /// Panels [from, to) of the codes, or where there are none of `weight`.
-  void multiply_segment(const MatmulRun& run, const CpuMatrix::Segment& segment, PackedSegment weight,
-                        const PackedIntegers* codes, std::int64_t from, std::int64_t to, const Part& part,
-                        float* space) const;
-
   const KernelTable& kernels_;
 };
 

@@ -164,7 +164,7 @@ inline Product<Element> panel_product(const MatmulTask& task, std::int64_t panel
   product.rows = task.rows;
   product.out = task.out + panel * 16;
   product.out_stride = task.out_stride;
-  product.first = k == 0;
+  product.first = k == 0 && !task.resume;
   const PackedSegment& weight = task.weight;
   const float* scales = weight.format == QuantFormat::codes ? weight.codes->row_scales : weight.row_scales;
   if (k + count == weight.cols && scales != nullptr) {

@@ -67,7 +67,7 @@ void multiply_neurons(const NeuronProductTask& a) {
     case NeuronElement::bf16:
       return multiply_neurons_of<Bf16>(a);
     case NeuronElement::int8:
-      return multiply_neurons_of<Int8>(a);
+      return;  // multiply_neuron_codes
   }
 }
 
@@ -143,6 +143,66 @@ void add_neurons(const NeuronSumTask& a) {
     case NeuronElement::bf16:
       return add_neurons_of<Bf16>(a);
     case NeuronElement::int8:
-      return add_neurons_of<Int8>(a);
+      return;  // add_neuron_codes
+  }
+}
+
+// Products of codes, whose sums are exact: their order does not matter. Two products of codes fit into 16 bits.
+
+typedef std::int8_t CodeBytes __attribute__((vector_size(16)));
+typedef std::int16_t CodeWords __attribute__((vector_size(32)));
+typedef std::int32_t CodeSums __attribute__((vector_size(64)));
+
+MILLRACE_INLINE void load_codes(const std::int8_t* codes, CodeWords& words) {
+  CodeBytes bytes;
+  __builtin_memcpy(&bytes, codes, sizeof bytes);
+  words = __builtin_convertvector(bytes, CodeWords);
+}
+
+void multiply_neuron_codes(const NeuronCodeProductTask& a) {
+  for (std::int64_t i = 0; i < a.count; ++i) {
+    const auto* const w = reinterpret_cast<const std::int8_t*>(a.weights[i]);
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+      const std::int8_t* const x = a.x + r * a.x_stride;
+      CodeSums sums = {};
+      for (std::int64_t k = 0; k < a.cols; k += 32) {
+        CodeWords inputs[2], weights[2];
+        for (int half = 0; half < 2; ++half) {
+          load_codes(x + k + 16 * half, inputs[half]);
+          load_codes(w + k + 16 * half, weights[half]);
+        }
+        sums += __builtin_convertvector(inputs[0] * weights[0] + inputs[1] * weights[1], CodeSums);
+      }
+      std::int32_t sum = 0;
+      for (int lane = 0; lane < 16; ++lane) sum += sums[lane];
+      a.out[r * a.out_stride + i] = sum;
+    }
+  }
+}
+
+/// Four neurons at a time, so that sums are loaded and stored for each fourth. Outputs are padded in weights alone.
+void add_neuron_codes(const NeuronCodeSumTask& a) {
+  for (std::int64_t i = 0; i < a.count; i += 4) {
+    const std::int64_t count = a.count - i < 4 ? a.count - i : 4;
+    const std::int8_t* w[4];
+    for (std::int64_t k = 0; k < 4; ++k) {
+      w[k] = reinterpret_cast<const std::int8_t*>(a.weights[k < count ? i + k : i]) + a.first;
+    }
+    for (std::int64_t r = 0; r < a.rows; ++r) {
+      std::int32_t* const out = a.out + r * a.out_stride;
+      std::int16_t h[4] = {};
+      for (std::int64_t k = 0; k < count; ++k) h[k] = a.h[r * a.h_stride + i + k];
+      for (std::int64_t o = 0; o < a.outputs; o += 16) {
+        CodeWords weights[4];
+        for (int k = 0; k < 4; ++k) load_codes(w[k] + o, weights[k]);
+        CodeSums sums = {};
+        const std::int64_t left = a.outputs - o;
+        const std::size_t bytes = left < 16 ? static_cast<std::size_t>(left) * sizeof *out : sizeof sums;
+        __builtin_memcpy(&sums, out + o, bytes);
+        sums += __builtin_convertvector(weights[0] * h[0] + weights[1] * h[1], CodeSums) +
+                __builtin_convertvector(weights[2] * h[2] + weights[3] * h[3], CodeSums);
+        __builtin_memcpy(out + o, &sums, bytes);
+      }
+    }
   }
 }

@@ -21,6 +21,12 @@ inline void store_rows(const PanelTarget& a, Value&& value) {
   }
 }
 
+/// take(r, what is there).
+template <typename Take>
+inline void load_rows(const PanelTarget& a, Take&& take) {
+  for (std::int64_t r = 0; r < a.rows; ++r) take(r, load_part(a.out + r * a.stride, a.lanes));
+}
+
 template <typename Task>
 inline PanelTarget target_of(const Task& task, std::int64_t panel) {
   const std::int64_t left = task.weight.rows - panel * 16;

@@ -15,6 +15,14 @@ void multiply_pairs_by_tiles(const PairTask& a) {
   alignas(64) TileSums sums[kMatmulRows / kTileSide][2];
   for (std::int64_t panel = a.first_panel; panel < a.end_panel; panel += 2) {
     const std::int64_t panels = a.end_panel - panel < 2 ? 1 : 2;
+    if (a.resume) {
+      for (std::int64_t p = 0; p < panels; ++p) {
+        load_rows(target_of(a, panel + p), [&](std::int64_t r, Lanes sum) {
+          store(reinterpret_cast<float*>(sums[r / kTileSide][p] + r % kTileSide * 64), sum);
+        });
+      }
+      finish_stores(sums);
+    }
     for (std::int64_t first = 0; first < cols; first += span) {
       const std::int64_t count = cols - first < span ? cols - first : span;
       TileProduct product{.x = reinterpret_cast<const std::byte*>(a.x + first),
@@ -23,7 +31,7 @@ void multiply_pairs_by_tiles(const PairTask& a) {
                           .next_bytes = e4m3 ? 32 : 64,
                           .bytes = count * 2,
                           .depth = 64,
-                          .begin = first == 0,
+                          .begin = first == 0 && !a.resume,
                           .sums = sums};
       for (std::int64_t p = 0; p < panels; ++p) {
         const std::byte* const stored = weight.data + ((panel + p) * cols + first) * bytes;

@@ -65,11 +65,16 @@ void multiply_pairs_by_dots(const PairTask& a) {
   alignas(64) float sums[kMatmulRows][kPairPanels][16];
   for (std::int64_t panel = a.first_panel; panel < a.end_panel; panel += kPairPanels) {
     const std::int64_t left = a.end_panel - panel, panels = left < kPairPanels ? left : kPairPanels;
+    if (a.resume) {
+      for (std::int64_t p = 0; p < panels; ++p) {
+        load_rows(target_of(a, panel + p), [&](std::int64_t r, Lanes sum) { store(sums[r][p], sum); });
+      }
+    }
     for (std::int64_t first = 0; first < cols; first += span) {
       PairBlock block{.x = a.x + first,
                       .x_stride = a.x_stride,
                       .count = cols - first < span ? cols - first : span,
-                      .begin = first == 0,
+                      .begin = first == 0 && !a.resume,
                       .sums = sums};
       for (std::int64_t p = 0; p < panels; ++p) {
         const std::byte* const stored = weight.data + ((panel + p) * cols + first) * bytes;

@@ -3,6 +3,8 @@
 
 constexpr KernelTable kTable{
     .products = {.multiply_integers = multiply_integers,
+                 .multiply_neuron_codes = multiply_neuron_codes,
+                 .add_neuron_codes = add_neuron_codes,
                  .multiply_add = {multiply_add_floats, multiply_add_floats, multiply_add_floats, multiply_add_bytes}},
     .matmul = matmul,
     .skip_floats = skip_floats,
