@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <random>
 #include <vector>
@@ -104,7 +105,9 @@ class Prompt {
                            .scale = 0.125f,
                            .kv = kv_,
                            .prompt_selection = policy.prefill ? &*policy.prefill : nullptr,
-                           .hyper = policy.hyper ? &*policy.hyper : nullptr});
+                           .hyper = policy.hyper ? &*policy.hyper : nullptr,
+                           .skip_margin = policy.skip ? policy.skip->margin()
+                                                      : std::numeric_limits<float>::infinity()});
   }
 
  private:
@@ -193,7 +196,7 @@ void whole_prompt(benchmark::State& state, const AttentionPolicy& policy) {
 const AttentionPolicy kEverything, kByMass{.prefill = BlockSelection{.mass = 0.9}},
     kBudget{.prefill = BlockSelection{.tokens = 2048}},
     kRecent{.prefill = BlockSelection{.choice = BlockChoice::recent, .tokens = 2048}},
-    kHyper{.hyper = HyperAttention{}};
+    kHyper{.hyper = HyperAttention{}}, kSkip{.skip = ChunkSkipping{.threshold = 0.001}};
 
 void lengths(benchmark::internal::Benchmark* benchmark) {
   benchmark->RangeMultiplier(2)->Range(8192, 65536)->Iterations(1)->Unit(benchmark::kMillisecond)->UseRealTime();
@@ -204,6 +207,7 @@ BENCHMARK_CAPTURE(whole_prompt, mass_90, kByMass)->Apply(lengths);
 BENCHMARK_CAPTURE(whole_prompt, tokens_2048, kBudget)->Apply(lengths);
 BENCHMARK_CAPTURE(whole_prompt, recent_2048, kRecent)->Apply(lengths);
 BENCHMARK_CAPTURE(whole_prompt, hyper, kHyper)->Apply(lengths);
+BENCHMARK_CAPTURE(whole_prompt, skip_softmax, kSkip)->Apply(lengths);
 
 }  // namespace
 }  // namespace millrace
