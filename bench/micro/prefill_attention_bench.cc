@@ -96,18 +96,18 @@ class Prompt {
     }
     out.resize(queries_.size());
     backend.begin(batch);
-    backend.attend(batch, {.q = queries_.data(),
-                           .q_stride = kHeads * kHeadDim,
-                           .out = out.data(),
-                           .heads = kHeads,
-                           .kv_heads = kKvHeads,
-                           .head_dim = kHeadDim,
-                           .scale = 0.125f,
-                           .kv = kv_,
-                           .prompt_selection = policy.prefill ? &*policy.prefill : nullptr,
-                           .hyper = policy.hyper ? &*policy.hyper : nullptr,
-                           .skip_margin = policy.skip ? policy.skip->margin()
-                                                      : std::numeric_limits<float>::infinity()});
+    backend.attend(batch,
+                   {.q = queries_.data(),
+                    .q_stride = kHeads * kHeadDim,
+                    .out = out.data(),
+                    .heads = kHeads,
+                    .kv_heads = kKvHeads,
+                    .head_dim = kHeadDim,
+                    .scale = 0.125f,
+                    .kv = kv_,
+                    .prompt_selection = policy.prefill ? &*policy.prefill : nullptr,
+                    .hyper = policy.hyper ? &*policy.hyper : nullptr,
+                    .skip_margin = policy.skip ? policy.skip->margin() : std::numeric_limits<float>::infinity()});
   }
 
  private:

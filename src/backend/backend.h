@@ -197,9 +197,10 @@ struct RopeStoreArgs {
 /// it, by ForwardBatch::turns[i] positions less.
 struct QueryTurns {
   std::int32_t rotary_dim = 0;
-  // [turns, rotary_dim / 2], or, where the regime of the rotation differs by sequence, [sequences, turns, rotary_dim /
-  // 2], cosines and sines of a rotation alone.
+  // Rows of cosines and sines of a rotation alone, [rows, rotary_dim / 2]; and which of them a turn has: [turns], or,
+  // where the regime of the rotation differs by sequence, [sequences, turns], -1 for those that a sequence lacks.
   std::span<const float> cos, sin;
+  std::span<const std::int32_t> rows;
   bool by_sequence = false;
 };
 

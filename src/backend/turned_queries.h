@@ -15,8 +15,9 @@ inline void turn_query(const ForwardBatch& batch, std::size_t sequence, const Qu
   const auto found = std::ranges::lower_bound(batch.turns, by);
   MILLRACE_CHECK(found != batch.turns.end() && *found == by, "no turn by {} positions", by);
   const auto half = static_cast<std::size_t>(turns.rotary_dim / 2);
-  const std::size_t before = turns.by_sequence ? sequence * batch.turns.size() : 0,
-                    first = (before + static_cast<std::size_t>(found - batch.turns.begin())) * half;
+  const std::size_t before = turns.by_sequence ? sequence * batch.turns.size() : 0;
+  const auto row = turns.rows[before + static_cast<std::size_t>(found - batch.turns.begin())];
+  const std::size_t first = static_cast<std::size_t>(row) * half;
   const float *cos = turns.cos.data() + first, *sin = turns.sin.data() + first;
   for (std::size_t i = 0; i < half; ++i) {
     const float a = query[i], b = query[half + i];

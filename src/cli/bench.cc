@@ -111,13 +111,14 @@ Status check_room(const BenchFlags& flags, ModelRunner& runner) {
     return fail("--depth {}: the recipe's prompts are computed in blocks of {}; give a multiple of it", depth,
                 runner.prompt_block());
   }
-  const std::int64_t longest_pages = runner.cache().layout().pages_for(decoded);
+  std::int64_t longest_pages = runner.cache().layout().pages_for(decoded);
   std::int64_t pages = longest_pages * widest;
   const std::vector<std::int64_t> windows = runner.cache().windows();
   const bool no_windows = std::ranges::all_of(windows, [](std::int64_t window) { return window == 0; });
   if (const std::optional<KvRetention>& keep = runner.policy().keep; keep && no_windows) {
-    // One has all of it, the others what they keep.
+    // One has all of its prompt, the others what they keep.
     const std::int64_t kept = runner.cache().layout().pages_for(keep->tokens) + 1;
+    longest_pages = std::min(longest_pages, std::max(kept, runner.cache().layout().pages_for(decoded - flags.gen) + 1));
     pages = longest_pages + (widest - 1) * std::min(kept, longest_pages);
   }
   if (flags.gen > 0 && pages > runner.cache().pages()) {

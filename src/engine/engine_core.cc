@@ -54,14 +54,14 @@ EngineCore::EngineCore(ModelRunner& runner, const Tokenizer* tokenizer, EngineOp
 
 EngineCore::~EngineCore() = default;
 
-/// The most tokens of a sequence that keeps the first `pinned` for ever. Beyond the model's context there is room only
-/// for what stays within it.
+/// The most tokens of a sequence that keeps the first `pinned` for ever. Beyond the model's context, in whole pages,
+/// there is room only for what stays within it.
 std::int64_t EngineCore::sequence_room(std::int64_t pinned) const {
   const std::int64_t all = runner_->max_sequence_tokens(), context = runner_->config().max_position;
   if (all <= context || !runner_->policy().keep) return all;
   const std::int32_t page_tokens = runner_->cache().layout().page_tokens;
   const Retention retention(*runner_->policy().keep, windows_, page_tokens, 0, pinned);
-  return retention.kept_pages() < context / page_tokens ? all : context;
+  return retention.kept_pages() < context / page_tokens ? all : context / page_tokens * page_tokens;
 }
 
 Status EngineCore::prepare(Request& request) const {

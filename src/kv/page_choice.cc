@@ -109,9 +109,14 @@ void PageChooser::want(const float* bounds, float best, double mass, float scale
     return below < static_cast<float>(kSteps - 1) ? static_cast<std::size_t>(below) : kSteps - 1;
   };
   for (std::size_t p = 0; p < wanted_.size(); ++p) ++pages[step_of(p)];
-  const auto mass_of = [&](std::size_t step) {
-    return pages[step] * std::exp(-(static_cast<double>(step) + 0.5) / static_cast<double>(kPerNat));
-  };
+  static const std::array<double, kSteps> kMassOfPage = [] {
+    std::array<double, kSteps> masses{};
+    for (std::size_t step = 0; step < kSteps; ++step) {
+      masses[step] = std::exp(-(static_cast<double>(step) + 0.5) / static_cast<double>(kPerNat));
+    }
+    return masses;
+  }();
+  const auto mass_of = [&](std::size_t step) { return pages[step] * kMassOfPage[step]; };
   double all = 0.0, so_far = 0.0;
   for (std::size_t step = 0; step < kSteps; ++step) all += mass_of(step);
   std::size_t end = 0;

@@ -125,7 +125,6 @@ Result<std::unique_ptr<Decoder>> Decoder::create(ModelConfig config, ModelWeight
     if (of_layer.keep) decoder->policy_.keep = of_layer.keep;
     if (of_layer.skip) decoder->policy_.skip = of_layer.skip;
   }
-  if (decoder->policy_.keep) decoder->policy_.keep->context = decoder->config_.max_position;
   MILLRACE_CHECK_OK(decoder->allocate());
   return decoder;
 }
@@ -212,26 +211,51 @@ const Buffer& Decoder::forward(const ForwardBatch& batch, std::span<const KvLaye
   return logits_;
 }
 
+std::int32_t Decoder::Turns::add(const RopeFrequencies& frequencies, std::int64_t by) {
+  const auto row = static_cast<std::int32_t>(cos.size() / frequencies.inv_freq.size());
+  for (const float frequency : frequencies.inv_freq) {
+    const double angle = static_cast<double>(by) * static_cast<double>(frequency);
+    cos.push_back(static_cast<float>(std::cos(angle)));
+    sin.push_back(static_cast<float>(std::sin(angle)));
+  }
+  return row;
+}
+
 void Decoder::prepare_turns(const ForwardBatch& batch) {
+  constexpr std::size_t kKnown = 8192;  // rows of a rotation that are no longer asked for, at most
   turns_.resize(config_.ropes.size());
-  for (std::size_t i = 0; i < turns_.size() && !batch.turns.empty(); ++i) {
+  if (batch.turns.empty()) return;
+  for (std::size_t i = 0; i < turns_.size(); ++i) {
     Turns& turns = turns_[i];
     const bool by_sequence = rope_depends_on_length(config_.ropes[i]);
-    if (!by_sequence && turns.by == batch.turns) continue;
-    turns.by = batch.turns;
-    turns.cos.clear();
-    turns.sin.clear();
-    for (std::size_t s = 0; s < (by_sequence ? batch.sequences.size() : 1); ++s) {
-      const RopeFrequencies own = rope_frequencies(config_.ropes[i], batch.sequences[s].admission_length);
+    if (by_sequence || turns.row_of.size() > kKnown + batch.turns.size()) {
+      turns.row_of.clear();
+      turns.cos.clear();
+      turns.sin.clear();
+    }
+    if (!by_sequence) {
+      turns.rows.clear();
       for (const std::int64_t by : batch.turns) {
-        for (const float frequency : own.inv_freq) {
-          const double angle = static_cast<double>(by) * static_cast<double>(frequency);
-          turns.cos.push_back(static_cast<float>(std::cos(angle)));
-          turns.sin.push_back(static_cast<float>(std::sin(angle)));
+        const auto [known, is_new] = turns.row_of.try_emplace(by, 0);
+        if (is_new) known->second = turns.add(frequencies_[i], by);
+        turns.rows.push_back(known->second);
+      }
+    } else {
+      turns.rows.assign(batch.sequences.size() * batch.turns.size(), -1);
+      for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
+        const SequenceRows& sequence = batch.sequences[s];
+        const RopeFrequencies own = rope_frequencies(config_.ropes[i], sequence.admission_length);
+        for (const std::span<const MovedPages> moved : sequence.moved) {
+          for (const MovedPages& pages : moved) {
+            if (pages.by == 0) continue;
+            const auto turn = std::ranges::lower_bound(batch.turns, pages.by) - batch.turns.begin();
+            std::int32_t& row = turns.rows[s * batch.turns.size() + static_cast<std::size_t>(turn)];
+            if (row < 0) row = turns.add(own, pages.by);
+          }
         }
       }
     }
-    turns.view = {config_.ropes[i].rotary_dim, turns.cos, turns.sin, by_sequence};
+    turns.view = {config_.ropes[i].rotary_dim, turns.cos, turns.sin, turns.rows, by_sequence};
   }
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "backend/backend.h"
@@ -78,12 +79,14 @@ class Decoder {
 
   // Host side of what prepare_rotations uploads.
   std::vector<float> host_cos_, host_sin_, host_q_scale_;
-  // What pages that have moved turn queries by, one a rope spec, and where the rotation is the same for all sequences,
-  // what they were in the last step: they are new for every page of an answer only.
+  // What pages that have moved turn queries by, one a rope spec. Where the rotation is the same for all sequences it
+  // stays known: most of it is the same for all rows of a page, and the next page's.
   struct Turns {
     QueryTurns view;
     std::vector<float> cos, sin;
-    std::vector<std::int64_t> by;
+    std::vector<std::int32_t> rows;
+    std::unordered_map<std::int64_t, std::int32_t> row_of;  // by how many positions
+    std::int32_t add(const RopeFrequencies& frequencies, std::int64_t by);
   };
   std::vector<Turns> turns_;
 

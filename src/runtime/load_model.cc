@@ -64,11 +64,16 @@ Status check_selection(const LoadOptions& options, const Backend& backend) {
               backend.numeric_class().substr(0, backend.numeric_class().find('/')));
 }
 
-/// Of a sequence; 0: all. Where every layer has a window nothing else is dropped.
+/// Of a sequence, in any layer; 0: all. Where every layer has a window nothing else is dropped.
 std::int64_t kept_tokens(const LoadOptions& options, const ModelConfig& config) {
-  const auto sees_all = [](const LayerSpec& layer) { return layer.attention.window == 0; };
-  const std::optional<KvRetention>& keep = options.recipe.attention.keep;
-  return keep && std::ranges::any_of(config.layers, sees_all) ? keep->tokens : 0;
+  if (!options.recipe.attention.keep) return 0;
+  std::int64_t most = options.recipe.attention.keep->tokens;
+  bool sees_all = false;
+  for (const LayerSpec& layer : config.layers) {
+    sees_all = sees_all || layer.attention.window == 0;
+    most = std::max(most, layer.attention.window + kPageTokens);
+  }
+  return sees_all ? most : 0;
 }
 
 /// Where prompts are computed in blocks, a step must have room for one beside the sequences that answer, and for its
@@ -385,8 +390,12 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
   if (!plan.resident_neurons.empty()) MILLRACE_CHECK_OK(backend.open_neuron_store(plan.neuron_store));
   MILLRACE_TRY(ModelWeights weights, loader.load(plan.weight_bytes, options.progress));
   const Decoder::Limits limits = step_limits(options, plan.config);
+  AttentionPolicy attention = options.recipe.attention;
+  if (attention.keep && model.memory.max_sequence_tokens > plan.config.max_position) {
+    attention.keep->context = plan.config.max_position;
+  }
   MILLRACE_TRY(std::unique_ptr<Decoder> decoder,
-               Decoder::create(std::move(plan.config), std::move(weights), backend, limits, options.recipe.attention));
+               Decoder::create(std::move(plan.config), std::move(weights), backend, limits, attention));
   MILLRACE_TRY(std::unique_ptr<KvCache> cache,
                KvCache::create(plan.layout, model.memory.kv_pages, model.memory.swap_pages, backend));
   MILLRACE_TRY(model.runner, ModelRunner::create(

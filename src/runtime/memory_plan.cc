@@ -24,6 +24,8 @@ std::uint64_t pages_for(std::int64_t tokens, std::int32_t page_tokens) {
   return static_cast<std::uint64_t>((tokens + page_tokens - 1) / page_tokens);
 }
 
+constexpr std::int64_t kLongest = std::int64_t{1} << 40;  // tokens of a sequence
+
 }  // namespace
 
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
@@ -43,12 +45,14 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
   const bool beyond = needs.kept_tokens > 0 && needs.max_model_len.value_or(0) > needs.max_position;
   if (beyond && needs.kept_tokens + needs.page_tokens > needs.max_position / needs.page_tokens * needs.page_tokens) {
     return fail(
-        "--max-model-len {} is more than the model's context of {} tokens: the recipe keeps {} and a page of {}, which "
-        "must fit into it",
+        "--max-model-len {} is more than the model's context of {} tokens: what stays of a sequence with this recipe, "
+        "{} "
+        "and a page of {}, must fit into it",
         *needs.max_model_len, needs.max_position, needs.kept_tokens, needs.page_tokens);
   }
   const std::int64_t wanted_tokens = std::min(needs.max_model_len.value_or(needs.max_position), needs.max_position);
-  const std::uint64_t wanted = product(pages_for(wanted_tokens, needs.page_tokens), needs.kv_page_row);
+  const std::int64_t wanted_positions = wanted_tokens + (beyond ? needs.page_tokens : 0);  // a page of the answer
+  const std::uint64_t wanted = product(pages_for(wanted_positions, needs.page_tokens), needs.kv_page_row);
   const std::uint64_t left = needs.available - fixed;
   const std::uint64_t for_all = std::min(product(wanted, static_cast<std::uint64_t>(needs.sequences)), left / 2);
   const std::uint64_t budget = needs.kv_memory.value_or(needs.max_model_len ? std::max(wanted, for_all) : for_all);
@@ -72,17 +76,18 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
                 format_size(needs.kv_page_row));
   }
   const std::int64_t capacity = static_cast<std::int64_t>(pages) * needs.page_tokens;
-  if (needs.max_model_len && capacity < wanted_tokens) {
-    return fail("--max-model-len {} needs {} of KV memory, --kv-memory gives {} ({} tokens)", wanted_tokens,
+  if (needs.max_model_len && capacity < wanted_positions) {
+    return fail("--max-model-len {} needs {} of KV memory, --kv-memory gives {} ({} tokens)", *needs.max_model_len,
                 format_size(wanted), format_size(budget), capacity);
   }
-  return MemoryPlan{.weights = needs.weights,
-                    .workspace = needs.workspace,
-                    .kv = all * needs.kv_page_row,
-                    .kv_pages = static_cast<std::int32_t>(pages),
-                    .swap_pages = static_cast<std::int32_t>(swap_pages),
-                    .max_sequence_tokens = beyond ? *needs.max_model_len : std::min(wanted_tokens, capacity),
-                    .max_prompt_tokens = std::min(wanted_tokens, capacity)};
+  return MemoryPlan{
+      .weights = needs.weights,
+      .workspace = needs.workspace,
+      .kv = all * needs.kv_page_row,
+      .kv_pages = static_cast<std::int32_t>(pages),
+      .swap_pages = static_cast<std::int32_t>(swap_pages),
+      .max_sequence_tokens = beyond ? std::min(*needs.max_model_len, kLongest) : std::min(wanted_tokens, capacity),
+      .max_prompt_tokens = std::min(wanted_tokens, capacity)};
 }
 
 }  // namespace millrace

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 
 #include "backend/cpu/kernel_table.h"
@@ -276,7 +277,9 @@ class AttendWorld {
         sin.push_back(static_cast<float>(std::sin(static_cast<double>(by) * frequency(i))));
       }
     }
-    const QueryTurns turns{.rotary_dim = rotary_dim, .cos = cos, .sin = sin};
+    std::vector<std::int32_t> rows_of_turns(batch.turns.size());
+    std::iota(rows_of_turns.begin(), rows_of_turns.end(), 0);
+    const QueryTurns turns{.rotary_dim = rotary_dim, .cos = cos, .sin = sin, .rows = rows_of_turns};
     if (!moved.empty()) {
       args.turns = &turns;
       for (SequenceRows& sequence : batch.sequences) sequence.moved = {moved};

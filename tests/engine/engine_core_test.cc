@@ -227,5 +227,49 @@ TEST_F(EngineCoreTest, EmbeddingsDoNotDependOnChunksOrCompany) {
   EXPECT_NE(embed(Task::embed_mean, 64, 0), embed(Task::embed_last, 64, 0));
 }
 
+/// Sequences of which 96 positions are kept, in just as much memory as the longest prompt and its answer need.
+LoadOptions keeping(std::int64_t max_model_len, std::int32_t pages) {
+  LoadOptions options;
+  options.path = MILLRACE_SOURCE_DIR "/tests/fixtures/logits/llama2";
+  options.dummy = true;
+  options.threads = 1;
+  options.limits = {.max_rows = 64, .max_logit_rows = 64};
+  options.recipe = std::move(*parse_recipe(R"({"millrace_recipe": 1, "attention": {"keep": {"select": "heavy_hitters",
+      "tokens": 96, "sink_tokens": 16, "recent_tokens": 32}}})",
+                                           "recipe"));
+  options.max_model_len = max_model_len;
+  options.kv_memory = plan_model(options)->layout.bytes_per_page_row() * static_cast<std::uint64_t>(pages);
+  options.swap_memory = 0;
+  return options;
+}
+
+TEST_F(EngineCoreTest, ThePromptThatFillsTheContextMayBeAnsweredBeyondIt) {
+  EXPECT_FALSE(load_model(keeping(1000, 16)).ok());  // the context, and no page for the answer
+  auto model = load_model(keeping(1000, 17));
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  EXPECT_EQ(model->runner->max_prompt_tokens(), 256);
+  EXPECT_EQ(model->runner->policy().keep->context, 256);
+  EngineCore engine(*model->runner, nullptr);
+  Request longest = request(2000);
+  longest.prompt.assign(256, 3);
+  int tokens = 0;
+  submit(engine, longest, [&](const TokenEvent& event) {
+    if (event.token >= 0) ++tokens;
+    return Demand::more;
+  });
+  // What is pinned for ever must fit into the context too; else the sequence ends there.
+  Request pinned = longest;
+  pinned.prompt.resize(240);
+  pinned.pinned_tokens = 239;
+  ASSERT_TRUE(engine.prepare(pinned).ok());
+  EXPECT_EQ(pinned.max_new_tokens, 16);
+  run(engine);
+  EXPECT_EQ(tokens, 1000 - 256);
+  // Within the context nothing is ever moved.
+  model = load_model(keeping(256, 17));
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  EXPECT_EQ(model->runner->policy().keep->context, KvRetention{}.context);
+}
+
 }  // namespace
 }  // namespace millrace

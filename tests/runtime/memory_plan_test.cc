@@ -74,15 +74,18 @@ TEST(MemoryPlan, AnswersMayGoOnBeyondTheContextWhereSomePagesAreKept) {
   needs.kept_tokens = 512;
   EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 100'000);
   EXPECT_EQ(plan_memory(needs)->max_prompt_tokens, 1600);
-  EXPECT_EQ(plan_memory(needs)->kv_pages, 100);  // of a prompt as long as the context
+  EXPECT_EQ(plan_memory(needs)->kv_pages, 101);  // of a prompt as long as the context, and its answer
+  needs.kv_memory = 100 * kMiB;
+  EXPECT_FALSE(plan_memory(needs).ok());
+  needs.kv_memory = {};
   needs.max_model_len = 800;
   EXPECT_EQ(plan_memory(needs)->max_sequence_tokens, 800);
   EXPECT_EQ(plan_memory(needs)->max_prompt_tokens, 800);
   needs.max_model_len = 1601;
   needs.kept_tokens = 1600;
   EXPECT_EQ(refusal(needs),
-            "--max-model-len 1601 is more than the model's context of 1600 tokens: the recipe keeps 1600 and a page of "
-            "16, which must fit into it");
+            "--max-model-len 1601 is more than the model's context of 1600 tokens: what stays of a sequence with this "
+            "recipe, 1600 and a page of 16, must fit into it");
 }
 
 TEST(MemoryPlan, RefusalsHaveTheFigures) {

@@ -90,32 +90,33 @@ void PageSelector::choose(std::span<const Row> rows) {
   tables_.resize(static_cast<std::size_t>(tasks * pages_));
   entries_.resize(tables_.size());
   tasks_.resize(static_cast<std::size_t>(tasks));
-  for_each(*pool_, tasks, 4 * candidates_, kParallelElements, [&](std::int64_t task, int thread) {
-    const std::int64_t r = task / args.kv_heads, kv_head = task % args.kv_heads;
-    const Row& row = rows[static_cast<std::size_t>(r)];
-    const std::int64_t last = row.position / args.kv.page_tokens;
-    const bool scored = args.selection->choice == PageChoice::quest;
-    const std::vector<std::int32_t>& chosen = choosers_[static_cast<std::size_t>(thread)].choose(
-        *args.selection, row.candidates, last,
-        scored ? scores_.data() + (r * args.heads + kv_head * group) * candidates_ : nullptr, group, candidates_,
-        {row.position, args.layer, static_cast<std::uint32_t>(kv_head)}, args.scale);
-    std::int32_t* table = tables_.data() + task * pages_;
-    std::int32_t* entries = entries_.data() + task * pages_;
-    std::ranges::copy(chosen, entries);
-    for (std::size_t p = 0; p < chosen.size(); ++p) table[p] = row.page_table[chosen[p]];
-    // The row's own position comes last, at the same place of its page.
-    const std::int64_t position =
-        (static_cast<std::int64_t>(chosen.size()) - 1 - last) * args.kv.page_tokens + row.position;
-    tasks_[static_cast<std::size_t>(task)] = {.args = &args,
-                                              .page_table = table,
-                                              .batch_row = row.row,
-                                              .position = position,
-                                              .rows = 1,
-                                              .begin = 0,
-                                              .end = position + 1,
-                                              .kv_head = static_cast<std::int32_t>(kv_head),
-                                              .entries = entries};
-  });
+  for_each(*pool_, tasks, (args.selection->mass < 1.0 ? 4 * group : 4) * candidates_, kParallelElements,
+           [&](std::int64_t task, int thread) {
+             const std::int64_t r = task / args.kv_heads, kv_head = task % args.kv_heads;
+             const Row& row = rows[static_cast<std::size_t>(r)];
+             const std::int64_t last = row.position / args.kv.page_tokens;
+             const bool scored = args.selection->choice == PageChoice::quest;
+             const std::vector<std::int32_t>& chosen = choosers_[static_cast<std::size_t>(thread)].choose(
+                 *args.selection, row.candidates, last,
+                 scored ? scores_.data() + (r * args.heads + kv_head * group) * candidates_ : nullptr, group,
+                 candidates_, {row.position, args.layer, static_cast<std::uint32_t>(kv_head)}, args.scale);
+             std::int32_t* table = tables_.data() + task * pages_;
+             std::int32_t* entries = entries_.data() + task * pages_;
+             std::ranges::copy(chosen, entries);
+             for (std::size_t p = 0; p < chosen.size(); ++p) table[p] = row.page_table[chosen[p]];
+             // The row's own position comes last, at the same place of its page.
+             const std::int64_t position =
+                 (static_cast<std::int64_t>(chosen.size()) - 1 - last) * args.kv.page_tokens + row.position;
+             tasks_[static_cast<std::size_t>(task)] = {.args = &args,
+                                                       .page_table = table,
+                                                       .batch_row = row.row,
+                                                       .position = position,
+                                                       .rows = 1,
+                                                       .begin = 0,
+                                                       .end = position + 1,
+                                                       .kv_head = static_cast<std::int32_t>(kv_head),
+                                                       .entries = entries};
+           });
 }
 
 }  // namespace millrace

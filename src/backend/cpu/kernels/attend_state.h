@@ -339,6 +339,7 @@ inline void fold_chunk(const AttendState& s, std::int64_t first, std::int64_t en
     store_part(s.take + i, take, lanes);
   }
   for (std::int64_t i = first; i < end; ++i) {
+    if (s.part_largest[i] == -__builtin_inff()) continue;  // it sees nothing of the chunk, whatever stands there
     const Lanes keep = broadcast(s.keep[i]), take = broadcast(s.take[i]);
     for (std::int64_t d = 0; d < s.width; d += 16) {
       float* result = s.result + i * s.width + d;
