@@ -12,7 +12,7 @@ namespace millrace {
 
 namespace {
 
-constexpr std::int64_t kTaskNeurons = 2 * kPanelRows;  // as many panels as tiles take
+constexpr std::int64_t kTogether = 2 * kPanelRows;  // neurons: as many panels as tiles take
 
 /// Bytes that stand side by side for an output of a panel.
 std::int64_t bytes_together(const CpuMatrix::Segment& segment) {
@@ -20,7 +20,7 @@ std::int64_t bytes_together(const CpuMatrix::Segment& segment) {
 }
 
 std::int64_t gathered_floats(const CpuMatrix::Segment& segment) {
-  const std::int64_t bytes = kTaskNeurons / kPanelRows * gathered_panel_bytes(segment) + kGatheredPadding;
+  const std::int64_t bytes = kTogether / kPanelRows * gathered_panel_bytes(segment) + kGatheredPadding;
   return round_up(bytes, 64) / static_cast<std::int64_t>(sizeof(float));
 }
 
@@ -103,40 +103,46 @@ void ChosenUp::multiply(const GatedFfn& ffn, const MatmulRun& run, float* hidden
   for (std::int64_t r = 0; r < rows_; ++r) std::fill_n(hidden + r * stride, neurons_, 0.0f);
   const auto count = static_cast<std::int64_t>(listed);
   const CpuMatrix::Segment& up = *run.weight->chosen_up();
-  scratch_.reserve(gathered_floats(up) + kMatmulScratch + 2 * rows_ * kTaskNeurons);
-  for_each(pool_, (count + kTaskNeurons - 1) / kTaskNeurons, kTaskNeurons * run.weight->cols() * rows_,
-           kParallelProducts, [&](std::int64_t task, int thread) {
-             const std::int64_t first = task * kTaskNeurons;
-             multiply_some(ffn, run, first, std::min(first + kTaskNeurons, count), hidden, stride,
-                           scratch_.of(thread));
+  scratch_.reserve(gathered_floats(up) + kMatmulScratch + 2 * rows_ * kTogether);
+  // Many tasks a thread, so that a slow one does not keep all waiting.
+  const std::int64_t wanted = 12 * pool_.threads(), step = round_up((count + wanted - 1) / wanted, kTogether);
+  for_each(pool_, step > 0 ? (count + step - 1) / step : 0, step * run.weight->cols() * rows_, kParallelProducts,
+           [&](std::int64_t task, int thread) {
+             const std::int64_t end = std::min((task + 1) * step, count);
+             for (std::int64_t first = task * step; first < end; first += kTogether) {
+               multiply_some(ffn, run, first, end, hidden, stride, scratch_.of(thread));
+             }
            });
 }
 
-/// Places [begin, end) of the list.
+/// Places from `begin` on of the list; those behind them, before `end`, come next.
 void ChosenUp::multiply_some(const GatedFfn& ffn, const MatmulRun& run, std::int64_t begin, std::int64_t end,
                              float* hidden, std::int64_t stride, float* memory) {
   const CpuMatrix::Segment& up = *run.weight->chosen_up();
-  const std::int64_t count = end - begin;
+  const std::int64_t count = std::min(kTogether, end - begin), next = std::min(kPanelRows, end - begin - count);
   float* const space = memory + gathered_floats(up);
   float* const ups = space + kMatmulScratch;
-  float* const gates = ups + rows_ * kTaskNeurons;
-  const std::byte* rows[kTaskNeurons];
-  float scales[kTaskNeurons] = {}, bias[kTaskNeurons] = {};
+  float* const gates = ups + rows_ * kTogether;
+  const std::byte* rows[kTogether + kPanelRows];
+  float scales[kTogether] = {}, bias[kTogether] = {};
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t neuron = list_[static_cast<std::size_t>(begin + i)];
     rows[i] = up.row(neuron);
     if (up.integers) scales[i] = up.integers->row_scales[neuron];
     if (run.bias != nullptr) bias[i] = run.bias[up.first_row + neuron];
-    for (std::int64_t r = 0; r < rows_; ++r) gates[r * kTaskNeurons + i] = *this->gates(r, neuron);
+    for (std::int64_t r = 0; r < rows_; ++r) gates[r * kTogether + i] = *this->gates(r, neuron);
   }
-  const GatheredPanels panels = gather_rows(up, {rows, static_cast<std::size_t>(count)}, scales,
-                                            reinterpret_cast<std::byte*>(memory));
-  products_.multiply_segment(run.to(ups, kTaskNeurons, 0, 0), up, panels.weight, panels.codes ? &*panels.codes : nullptr,
+  for (std::int64_t i = count; i < count + next; ++i) rows[i] = up.row(list_[static_cast<std::size_t>(begin + i)]);
+  const GatheredPanels panels =
+      gather_rows(up, {rows, static_cast<std::size_t>(count)}, scales, reinterpret_cast<std::byte*>(memory),
+                  {rows + count, static_cast<std::size_t>(next)});
+  products_.multiply_segment(run.to(ups, kTogether, 0, 0), up, panels.weight, panels.codes ? &*panels.codes : nullptr,
                              0, (count + kPanelRows - 1) / kPanelRows,
-                             {.out = ups, .bias = run.bias != nullptr ? bias : nullptr, .row = 0, .count = rows_}, space);
+                             {.out = ups, .bias = run.bias != nullptr ? bias : nullptr, .row = 0, .count = rows_},
+                             space);
   for (std::int64_t r = 0; r < rows_; ++r) {
-    float* const gate = gates + r * kTaskNeurons;
-    kernels_.activate(ffn.activation, ffn.clamp_limit, gate, ups + r * kTaskNeurons, gate, count);
+    float* const gate = gates + r * kTogether;
+    kernels_.activate(ffn.activation, ffn.clamp_limit, gate, ups + r * kTogether, gate, count);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t neuron = list_[static_cast<std::size_t>(begin + i)];
       if (chosen_[static_cast<std::size_t>(r * neurons_ + neuron)] != 0) hidden[r * stride + neuron] = gate[i];

@@ -265,7 +265,7 @@ class CpuBackend final : public Backend {
 
   /// Whether ups of neurons that no row keeps need not be computed. Where rows are many they keep nearly all.
   [[nodiscard]] bool chooses_up(const GatedFfn& ffn, std::int64_t rows) const {
-    if (as_cpu(*ffn.gate_up.weight).chosen_up() == nullptr || rows == 0 || rows > kMostSkipRows) return false;
+    if (as_cpu(*ffn.gate_up.weight).chosen_up() == nullptr || rows == 0 || rows > kSkipRows) return false;
     if (!ffn.down.weight->skip().gate_threshold) return false;
     for (std::int64_t row = 0; row < rows; ++row) {
       if (!inputs_.skipped().is_answer(row)) return false;
@@ -279,15 +279,14 @@ class CpuBackend final : public Backend {
     const std::int64_t width = ffn.intermediate();
     const float threshold = *ffn.down.weight->skip().gate_threshold;
     chosen_up_.begin(run.rows, width);
-    matmul_tasks(run, panels, 1,
-                 [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
-                   const std::int64_t column = first * kPanelRows, columns = std::min(end * kPanelRows, width) - column;
-                   products_.multiply(run.to(chosen_up_.gates(row, column), width, row, column), first, end, row, count,
-                                      space);
-                   for (std::int64_t r = row; r < row + count; ++r) {
-                     chosen_up_.choose(ffn, threshold, r, column, columns);
-                   }
-                 });
+    matmul_tasks(
+        run, panels, 1, [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
+          const std::int64_t column = first * kPanelRows, columns = std::min(end * kPanelRows, width) - column;
+          products_.multiply(run.to(chosen_up_.gates(row, column), width, row, column), first, end, row, count, space);
+          for (std::int64_t r = row; r < row + count; ++r) {
+            chosen_up_.choose(ffn, threshold, r, column, columns);
+          }
+        });
     chosen_up_.multiply(ffn, run, run.out, stride);
   }
 

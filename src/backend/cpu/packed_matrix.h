@@ -55,8 +55,8 @@ class CpuMatrix final : public PackedMatrix {
   /// are rounded to it and become one segment. Pieces of codes that the kernels have no layout for become floats. Takes
   /// the packed size and no more, from the arena. With a skip() a single segment lies input by input, where that may
   /// be: of plain elements, and of codes whose inputs are codes too. With chosen_up a single segment becomes two, of
-  /// which the second lies output by output, where that may be: of plain elements and of int8. Errors: no memory; a weight that cannot be
-  /// rounded, or is not finite.
+  /// which the second lies output by output, where that may be: of plain elements and of int8. Errors: no memory; a
+  /// weight that cannot be rounded, or is not finite.
   static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, CpuLayouts layouts,
                                                  ThreadPool& pool, DeviceArena& arena);
   /// bytes() of what pack() would return; needs no data.
