@@ -58,13 +58,15 @@ void read_row(const MatrixSource& source, std::int64_t row, float* target);
 /// integer codes (quant/integer_blocks.h), with a scale for 32 inputs of a row each, and for those that are stored as
 /// codes and ask for such inputs (quant/coded_matrix.h); with `byte_inputs` for all that are stored as codes, as far as
 /// products of integers can say what they hold. `skip`: what rows of answers (SequenceRows) leave out of their inputs,
-/// before these are rounded; a backend lays the weight out for it.
+/// before these are rounded; a backend lays the weight out for it. `chosen_up`: of a gate and its up, that rows of
+/// answers may compute some outputs of the second half alone (GatedFfn); a backend may lay these out for it.
 struct LinearFormat {
   DType input = DType::f32;
   std::optional<CodeFormat> codes = {};
   bool integer_blocks = false;
   bool byte_inputs = false;
   InputSkip skip = {};
+  bool chosen_up = false;
 
   [[nodiscard]] bool wants_byte_inputs(const CodedMatrix& coded) const {
     return byte_inputs || (integer_blocks && coded.byte_inputs);

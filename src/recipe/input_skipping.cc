@@ -49,4 +49,15 @@ InputSkip InputSkipping::of_layer(std::string_view layer) const {
               : InputSkip{.threshold = threshold, .gate_threshold = {}};
 }
 
+bool InputSkipping::chooses_neurons_of(std::string_view layer) const {
+  if (method != SkipMethod::cats) return false;
+  for (const std::string_view name : {"gate_proj", "up_proj", "gate_up_proj"}) {
+    const std::string end = ".mlp." + std::string(name);
+    if (!layer.ends_with(end)) continue;
+    const std::string down = std::string(layer.substr(0, layer.size() - name.size())) + "down_proj";
+    return of_layer(down).gate_threshold.value_or(0.0f) > 0.0f;
+  }
+  return false;
+}
+
 }  // namespace millrace

@@ -61,6 +61,8 @@ struct InputSkipping {
   [[nodiscard]] bool covers(std::string_view layer) const;
   /// Nothing for a layer that is computed in full.
   [[nodiscard]] InputSkip of_layer(std::string_view layer) const;
+  /// Whether the layer is a gate or an up of which neurons may be left out by what their gates give.
+  [[nodiscard]] bool chooses_neurons_of(std::string_view layer) const;
 };
 
 }  // namespace millrace

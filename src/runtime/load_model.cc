@@ -44,7 +44,8 @@ LinearFormat linear_format(const LoadOptions& options, const std::string& layer)
           .codes = options.recipe.weights_of(layer),
           .integer_blocks = options.integer_blocks || options.recipe.byte_inputs,
           .byte_inputs = options.recipe.byte_inputs,
-          .skip = options.recipe.activations ? options.recipe.activations->of_layer(layer) : InputSkip{}};
+          .skip = options.recipe.activations ? options.recipe.activations->of_layer(layer) : InputSkip{},
+          .chosen_up = options.recipe.activations && options.recipe.activations->chooses_neurons_of(layer)};
 }
 
 KvFormat kv_format(const LoadOptions& options) {

@@ -243,57 +243,122 @@ TEST_P(CpuSkip, WhatIsNoNumberIsNotLeftOut) {
   }
 }
 
+/// A gated FFN whose rows of answers leave out neurons, as weights are loaded for it.
+GatedFfn leaving_out(Backend& backend, Ffn& weights, Activation activation, LinearFormat format, float threshold) {
+  format.chosen_up = true;
+  GatedFfn result = weights.on(backend, activation, true, format);
+  format.chosen_up = false;
+  format.skip.gate_threshold = threshold;
+  weights.packed_down = packed(backend, weights.down, weights.width, weights.intermediate, format);
+  result.down.weight = weights.packed_down.get();
+  return result;
+}
+
+/// act(gate) * up of rows of answers, by parts, with zeros where |act(gate)| is not above the threshold.
+std::vector<float> hidden_of(Backend& backend, const GatedFfn& dense, const std::vector<float>& x,
+                             const std::vector<bool>& answers, float threshold) {
+  const std::int64_t neurons = dense.intermediate(), rows = std::ssize(answers);
+  std::vector<float> both = multiply(backend, *dense.gate_up.weight, x, dense.gate_up.bias), gate, hidden;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::vector<float> of_row = part(both, r * 2 * neurons, neurons);
+    gate.insert(gate.end(), of_row.begin(), of_row.end());
+  }
+  hidden = gate;
+  const std::vector<float> ones(gate.size(), 1.0f);
+  backend.activate_multiply(dense.activation, gate.data(), ones.data(), neurons, rows, neurons);
+  backend.activate_multiply(dense.activation, hidden.data(), both.data() + neurons, 2 * neurons, rows, neurons);
+  for (std::size_t i = 0; i < hidden.size(); ++i) {
+    if (answers[i / static_cast<std::size_t>(neurons)] && std::fabs(gate[i]) <= threshold) hidden[i] = 0.0f;
+  }
+  return hidden;
+}
+
 TEST_P(CpuSkip, NeuronsWhoseGateIsSmallGiveNothing) {
-  const auto backend = cpu_backend(GetParam());
+  const auto backend = cpu_backend(GetParam()), threads = cpu_backend(GetParam(), 3);
   const auto reference = make_reference_backend();
   Random random(5);
-  constexpr std::int64_t kWidth = 96, kIntermediate = 560;
-  for (const auto& [name, format] : formats()) {
-    for (const Activation activation : kActivations) {
-      for (const std::vector<bool>& answers :
-           {std::vector<bool>{true}, {true, false, true}, std::vector<bool>(9, true)}) {
-        SCOPED_TRACE(fmt::format("{} activation {}, {} rows", name, static_cast<int>(activation), answers.size()));
-        const auto rows = static_cast<std::int64_t>(answers.size());
-        Ffn ffn(random, kWidth, kIntermediate), gated(random, kWidth, kIntermediate);
-        gated.gate_up = ffn.gate_up;
-        gated.down = ffn.down;
-        gated.gate_up_bias = ffn.gate_up_bias;
-        gated.down_bias = ffn.down_bias;
+  // Remainders of panels, blocks of inputs and tasks.
+  for (const auto& [width, intermediate] :
+       {std::pair<std::int64_t, std::int64_t>{96, 560}, {52, 200}, {20, 7}, {1100, 40}}) {
+    std::vector<std::vector<bool>> companies{{true}, {true, false, true}};
+    for (const std::size_t rows : {4, 9, 20}) companies.emplace_back(rows, true);
+    if (width == 52) companies.emplace_back(130, false);
+    for (const auto& [name, format] : formats()) {
+      for (const Activation activation : kActivations) {
+        if (width != 96 && activation != Activation::silu) continue;
+        Ffn ffn(random, width, intermediate);
+        Ffn gated = ffn.copy(), shared = ffn.copy(), of_reference = ffn.copy();
         const GatedFfn dense = ffn.on(*backend, activation, true, format);
-        const auto skipping = [&](Backend& on, Ffn& weights, float threshold) {
-          GatedFfn result = weights.on(on, activation, true, format);
-          LinearFormat down = format;
-          down.skip.gate_threshold = threshold;
-          weights.packed_down = packed(on, weights.down, kWidth, kIntermediate, down);
-          result.down.weight = weights.packed_down.get();
-          return result;
-        };
-        const std::vector<float> x = random.normals(rows * kWidth);
-        for (Backend* on : {backend.get(), reference.get()}) on->begin(batch_of(answers));
+        const GatedFfn ours = leaving_out(*backend, gated, activation, format, 0.2f),
+                       theirs = leaving_out(*reference, of_reference, activation, format, 0.2f),
+                       of_threads = leaving_out(*threads, shared, activation, format, 0.2f);
+        for (const std::vector<bool>& answers : companies) {
+          SCOPED_TRACE(fmt::format("{} activation {}, {} x {}, {} rows", name, static_cast<int>(activation), width,
+                                   intermediate, answers.size()));
+          const auto rows = std::ssize(answers);
+          const std::vector<float> x = random.normals(rows * width);
+          for (Backend* on : {backend.get(), threads.get(), reference.get()}) on->begin(batch_of(answers));
+          const std::vector<float> some = run_ffn(*backend, ours, x, rows);
+          EXPECT_TRUE(close(some, run_ffn(*reference, theirs, x, rows), 1e-2f));
+          EXPECT_TRUE(identical(some, run_ffn(*threads, of_threads, x, rows)));
+          // As a matrix it is what it was.
+          EXPECT_TRUE(identical(multiply(*backend, *ours.gate_up.weight, x, ours.gate_up.bias),
+                                multiply(*backend, *dense.gate_up.weight, x, dense.gate_up.bias)));
+          if (!answers.front()) EXPECT_TRUE(identical(some, run_ffn(*backend, dense, x, rows))) << "prompts";
+          if (activation == Activation::swiglu_clamp) continue;
+          const std::vector<float> hidden = hidden_of(*backend, dense, x, answers, 0.2f);
+          EXPECT_TRUE(identical(some, multiply(*backend, *dense.down.weight, hidden, dense.down.bias)));
+        }
         // Nothing is left out.
-        EXPECT_TRUE(
-            identical(run_ffn(*backend, skipping(*backend, gated, 0.0f), x, rows), run_ffn(*backend, dense, x, rows)));
-        const std::vector<float> some = run_ffn(*backend, skipping(*backend, gated, 0.2f), x, rows);
-        EXPECT_TRUE(close(some, run_ffn(*reference, skipping(*reference, gated, 0.2f), x, rows), 1e-2f));
-        if (activation == Activation::swiglu_clamp) continue;
-        // The same in parts.
-        std::vector<float> both = multiply(*backend, *dense.gate_up.weight, x, dense.gate_up.bias), gate, ones, hidden;
-        for (std::int64_t r = 0; r < rows; ++r) {
-          const std::vector<float> of_row = part(both, r * 2 * kIntermediate, kIntermediate);
-          gate.insert(gate.end(), of_row.begin(), of_row.end());
-        }
-        hidden = gate;
-        ones.assign(gate.size(), 1.0f);
-        backend->activate_multiply(activation, gate.data(), ones.data(), kIntermediate, rows, kIntermediate);
-        backend->activate_multiply(activation, hidden.data(), both.data() + kIntermediate, 2 * kIntermediate, rows,
-                                   kIntermediate);
-        for (std::size_t i = 0; i < hidden.size(); ++i) {
-          if (answers[i / kIntermediate] && std::fabs(gate[i]) <= 0.2f) hidden[i] = 0.0f;
-        }
-        EXPECT_TRUE(identical(some, multiply(*backend, *dense.down.weight, hidden, dense.down.bias)));
+        const std::vector<float> x = random.normals(width);
+        backend->begin(batch_of({true}));
+        EXPECT_TRUE(identical(run_ffn(*backend, leaving_out(*backend, gated, activation, format, 0.0f), x, 1),
+                              run_ffn(*backend, dense, x, 1)))
+            << name;
       }
     }
   }
+}
+
+/// Ups of neurons that no row keeps are no numbers: who read them would show it.
+TEST_P(CpuSkip, UpsOfNeuronsThatNoRowKeepsAreNotRead) {
+  const auto backend = cpu_backend(GetParam());
+  Random random(6);
+  constexpr std::int64_t kWidth = 96, kNeurons = 560;
+  constexpr float kThreshold = 0.3f;
+  for (const DType input : {DType::f32, DType::bf16}) {
+    const std::vector<bool> answers{true, true};
+    const std::vector<float> x = random.normals(2 * kWidth);
+    Ffn ffn(random, kWidth, kNeurons), gated = ffn.copy();
+    const GatedFfn dense = ffn.on(*backend, Activation::silu, true, {.input = input});
+    backend->begin(batch_of(answers));
+    const std::vector<float> hidden = hidden_of(*backend, dense, x, answers, kThreshold);
+    const std::vector<float> expected = multiply(*backend, *dense.down.weight, hidden, dense.down.bias);
+    std::int64_t left_out = 0;
+    for (std::int64_t i = 0; i < kNeurons; ++i) {
+      const auto neuron = static_cast<std::size_t>(i);
+      if (hidden[neuron] != 0.0f || hidden[neuron + kNeurons] != 0.0f) continue;
+      ++left_out;
+      std::fill_n(gated.gate_up.begin() + (kNeurons + i) * kWidth, kWidth, std::numeric_limits<float>::quiet_NaN());
+    }
+    EXPECT_GT(left_out, kNeurons / 10);
+    const GatedFfn some = leaving_out(*backend, gated, Activation::silu, {.input = input}, kThreshold);
+    EXPECT_TRUE(identical(run_ffn(*backend, some, x, 2), expected));
+    backend->begin(batch_of({false, true}));
+    EXPECT_TRUE(std::isnan(run_ffn(*backend, some, x, 2).front())) << "a prompt reads all";
+  }
+}
+
+/// A gate that is no number is not small.
+TEST_P(CpuSkip, GatesThatAreNoNumbersLeaveNothingOut) {
+  const auto backend = cpu_backend(GetParam());
+  Random random(7);
+  Ffn ffn(random, 96, 160);
+  std::vector<float> x = random.normals(96);
+  x[50] = std::numeric_limits<float>::quiet_NaN();
+  backend->begin(batch_of({true}));
+  const GatedFfn some = leaving_out(*backend, ffn, Activation::silu, {}, 0.3f);
+  EXPECT_TRUE(std::isnan(run_ffn(*backend, some, x, 1).front()));
 }
 
 MILLRACE_ON_EACH_LEVEL(CpuSkip);

@@ -131,6 +131,18 @@ struct Ffn {
         width(w),
         intermediate(i) {}
 
+  /// The same numbers, not packed.
+  [[nodiscard]] Ffn copy() const { return {gate_up, down, gate_up_bias, down_bias, width, intermediate}; }
+
+  Ffn(std::vector<float> of_gate_up, std::vector<float> of_down, std::vector<float> of_gate_up_bias,
+      std::vector<float> of_down_bias, std::int64_t w, std::int64_t i)
+      : gate_up(std::move(of_gate_up)),
+        down(std::move(of_down)),
+        gate_up_bias(std::move(of_gate_up_bias)),
+        down_bias(std::move(of_down_bias)),
+        width(w),
+        intermediate(i) {}
+
   GatedFfn on(Backend& backend, Activation activation, bool bias, LinearFormat format = {}) {
     packed_gate_up = packed(backend, gate_up, 2 * intermediate, width, format);
     packed_down = packed(backend, down, width, intermediate, format);

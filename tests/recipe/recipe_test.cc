@@ -304,6 +304,15 @@ TEST(Recipe, AnswersMayLeaveOutInputs) {
   EXPECT_FALSE(gate.threshold);
   EXPECT_EQ(gate.of_inputs(), 0.0f) << "what the gate has made zero";
   EXPECT_FALSE(InputSkip{}.of_inputs());
+  for (const char* name : {"gate_proj", "up_proj", "gate_up_proj"}) {
+    EXPECT_TRUE(cats.chooses_neurons_of(layer + "mlp." + name));
+    EXPECT_FALSE(down.chooses_neurons_of(layer + "mlp." + name));
+    EXPECT_FALSE(parsed(R"({"method": "cats", "thresholds": {"*": 0}})").chooses_neurons_of(layer + "mlp." + name))
+        << "who leaves out nothing";
+    EXPECT_FALSE(parsed(R"({"method": "cats", "imposed": 0.5})").chooses_neurons_of(layer + "mlp." + name));
+  }
+  EXPECT_FALSE(cats.chooses_neurons_of(layer + "mlp.down_proj"));
+  EXPECT_FALSE(cats.chooses_neurons_of(layer + "mlp.experts.up_proj"));
   const InputSkipping drawn = parsed(R"({"method": "teal", "imposed": 0.5})");
   const InputSkip query = drawn.of_layer(layer + "self_attn.q_proj"),
                   down_proj = drawn.of_layer(layer + "mlp.down_proj");

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "backend/cpu/attention.h"
+#include "backend/cpu/chosen_up.h"
 #include "backend/cpu/cpu_limits.h"
 #include "backend/cpu/device_memory.h"
 #include "backend/cpu/input_rows.h"
@@ -42,6 +43,7 @@ class CpuBackend final : public Backend {
         products_(kernels_),
         scratch_(pool_->threads()),
         neuron_ffn_(kernels_, *pool_, inputs_, products_, scratch_),
+        chosen_up_(kernels_, *pool_, products_, scratch_),
         attention_(kernels_, *pool_, scratch_) {}
 
   [[nodiscard]] std::string numeric_class() const override {
@@ -181,7 +183,9 @@ class CpuBackend final : public Backend {
     const std::int64_t up_panel = gate_up.twin_panel();
     // Rows a power of two apart would lie in few sets of the caches.
     const std::int64_t stride = up_panel > 0 ? std::min(width + kPanelRows, 2 * width) : 2 * width;
-    if (up_panel > 0) {
+    if (chooses_up(ffn, rows)) {
+      choose_up(ffn, up_run, up_panel, stride);
+    } else if (up_panel > 0) {
       // Gate and up of the same columns are computed by one task, which activates them while they are in its cache.
       matmul_tasks(up_run, up_panel, 2,
                    [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
@@ -259,6 +263,33 @@ class CpuBackend final : public Backend {
     matmul(inputs_.prepare({&down, ffn.down.bias, scratch, 2 * width, rows, out, down.rows()}));
   }
 
+  /// Whether ups of neurons that no row keeps need not be computed. Where rows are many they keep nearly all.
+  [[nodiscard]] bool chooses_up(const GatedFfn& ffn, std::int64_t rows) const {
+    if (as_cpu(*ffn.gate_up.weight).chosen_up() == nullptr || rows == 0 || rows > kSkipRows) return false;
+    if (!ffn.down.weight->skip().gate_threshold) return false;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      if (!inputs_.skipped().is_answer(row)) return false;
+    }
+    return true;
+  }
+
+  /// run.out [rows][stride] becomes act(gate) * up, or zero where the rows, which are all of answers, leave a neuron
+  /// out. `panels`: of the gate.
+  void choose_up(const GatedFfn& ffn, const MatmulRun& run, std::int64_t panels, std::int64_t stride) {
+    const std::int64_t width = ffn.intermediate();
+    const float threshold = *ffn.down.weight->skip().gate_threshold;
+    chosen_up_.begin(run.rows, width);
+    matmul_tasks(
+        run, panels, 1, [&](std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count, float* space) {
+          const std::int64_t column = first * kPanelRows, columns = std::min(end * kPanelRows, width) - column;
+          products_.multiply(run.to(chosen_up_.gates(row, column), width, row, column), first, end, row, count, space);
+          for (std::int64_t r = row; r < row + count; ++r) {
+            chosen_up_.choose(ffn, threshold, r, column, columns);
+          }
+        });
+    chosen_up_.multiply(ffn, run, run.out, stride);
+  }
+
   template <typename Function>
   void for_each(std::int64_t tasks, std::int64_t work, std::int64_t threshold, Function&& fn) {
     millrace::for_each(*pool_, tasks, work, threshold, fn);
@@ -281,13 +312,12 @@ class CpuBackend final : public Backend {
       kernels_.activate(ffn.activation, ffn.clamp_limit, gate, up, out, columns);
       return;
     }
-    // The gate by itself is what it gives with an up that counts as one.
     constexpr std::int64_t kPiece = 256;
-    float ones[kPiece], gates[kPiece];
-    std::fill_n(ones, kPiece, ffn.activation == Activation::swiglu_clamp ? 0.0f : 1.0f);
+    float gates[kPiece];
     for (std::int64_t first = 0; first < columns; first += kPiece) {
       const std::int64_t count = std::min(kPiece, columns - first);
-      kernels_.activate(ffn.activation, ffn.clamp_limit, gate + first, ones, gates, count);
+      std::copy_n(gate + first, count, gates);
+      activate_gates(kernels_, ffn, gates, count);
       kernels_.activate(ffn.activation, ffn.clamp_limit, gate + first, up + first, out + first, count);
       for (std::int64_t i = 0; i < count; ++i) {
         if (std::fabs(gates[i]) <= *threshold) out[first + i] = 0.0f;
@@ -298,7 +328,7 @@ class CpuBackend final : public Backend {
   /// Panels that a task takes at least: what a tile of rows takes; of weights that are skipped a whole tile, so that
   /// memory is read in long pieces.
   [[nodiscard]] static std::int64_t task_panels(const MatmulRun& run) {
-    if (run.kept.empty() && run.weight->tiled()) return Products::gathered_panels(*run.weight);
+    if (run.kept.empty() && run.weight->gathers()) return Products::gathered_panels(*run.weight);
     if (run.kept.empty()) return run.rows > 1 ? 4 : 8;
     return run.weight->segments().front().tile() / kPanelRows;
   }
@@ -310,7 +340,7 @@ class CpuBackend final : public Backend {
   void matmul_tasks(const MatmulRun& run, std::int64_t panels, std::int64_t parts, Function&& fn) {
     if (run.rows == 0) return;
     // Whole tiles of rows, which some kernels compute anyway.
-    const std::int64_t row_blocks = run.weight->tiled() ? 1 : (run.rows + kMatmulRows - 1) / kMatmulRows;
+    const std::int64_t row_blocks = run.weight->gathers() ? 1 : (run.rows + kMatmulRows - 1) / kMatmulRows;
     const std::int64_t block_rows = row_blocks == 1 ? run.rows : round_up((run.rows + row_blocks - 1) / row_blocks, 16);
     // Many tasks a thread, so that a slow one does not keep all waiting; whole groups of panels, so that the tiles of a
     // few rows are full. Many rows come back to the weights, which the second-level cache has to hold.
@@ -363,6 +393,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<NeuronStore> store_;  // null: all weights are in memory
   ThreadScratch scratch_;
   NeuronFfn neuron_ffn_;
+  ChosenUp chosen_up_;
   Attention attention_;
   // Kept between calls so that steps do not allocate.
   std::vector<const SequenceRows*> sequence_of_row_;

@@ -54,7 +54,7 @@ std::int64_t gathered_panel_bytes(const CpuMatrix::Segment& shape) {
 }
 
 GatheredPanels gather_rows(const CpuMatrix::Segment& shape, std::span<const std::byte* const> rows, const float* scales,
-                           std::byte* target) {
+                           std::byte* target, std::span<const std::byte* const> next) {
   constexpr std::int64_t kAhead = 256;  // bytes
   const std::int64_t count = std::ssize(rows), bytes = padded_cols(shape) * element_bytes(shape);
   const std::int64_t panel_bytes = gathered_panel_bytes(shape);
@@ -65,9 +65,16 @@ GatheredPanels gather_rows(const CpuMatrix::Segment& shape, std::span<const std:
     for (std::int64_t r = 0; r < kPanelRows; ++r) {
       of_panel[r] = rows[static_cast<std::size_t>(std::min(first + r, count - 1))];
     }
+    const std::int64_t left = count - first - kPanelRows;
+    const auto ahead = left > 0 ? rows.last(static_cast<std::size_t>(left)) : next;
+    const std::int64_t asked = std::min(kPanelRows, std::ssize(ahead));
     // Rows lie whole pages apart, so that more than a few lines of each at a time would not stay in the cache.
     for (std::int64_t at = 0; at < bytes; at += kLine) {
-      for (const std::byte* row : of_panel) __builtin_prefetch(row + at + kAhead);
+      // Nobody has asked for the first panel, but where it came after others.
+      for (std::int64_t r = 0; first == 0 && next.empty() && r < kPanelRows; ++r) {
+        __builtin_prefetch(of_panel[r] + at + kAhead);
+      }
+      for (std::int64_t r = 0; r < asked; ++r) __builtin_prefetch(ahead[static_cast<std::size_t>(r)] + at, 0, 2);
       std::byte* const lines = target + at * kPanelRows;
       transpose_line(of_panel, at, lines);
       for (std::int64_t word = 0; apart && word < kLine / 4; ++word) {

@@ -23,8 +23,9 @@ inline constexpr std::int64_t kGatheredPadding = 1024;
 
 /// Outputs that are rows, padded to whole kNeuronBlocks: the first rows.size() of a matrix of this shape. `scales`: of
 /// codes, for each output of whole panels. `target`: room for the panels and kGatheredPadding, aligned to 64 bytes.
+/// `next`: rows that are gathered after these, a panel of which is asked for meanwhile.
 GatheredPanels gather_rows(const CpuMatrix::Segment& shape, std::span<const std::byte* const> rows, const float* scales,
-                           std::byte* target);
+                           std::byte* target, std::span<const std::byte* const> next = {});
 
 /// Outputs of which each input has its weights side by side: `outputs` of them, at columns[k] + offset those of input
 /// k, to the end of whole panels.

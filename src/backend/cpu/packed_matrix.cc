@@ -5,6 +5,7 @@
 #include <mutex>
 #include <utility>
 
+#include "backend/cpu/chosen_up.h"
 #include "backend/cpu/device_memory.h"
 #include "backend/cpu/input_tiles.h"
 #include "backend/cpu/packed_integers.h"
@@ -159,8 +160,8 @@ std::size_t stored_bytes(const CpuMatrix::Segment& segment) {
 }
 
 std::size_t segment_bytes(const CpuMatrix::Segment& segment) {
-  if (segment.integers) return packed_integer_bytes(*segment.integers);
-  return stored_bytes(segment) +
+  if (segment.integers) return packed_integer_bytes(*segment.integers) + read_behind(segment);
+  return stored_bytes(segment) + read_behind(segment) +
          static_cast<std::size_t>(segment.panels() * segment.scale_groups * kPanelRows) * sizeof(float);
 }
 
@@ -327,6 +328,7 @@ void CpuMatrix::lay_out(const MatrixSource& source, LinearFormat format) {
     }
   }
   if (skip_.of_inputs() && segments_.size() == 1) tile(segments_.front());
+  if (format.chosen_up && segments_.size() == 1) part_up();
   for (const Segment& segment : segments_) bytes_ += segment_bytes(segment);
 }
 
@@ -418,6 +420,7 @@ Status CpuMatrix::pack_segment(const MatrixSource& source, const Segment& segmen
     } else {
       pack_rows(source, segment, panel, memory);
     }
+    if (segment.row_bytes > 0) part_outputs(segment, memory + panel * kPanelRows * segment.row_bytes);
   });
   if (error) return *std::move(error);
   return Ok{};
@@ -445,6 +448,7 @@ void CpuMatrix::decode_row(std::int64_t row, float* target) const {
     const PackedSegment& stored = segment.stored;
     const std::int64_t inside = row - segment.first_row;
     if (inside >= stored.rows) continue;
+    MILLRACE_CHECK(segment.row_bytes == 0, "output {} lies by itself: no table has such", row);
     if (segment.integers) {
       decode_integer_row(*segment.integers, inside, target);
       if (!input_order_.empty()) restore_order(input_order_, target);

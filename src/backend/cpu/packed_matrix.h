@@ -1,6 +1,7 @@
 // A weight as the CPU kernels read it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -33,10 +34,17 @@ class CpuMatrix final : public PackedMatrix {
     std::int64_t first_row = 0;
     std::int64_t first_panel = 0;
     std::int64_t scale_groups = 0;  // of f8_e4m3: groups of inputs with a scale for each output; 0: no scales
+    // Bytes from an output to the next where outputs lie one by one, so that some of them can be read alone: as
+    // gather_rows() takes them, with the inputs of a panel. 0: they do not.
+    std::int64_t row_bytes = 0;
 
     /// Outputs of a tile of weights that lie input by input; 0: they lie in panels.
     [[nodiscard]] std::int64_t tile() const { return integers ? integers->tile : stored.tile; }
     [[nodiscard]] bool row_scaled() const { return scale_groups > 0 && stored.group == 0; }
+    /// Of outputs that lie one by one.
+    [[nodiscard]] const std::byte* row(std::int64_t output) const {
+      return (integers ? integers->codes : stored.data) + output * row_bytes;
+    }
 
     [[nodiscard]] std::int64_t panels() const { return (stored.rows + kPanelRows - 1) / kPanelRows; }
   };
@@ -46,8 +54,9 @@ class CpuMatrix final : public PackedMatrix {
   /// With a format of input bf16, a source of plain pieces alone is rounded to bf16; with a format of codes all pieces
   /// are rounded to it and become one segment. Pieces of codes that the kernels have no layout for become floats. Takes
   /// the packed size and no more, from the arena. With a skip() a single segment lies input by input, where that may
-  /// be: of plain elements, and of codes whose inputs are codes too. Errors: no memory; a weight that cannot be
-  /// rounded, or is not finite.
+  /// be: of plain elements, and of codes whose inputs are codes too. With chosen_up a single segment becomes two, of
+  /// which the second lies output by output, where that may be: of plain elements and of int8. Errors: no memory; a
+  /// weight that cannot be rounded, or is not finite.
   static Result<std::unique_ptr<CpuMatrix>> pack(const MatrixSource& source, LinearFormat format, CpuLayouts layouts,
                                                  ThreadPool& pool, DeviceArena& arena);
   /// bytes() of what pack() would return; needs no data.
@@ -69,9 +78,17 @@ class CpuMatrix final : public PackedMatrix {
   /// Weights and inputs are E4M3 with scales.
   [[nodiscard]] bool e4m3() const { return codes_ && codes_->kind == CodeKind::e4m3 && !codes_->float_inputs; }
   /// Its products are those of pairs.
-  [[nodiscard]] bool paired() const { return segments_.size() == 1 && segments_.front().stored.paired; }
+  [[nodiscard]] bool paired() const {
+    return !segments_.empty() && std::ranges::all_of(segments_, [](const Segment& s) { return s.stored.paired; });
+  }
   /// Whether its weights lie input by input.
   [[nodiscard]] bool tiled() const { return segments_.size() == 1 && segments_.front().tile() > 0; }
+  /// The second half of the outputs, where these lie one by one; else null.
+  [[nodiscard]] const Segment* chosen_up() const {
+    return !segments_.empty() && segments_.back().row_bytes > 0 ? &segments_.back() : nullptr;
+  }
+  /// Whether panels are gathered for the dense kernels.
+  [[nodiscard]] bool gathers() const { return tiled() || chosen_up() != nullptr; }
   /// The order in which inputs meet the weights; empty: their own.
   [[nodiscard]] const std::vector<std::int32_t>& input_order() const { return input_order_; }
   /// Where some segments take integers: the inputs that share a scale of their codes, 0 for all of a row.
@@ -97,6 +114,8 @@ class CpuMatrix final : public PackedMatrix {
   void add_piece(const MatrixPiece& piece, const LinearFormat& format, bool round);
   /// Puts the outputs input by input, if they can lie so.
   void tile(Segment& segment) const;
+  /// Cuts the only segment into two, the second of which lies output by output, if it can lie so.
+  void part_up();
   /// Its inputs become codes, if those of no other segment became different ones.
   void take_integer_inputs(Segment& segment);
 

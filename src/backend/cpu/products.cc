@@ -2,15 +2,34 @@
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "backend/cpu/input_tiles.h"
+#include "backend/cpu/neuron_panels.h"
 
 namespace millrace {
 
 namespace {
 
 std::size_t bytes_of(const CpuMatrix::Segment& segment, std::int64_t panels) {
+  if (segment.row_bytes > 0) {
+    return static_cast<std::size_t>(panels * gathered_panel_bytes(segment) + kGatheredPadding);
+  }
   return segment.integers ? gathered_bytes(*segment.integers, 0, panels) : gathered_bytes(segment.stored, 0, panels);
+}
+
+/// The segment of which panels are gathered.
+const CpuMatrix::Segment& gathered_segment(const CpuMatrix& weight) {
+  return weight.segments().back();
+}
+
+/// Outputs of panels [from, to) of a segment whose outputs lie one by one.
+GatheredPanels gather_outputs(const CpuMatrix::Segment& segment, std::int64_t from, std::int64_t to,
+                              std::byte* target) {
+  const std::int64_t first = from * kPanelRows, end = std::min(to * kPanelRows, segment.stored.rows);
+  std::vector<const std::byte*> rows;
+  for (std::int64_t output = first; output < end; ++output) rows.push_back(segment.row(output));
+  return gather_rows(segment, rows, segment.integers ? segment.integers->row_scales + first : nullptr, target);
 }
 
 }  // namespace
@@ -18,17 +37,18 @@ std::size_t bytes_of(const CpuMatrix::Segment& segment, std::int64_t panels) {
 std::int64_t Products::gathered_panels(const CpuMatrix& weight) {
   constexpr std::size_t kBytes = std::size_t{1} << 20;  // that the second-level cache holds beside the rows
   constexpr std::int64_t kPiece = 256;                  // bytes of an input that are read together
-  const CpuMatrix::Segment& segment = weight.segments().front();
+  constexpr std::int64_t kRowPanels = 4;                // of outputs that lie one by one
+  const CpuMatrix::Segment& segment = gathered_segment(weight);
   const std::int64_t of_input = segment.integers ? code_panel_bytes(*segment.integers)
                                                  : kPanelRows * (segment.stored.format == QuantFormat::f32 ? 4 : 2);
-  std::int64_t panels = kPiece / of_input;
+  std::int64_t panels = segment.row_bytes > 0 ? kRowPanels : kPiece / of_input;
   while (panels > 2 && bytes_of(segment, panels) > kBytes) panels /= 2;
   return panels;
 }
 
 std::int64_t Products::gathered_floats(const CpuMatrix& weight) {
-  if (!weight.tiled()) return 0;
-  const CpuMatrix::Segment& segment = weight.segments().front();
+  if (!weight.gathers()) return 0;
+  const CpuMatrix::Segment& segment = gathered_segment(weight);
   const std::size_t bytes = bytes_of(segment, gathered_panels(weight)) + 64;
   return round_up(static_cast<std::int64_t>(bytes / sizeof(float)), 16);
 }
@@ -45,12 +65,11 @@ void Products::multiply(const MatmulRun& run, std::int64_t first, std::int64_t e
                     .count = count};
     if (!run.kept.empty()) {
       multiply_kept(run, segment, from, to, part);
-    } else if (segment.tile() > 0) {
+    } else if (segment.tile() > 0 || segment.row_bytes > 0) {
       multiply_gathered(run, segment, from, to, part, space);
-    } else if (segment.integers) {
-      multiply_segment(run, segment, segment.stored, &*segment.integers, from, to, part, space);
     } else {
-      multiply_segment(run, segment, segment.stored, nullptr, from, to, part, space);
+      multiply_rows(run, segment, segment.stored, segment.integers ? &*segment.integers : nullptr, from, to, part,
+                    space);
     }
   }
 }
@@ -93,19 +112,33 @@ void Products::multiply_gathered(const MatmulRun& run, const CpuMatrix::Segment&
     const std::int64_t end = std::min(to, panel + gathered), outputs = panel * kPanelRows;
     std::optional<PackedIntegers> codes;
     PackedSegment weight = segment.stored;
-    if (segment.integers) {
+    if (segment.row_bytes > 0) {
+      const GatheredPanels panels = gather_outputs(segment, panel, end, target);
+      weight = panels.weight;
+      codes = panels.codes;
+    } else if (segment.integers) {
       codes = gather_panels(*segment.integers, panel, end, target);
     } else {
       weight = gather_panels(segment.stored, panel, end, target);
     }
-    // All rows meet what was gathered, in tasks that the kernels take: whole tiles of rows.
-    for (std::int64_t row = 0; row < part.count; row += kMatmulRows) {
-      const Part some{.out = part.out + row * run.out_stride + outputs,
-                      .bias = part.bias != nullptr ? part.bias + outputs : nullptr,
-                      .row = part.row + row,
-                      .count = std::min(kMatmulRows, part.count - row)};
-      multiply_segment(run, segment, weight, codes ? &*codes : nullptr, 0, end - panel, some, space);
-    }
+    const Part of_panels{.out = part.out + outputs,
+                         .bias = part.bias != nullptr ? part.bias + outputs : nullptr,
+                         .row = part.row,
+                         .count = part.count};
+    multiply_rows(run, segment, weight, codes ? &*codes : nullptr, 0, end - panel, of_panels, space);
+  }
+}
+
+/// In tasks that the kernels take: whole tiles of rows.
+void Products::multiply_rows(const MatmulRun& run, const CpuMatrix::Segment& segment, const PackedSegment& weight,
+                             const PackedIntegers* codes, std::int64_t from, std::int64_t to, const Part& part,
+                             float* space) const {
+  for (std::int64_t row = 0; row < part.count; row += kMatmulRows) {
+    const Part some{.out = part.out + row * run.out_stride,
+                    .bias = part.bias,
+                    .row = part.row + row,
+                    .count = std::min(kMatmulRows, part.count - row)};
+    multiply_segment(run, segment, weight, codes, from, to, some, space);
   }
 }
 

@@ -14,14 +14,14 @@ class Products {
   explicit Products(const KernelTable& kernels) : kernels_(kernels) {}
 
   /// Panels [first, end) of the weight, which may lie in several segments, for `count` rows from `row` on: at most
-  /// kMatmulRows, or any number where the weight is tiled. `space`:
+  /// kMatmulRows, or any number where its panels are gathered. `space`:
   /// kMatmulScratch floats, 64-byte aligned, with gathered_floats() of the weight before them.
   void multiply(const MatmulRun& run, std::int64_t first, std::int64_t end, std::int64_t row, std::int64_t count,
                 float* space) const;
 
-  /// Panels of a tiled weight that are gathered together, so that a task should have as many.
+  /// Panels of a weight that are gathered together, so that a task should have as many.
   static std::int64_t gathered_panels(const CpuMatrix& weight);
-  /// For panels that are gathered from weights which lie input by input: a multiple of 16.
+  /// For panels that are gathered from weights which lie input by input, or output by output: a multiple of 16.
   static std::int64_t gathered_floats(const CpuMatrix& weight);
 
   /// Some rows of a run, and where their outputs of a segment go.
@@ -41,9 +41,13 @@ class Products {
   /// With the inputs that the rows keep.
   void multiply_kept(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from, std::int64_t to,
                      const Part& part) const;
-  /// Of weights that lie input by input: some panels at a time as the dense kernels know them.
+  /// Of weights that lie input by input or output by output: some panels at a time as the dense kernels know them.
   void multiply_gathered(const MatmulRun& run, const CpuMatrix::Segment& segment, std::int64_t from, std::int64_t to,
                          const Part& part, float* space) const;
+  /// Any number of rows.
+  void multiply_rows(const MatmulRun& run, const CpuMatrix::Segment& segment, const PackedSegment& weight,
+                     const PackedIntegers* codes, std::int64_t from, std::int64_t to, const Part& part,
+                     float* space) const;
   const KernelTable& kernels_;
 };
 
