@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "backend/cpu/neuron_panels.h"
-#include "backend/cpu/packed_integers.h"
 #include "backend/cpu/parallel.h"
 
 namespace millrace {
@@ -16,7 +15,7 @@ constexpr std::int64_t kTogether = 2 * kPanelRows;  // neurons: as many panels a
 
 /// Bytes that stand side by side for an output of a panel.
 std::int64_t bytes_together(const CpuMatrix::Segment& segment) {
-  return segment.integers || segment.stored.paired || segment.stored.format == QuantFormat::f32 ? 4 : 2;
+  return segment.stored.paired || segment.stored.format == QuantFormat::f32 ? 4 : 2;
 }
 
 std::int64_t gathered_floats(const CpuMatrix::Segment& segment) {
@@ -29,14 +28,11 @@ std::int64_t gathered_floats(const CpuMatrix::Segment& segment) {
 void CpuMatrix::part_up() {
   Segment& gate = segments_.front();
   const PackedSegment& stored = gate.stored;
-  if (gate.coded != nullptr || gate.tile() > 0 || rows_ % 2 != 0) return;
-  const bool codes = gate.integers && codes_ && codes_->kind == CodeKind::int8 && gate.integer_inputs &&
-                     gate.integers->scales == nullptr;
-  const bool plain = !gate.integers && (stored.format == QuantFormat::f32 || stored.format == QuantFormat::bf16 ||
-                                        stored.format == QuantFormat::f16);
-  if (!codes && !plain) return;
+  const bool plain =
+      stored.format == QuantFormat::f32 || stored.format == QuantFormat::bf16 || stored.format == QuantFormat::f16;
+  // Codes of eight bits are half as many bytes to save for as much work: with them nothing was gained.
+  if (gate.coded != nullptr || gate.integers || !plain || gate.tile() > 0 || rows_ % 2 != 0) return;
   gate.stored.rows = rows_ / 2;
-  if (codes) gate.integers = integer_layout(*codes_, gate.stored.rows, cols_);
   Segment up = gate;
   up.first_row = gate.stored.rows;
   up.first_panel = gate.panels();
@@ -124,17 +120,16 @@ void ChosenUp::multiply_some(const GatedFfn& ffn, const MatmulRun& run, std::int
   float* const ups = space + kMatmulScratch;
   float* const gates = ups + rows_ * kTogether;
   const std::byte* rows[kTogether + kPanelRows];
-  float scales[kTogether] = {}, bias[kTogether] = {};
+  float bias[kTogether] = {};
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t neuron = list_[static_cast<std::size_t>(begin + i)];
     rows[i] = up.row(neuron);
-    if (up.integers) scales[i] = up.integers->row_scales[neuron];
     if (run.bias != nullptr) bias[i] = run.bias[up.first_row + neuron];
     for (std::int64_t r = 0; r < rows_; ++r) gates[r * kTogether + i] = *this->gates(r, neuron);
   }
   for (std::int64_t i = count; i < count + next; ++i) rows[i] = up.row(list_[static_cast<std::size_t>(begin + i)]);
   const GatheredPanels panels =
-      gather_rows(up, {rows, static_cast<std::size_t>(count)}, scales, reinterpret_cast<std::byte*>(memory),
+      gather_rows(up, {rows, static_cast<std::size_t>(count)}, nullptr, reinterpret_cast<std::byte*>(memory),
                   {rows + count, static_cast<std::size_t>(next)});
   products_.multiply_segment(run.to(ups, kTogether, 0, 0), up, panels.weight, panels.codes ? &*panels.codes : nullptr,
                              0, (count + kPanelRows - 1) / kPanelRows,
