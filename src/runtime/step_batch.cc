@@ -48,8 +48,7 @@ ForwardBatch make_forward_batch(const StepPlan& plan, std::int32_t page_tokens,
     batch.sequences.push_back(std::move(rows));
   }
   std::ranges::sort(batch.turns);
-  const auto [repeated, end] = std::ranges::unique(batch.turns);
-  batch.turns.erase(repeated, end);
+  batch.turns.erase(std::unique(batch.turns.begin(), batch.turns.end()), batch.turns.end());
   if (measured) {
     const std::size_t groups = batch.sequences.front().page_tables.size();
     masses.reset(groups, pages);

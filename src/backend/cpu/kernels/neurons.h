@@ -191,7 +191,7 @@ void add_neuron_codes(const NeuronCodeSumTask& a) {
     for (std::int64_t r = 0; r < a.rows; ++r) {
       std::int32_t* const out = a.out + r * a.out_stride;
       std::int16_t h[4] = {};
-      for (std::int64_t k = 0; k < count; ++k) h[k] = a.h[r * a.h_stride + i + k];
+      for (std::int64_t k = 0; k < count; ++k) h[k] = static_cast<std::int16_t>(+a.h[r * a.h_stride + i + k]);
       for (std::int64_t o = 0; o < a.outputs; o += 16) {
         CodeWords weights[4];
         for (int k = 0; k < 4; ++k) load_codes(w[k] + o, weights[k]);
