@@ -1,0 +1,391 @@
+#include "cluster/gateway_streams.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace millrace {
+
+namespace {
+
+constexpr Duration kAvoidFor = std::chrono::seconds(10);
+constexpr Duration kFindServer = std::chrono::seconds(3);   // that nodes have, once a gateway has found it
+constexpr Duration kMostOfALook = std::chrono::seconds(1);  // that counts of the time between two looks
+
+}  // namespace
+
+GatewayStreams::GatewayStreams(Transport& transport, Registry& registry, std::string gateway, NodePicker picker,
+                               std::uint32_t entropy, const ClusterTiming& timing)
+    : transport_(&transport),
+      gateway_(std::move(gateway)),
+      picker_(std::move(picker)),
+      timing_(timing),
+      nodes_(timing),
+      next_id_(StreamId{entropy} << 32 | 1),
+      looked_(transport.now()) {
+  using Message = std::span<const std::byte>;
+  transport_->subscribe(fmt::format("mr.say.{}.>", gateway_),
+                        [this](std::string_view subject, Message message) { on_say(subject, message); });
+  transport_->subscribe(beat_subject("*"),
+                        [this](std::string_view subject, Message message) { on_beat(subject, message); });
+  registry.watch([this](const std::string& node, const NodeRecord* record, std::uint64_t incarnation) {
+    if (record != nullptr) {
+      nodes_.set_record(*record, incarnation);
+    } else {
+      nodes_.remove(node);
+    }
+  });
+  timer_ = transport_->after(timing_.look, [this] { look(); });
+}
+
+GatewayStreams::~GatewayStreams() {
+  transport_->cancel(timer_);
+  if (credit_timer_) transport_->cancel(*credit_timer_);
+}
+
+GatewayStreams::Stream* GatewayStreams::find(StreamId id) {
+  const auto found = streams_.find(id);
+  return found == streams_.end() ? nullptr : &found->second;
+}
+
+StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink sink) {
+  const StreamId id = next_id_++;
+  ++counters_.submitted;
+  Stream& stream = streams_[id];
+  stream.work = std::move(work);
+  stream.vocab = vocab;
+  stream.sink = std::move(sink);
+  stream.token = clock_;
+  try_place(id, stream);
+  return id;
+}
+
+void GatewayStreams::cancel(StreamId id) {
+  Stream* stream = find(id);
+  if (stream == nullptr) return;
+  ++counters_.cancelled;
+  if (stream->phase != Phase::waiting) {
+    transport_->publish(put_subject(stream->node, gateway_), encode(Put{CancelAttempt{{id, stream->attempt}}}));
+  }
+  streams_.erase(id);
+}
+
+void GatewayStreams::resume(StreamId id) {
+  Stream* stream = find(id);
+  if (stream == nullptr || !std::exchange(stream->paused, false)) return;
+  stream->heard = clock_;
+  wish_credit(id);
+}
+
+void GatewayStreams::on_beat(std::string_view subject, std::span<const std::byte> message) {
+  const std::string_view node = beat_sender(subject);
+  const auto beat = decode_beat(message);
+  if (node.empty() || !beat.ok()) {
+    ++counters_.malformed;
+    return;
+  }
+  if (!nodes_.beat(node, *beat, clock_)) {
+    ++counters_.fenced;
+    return;
+  }
+  if (beat->draining) {
+    move_all(node, false);
+    return;
+  }
+  for (auto& [id, stream] : streams_) {
+    if (stream.phase == Phase::waiting) try_place(id, stream);
+  }
+}
+
+void GatewayStreams::on_say(std::string_view subject, std::span<const std::byte> message) {
+  const std::optional<SaySubject> from = parse_say(subject);
+  if (!from) {
+    ++counters_.malformed;
+    return;
+  }
+  nodes_.heard(from->node, clock_);
+  const StreamId id = from->attempt.stream;
+  Stream* stream = find(id);
+  if (stream == nullptr || stream->phase == Phase::waiting || stream->attempt != from->attempt.attempt ||
+      stream->node != from->node) {
+    ++counters_.fenced;
+    // Whoever goes on with what nobody wants any more is told so.
+    if (stream == nullptr || from->attempt.attempt <= stream->attempt) {
+      transport_->publish(put_subject(from->node, gateway_), encode(Put{CancelAttempt{from->attempt}}));
+    }
+    return;
+  }
+  auto say = decode_say(message);
+  if (!say.ok()) {
+    ++counters_.malformed;
+    move(id, *stream, true);
+  } else if (std::holds_alternative<UnknownAttempt>(*say)) {
+    if (stream->phase == Phase::running) move(id, *stream, false);
+  } else {
+    on_frame(id, *stream, std::move(std::get<Frame>(*say)));
+  }
+}
+
+void GatewayStreams::on_frame(StreamId id, Stream& stream, Frame frame) {
+  // A node that has restarted and got the placement once more answers the same attempt, and cuts it into other frames.
+  if (stream.life.value_or(frame.life) != frame.life) {
+    ++counters_.fenced;
+    move(id, stream, false);
+    return;
+  }
+  stream.life = frame.life;
+  if (frame.seq < stream.next || stream.early.contains(frame.seq)) {
+    ++counters_.doubled;
+    return;
+  }
+  if (frame.seq >= stream.allowed) {
+    ++counters_.breaches;
+    move(id, stream, true);
+    return;
+  }
+  stream.early.emplace(frame.seq, std::move(frame.events));
+  const std::uint32_t attempt = stream.attempt;
+  for (;;) {
+    Stream* now = find(id);
+    if (now == nullptr || now->attempt != attempt || now->phase == Phase::waiting) return;
+    const auto next = now->early.begin();
+    if (next == now->early.end() || next->first != now->next) break;
+    const std::vector<StreamEvent> events = std::move(next->second);
+    now->early.erase(next);
+    ++now->next;
+    now->heard = clock_;
+    for (const StreamEvent& event : events) {
+      if (!take(id, event)) return;
+    }
+  }
+  Stream& now = *find(id);
+  if (!now.paused && now.allowed - now.next <= timing_.window / 2) wish_credit(id);
+}
+
+bool GatewayStreams::is_lawful(const Stream& stream, const StreamEvent& event) {
+  const auto choice_of = [&](std::int32_t index) -> const PlacedChoice* {
+    if (index < 0 || static_cast<std::size_t>(index) >= stream.work.choices.size()) return nullptr;
+    const PlacedChoice& choice = stream.work.choices[static_cast<std::size_t>(index)];
+    return choice.ended ? nullptr : &choice;
+  };
+  const bool accepted = stream.phase == Phase::running;
+  if (std::holds_alternative<Accepted>(event)) return !accepted;
+  if (const auto* came = std::get_if<TokenCame>(&event)) {
+    const PlacedChoice* choice = choice_of(came->choice);
+    if (!accepted || choice == nullptr || came->token >= stream.vocab) return false;
+    if (came->logprobs.has_value() && stream.work.logprobs < 0) return false;
+    if (!came->of_prompt) return static_cast<std::int64_t>(choice->tokens.size()) < stream.work.max_new_tokens;
+    const auto told = static_cast<std::size_t>(choice->prompt_reported);
+    return stream.work.prompt_logprobs && choice->tokens.empty() && told < stream.work.prompt.size() &&
+           stream.work.prompt[told] == came->token;
+  }
+  if (const auto* end = std::get_if<ChoiceEnd>(&event)) return accepted && choice_of(end->choice) != nullptr;
+  return true;
+}
+
+bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
+  Stream& stream = *find(id);
+  const std::uint32_t attempt = stream.attempt;
+  if (!is_lawful(stream, event)) {
+    ++counters_.breaches;
+    move(id, stream, true);
+    return false;
+  }
+  Demand demand = Demand::more;
+  if (const auto* accepted = std::get_if<Accepted>(&event)) {
+    stream.phase = Phase::running;
+    if (stream.attempt == 1) stream.done.cached_tokens = accepted->cached_tokens;
+    return true;
+  }
+  if (const auto* failed = std::get_if<AttemptFailed>(&event)) {
+    // What one node calls invalid another may not; a gateway checks requests before it submits them.
+    stream.failure = failed->message;
+    move(id, stream, true);
+    return false;
+  }
+  if (const auto* came = std::get_if<TokenCame>(&event)) {
+    PlacedChoice& choice = stream.work.choices[static_cast<std::size_t>(came->choice)];
+    if (came->of_prompt) {
+      ++choice.prompt_reported;
+    } else {
+      choice.tokens.push_back(came->token);
+    }
+    stream.any_token = true;
+    stream.token = clock_;
+    demand = stream.sink(*came);
+  } else if (const auto* end = std::get_if<ChoiceEnd>(&event)) {
+    stream.work.choices[static_cast<std::size_t>(end->choice)].ended = true;
+    demand = stream.sink(*end);
+  }
+  Stream* after = find(id);
+  if (after == nullptr || after->attempt != attempt) return false;
+  if (demand == Demand::pause) after->paused = true;
+  if (!std::ranges::all_of(after->work.choices, &PlacedChoice::ended)) return true;
+  transport_->publish(put_subject(after->node, gateway_), encode(Put{CancelAttempt{{id, attempt}}}));
+  tell_done(id);
+  return false;
+}
+
+void GatewayStreams::tell_done(StreamId id) {
+  auto stream = streams_.extract(id);
+  stream.mapped().done.node = stream.mapped().node;
+  ++(stream.mapped().done.error ? counters_.failed : counters_.done);
+  (void)stream.mapped().sink(stream.mapped().done);
+}
+
+void GatewayStreams::fail_stream(StreamId id, Error error) {
+  Stream& stream = *find(id);
+  if (stream.phase != Phase::waiting) {
+    transport_->publish(put_subject(stream.node, gateway_), encode(Put{CancelAttempt{{id, stream.attempt}}}));
+  }
+  stream.done.error = std::move(error);
+  tell_done(id);
+}
+
+void GatewayStreams::try_place(StreamId id, Stream& stream) {
+  std::erase_if(stream.avoid, [&](const Avoided& avoided) { return avoided.until <= clock_; });
+  std::vector<std::string> avoid;
+  for (const Avoided& avoided : stream.avoid) avoid.push_back(avoided.node);
+  const bool begun = std::ranges::any_of(
+      stream.work.choices, [](const PlacedChoice& c) { return !c.tokens.empty() || c.prompt_reported > 0; });
+  // What has begun goes on in its numeric class where it can.
+  std::optional<std::string> node;
+  if (begun) node = picker_({stream.work, stream.numeric_class, avoid}, nodes_);
+  if (!node) node = picker_({stream.work, {}, avoid}, nodes_);
+  if (!node) return;
+  const NodeState* state = nodes_.find(*node);
+  const NodeModel* model = state == nullptr ? nullptr : NodeTable::model(*state, stream.work.model);
+  if (model == nullptr) return;
+  if (begun && model->numeric_class != stream.numeric_class) stream.done.identical = false;
+  stream.numeric_class = model->numeric_class;
+  stream.node = *node;
+  ++stream.attempt;
+  stream.phase = Phase::placing;
+  stream.any_token = false;
+  stream.life.reset();
+  stream.next = 0;
+  stream.early.clear();
+  stream.allowed = stream.paused ? 1 : timing_.window;
+  stream.placed = stream.asked = stream.heard = stream.credited = clock_;
+  ++counters_.placements;
+  send_placement(id, stream);
+}
+
+void GatewayStreams::send_placement(StreamId id, const Stream& stream) {
+  Placement placement = stream.work;
+  placement.numeric_class = stream.numeric_class;
+  placement.allowed = static_cast<std::int64_t>(stream.allowed);
+  const Bytes bytes = encode(placement);
+  const std::size_t parts = (bytes.size() + kMaxPartBytes - 1) / kMaxPartBytes;
+  for (std::size_t part = 0; part < parts; ++part) {
+    const auto piece = std::span(bytes)
+                           .subspan(part * kMaxPartBytes)
+                           .first(std::min(kMaxPartBytes, bytes.size() - part * kMaxPartBytes));
+    transport_->publish(put_subject(stream.node, gateway_),
+                        encode(Put{PlacePart{.attempt = {id, stream.attempt},
+                                             .part = static_cast<std::uint32_t>(part),
+                                             .parts = static_cast<std::uint32_t>(parts),
+                                             .bytes = Bytes(piece.begin(), piece.end())}}));
+  }
+}
+
+void GatewayStreams::move(StreamId id, Stream& stream, bool at_fault) {
+  transport_->publish(put_subject(stream.node, gateway_), encode(Put{CancelAttempt{{id, stream.attempt}}}));
+  if (at_fault) stream.avoid.push_back({stream.node, clock_ + kAvoidFor});
+  if (std::exchange(stream.phase, Phase::waiting) == Phase::running) {
+    ++stream.done.migrations;
+    ++counters_.migrations;
+  }
+  try_place(id, stream);
+}
+
+void GatewayStreams::move_all(std::string_view node, bool at_fault) {
+  for (auto& [id, stream] : streams_) {
+    if (stream.phase != Phase::waiting && stream.node == node) move(id, stream, at_fault);
+  }
+}
+
+void GatewayStreams::wish_credit(StreamId id) {
+  credit_wishes_.push_back(id);
+  if (credit_timer_) return;
+  credit_timer_ = transport_->after(Duration{0}, [this] {
+    credit_timer_.reset();
+    send_credit();
+  });
+}
+
+void GatewayStreams::send_credit() {
+  std::map<std::string, Credits> of_node;
+  const auto send = [&](const std::string& node, Credits& credits) {
+    transport_->publish(put_subject(node, gateway_), encode(Put{std::exchange(credits, {})}));
+  };
+  for (const StreamId id : std::exchange(credit_wishes_, {})) {
+    Stream* stream = find(id);
+    if (stream == nullptr || stream->phase != Phase::running) continue;
+    if (!stream->paused) stream->allowed = std::max(stream->allowed, stream->next + timing_.window);
+    stream->credited = clock_;
+    Credits& credits = of_node[stream->node];
+    credits.streams.push_back({{id, stream->attempt}, stream->next, stream->allowed});
+    if (credits.streams.size() == kMaxCredits) send(stream->node, credits);
+  }
+  for (auto& [node, credits] : of_node) {
+    if (!credits.streams.empty()) send(node, credits);
+  }
+}
+
+void GatewayStreams::look() {
+  timer_ = transport_->after(timing_.look, [this] { look(); });
+  const Instant now = transport_->now();
+  const bool connected = transport_->connected();
+  if (connected && !was_connected_) connected_ = now;
+  was_connected_ = connected;
+  if (connected && (connected_ == Instant{0} || now - connected_ >= kFindServer)) {
+    clock_ += std::min(now - looked_, kMostOfALook);
+  }
+  looked_ = now;
+  for (const std::string& node : nodes_.look(clock_)) move_all(node, false);
+  std::vector<StreamId> ids;
+  ids.reserve(streams_.size());
+  for (const auto& [id, stream] : streams_) ids.push_back(id);
+  for (const StreamId id : ids) {
+    if (Stream* stream = find(id)) look_at(id, *stream);
+  }
+  send_credit();
+}
+
+void GatewayStreams::look_at(StreamId id, Stream& stream) {
+  if (clock_ - stream.token >= timing_.give_up && !stream.paused) {
+    fail_stream(id, {fmt::format("no node went on with this answer for {} s{}{}",
+                                 std::chrono::duration_cast<std::chrono::seconds>(timing_.give_up).count(),
+                                 stream.failure.empty() ? "" : "; the last one said: ", stream.failure),
+                     ErrorKind::unavailable});
+    return;
+  }
+  switch (stream.phase) {
+    case Phase::waiting:
+      try_place(id, stream);
+      return;
+    case Phase::placing:
+      if (clock_ - stream.placed >= timing_.place_give_up) {
+        move(id, stream, true);
+      } else if (clock_ - stream.asked >= timing_.place_again) {
+        stream.asked = clock_;
+        ++counters_.placed_again;
+        send_placement(id, stream);
+      }
+      return;
+    case Phase::running: {
+      const bool blocked = stream.paused || stream.next >= stream.allowed;
+      if (blocked) stream.heard = clock_;
+      if (clock_ - stream.heard >= (stream.any_token ? timing_.stalled : timing_.first_token)) {
+        move(id, stream, true);
+        return;
+      }
+      const bool gap = !stream.early.empty();
+      if (clock_ - stream.credited >= (gap ? timing_.resend : timing_.credit_every)) credit_wishes_.push_back(id);
+    }
+  }
+}
+
+}  // namespace millrace

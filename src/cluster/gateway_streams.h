@@ -1,0 +1,137 @@
+// GatewayStreams: the streams of a gateway: where each runs, how far it has come, and where it goes when its node does
+// not go on (docs/cluster-protocol.md).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "cluster/messages.h"
+#include "cluster/node_table.h"
+#include "cluster/placement.h"
+#include "cluster/timing.h"
+#include "cluster/transport.h"
+
+namespace millrace {
+
+using StreamId = std::uint64_t;
+
+/// How a stream ended, and what became of it on its way.
+struct StreamDone {
+  std::optional<Error> error;      // none: every choice has ended
+  std::string node;                // the last one
+  std::int64_t cached_tokens = 0;  // of the prompt, on the first node
+  std::int32_t migrations = 0;
+  bool identical = true;  // all tokens are of one numeric class: an undisturbed node would have given them
+};
+
+/// What the owner of a stream is told, in order; StreamDone is the last.
+using StreamNews = std::variant<TokenCame, ChoiceEnd, StreamDone>;
+/// What it answers to it; after `pause` no more than the window comes until resume().
+using StreamSink = std::function<Demand(const StreamNews&)>;
+
+/// Which node a stream should run on.
+struct PickQuery {
+  const Placement& placement;
+  const std::string& numeric_class;       // that it must be of; empty: any
+  const std::vector<std::string>& avoid;  // that have failed it lately
+};
+/// Empty: none that may. Only nodes whose health is ready and that have the model may be answered.
+using NodePicker = std::function<std::optional<std::string>(const PickQuery&, const NodeTable&)>;
+
+/// One thread: the transport's. Sinks are called on it, and may call cancel() and resume(), and submit().
+class GatewayStreams {
+ public:
+  /// Subscribes, and watches the registry. `entropy`: for the upper half of its streams' numbers; another at each
+  /// start. `transport` must outlive it; the registry may call back for as long as the transport lives.
+  GatewayStreams(Transport& transport, Registry& registry, std::string gateway, NodePicker picker,
+                 std::uint32_t entropy, const ClusterTiming& timing = {});
+  ~GatewayStreams();
+  GatewayStreams(const GatewayStreams&) = delete;
+  GatewayStreams& operator=(const GatewayStreams&) = delete;
+
+  /// A stream from its beginning: its choices have no tokens yet. `vocab`: tokens are below. The sink is called from
+  /// now on, never from within this call.
+  StreamId submit(Placement work, std::int32_t vocab, StreamSink sink);
+  /// The sink is not called any more. Of a stream that has ended: nothing.
+  void cancel(StreamId id);
+  void resume(StreamId id);
+
+  [[nodiscard]] std::size_t count() const { return streams_.size(); }
+  [[nodiscard]] const NodeTable& nodes() const { return nodes_; }
+
+  struct Counters {
+    std::int64_t submitted = 0, done = 0, failed = 0, cancelled = 0, migrations = 0;
+    std::int64_t placements = 0, placed_again = 0;
+    std::int64_t fenced = 0, malformed = 0, breaches = 0, doubled = 0;  // messages that were dropped
+  };
+  [[nodiscard]] const Counters& counters() const { return counters_; }
+
+ private:
+  enum class Phase : std::uint8_t { waiting, placing, running };
+
+  struct Avoided {
+    std::string node;
+    Duration until{0};
+  };
+
+  struct Stream {
+    Placement work;
+    std::int32_t vocab = 0;
+    StreamSink sink;
+    StreamDone done;
+    std::string failure;  // what a node said last
+    Phase phase = Phase::waiting;
+    bool paused = false;
+    std::uint32_t attempt = 0;
+    std::string node, numeric_class;
+    bool any_token = false;             // in this attempt
+    std::optional<std::uint32_t> life;  // of the process that answers it
+    std::uint64_t next = 0;             // the frame that comes next
+    std::uint64_t allowed = 0;          // frames below may come
+    std::map<std::uint64_t, std::vector<StreamEvent>> early;
+    Duration placed{0}, asked{0}, heard{0}, token{0}, credited{0};
+    std::vector<Avoided> avoid;
+  };
+
+  void on_beat(std::string_view subject, std::span<const std::byte> message);
+  void on_say(std::string_view subject, std::span<const std::byte> message);
+  void on_frame(StreamId id, Stream& stream, Frame frame);
+  /// False: the stream is gone or has moved.
+  bool take(StreamId id, const StreamEvent& event);
+  [[nodiscard]] static bool is_lawful(const Stream& stream, const StreamEvent& event);
+  void try_place(StreamId id, Stream& stream);
+  void send_placement(StreamId id, const Stream& stream);
+  void move(StreamId id, Stream& stream, bool at_fault);
+  void move_all(std::string_view node, bool at_fault);
+  void fail_stream(StreamId id, Error error);
+  void tell_done(StreamId id);
+  void wish_credit(StreamId id);
+  void send_credit();
+  void look();
+  void look_at(StreamId id, Stream& stream);
+  Stream* find(StreamId id);
+
+  Transport* transport_;
+  std::string gateway_;
+  NodePicker picker_;
+  ClusterTiming timing_;
+  NodeTable nodes_;
+  StreamId next_id_;
+  std::map<StreamId, Stream> streams_;
+  std::vector<StreamId> credit_wishes_;
+  std::optional<Transport::TimerId> credit_timer_;
+  Transport::TimerId timer_ = 0;
+  Duration clock_{0};  // stands still while nobody can be heard
+  Instant looked_{0};
+  Instant connected_{0};
+  bool was_connected_ = true;
+  Counters counters_;
+};
+
+}  // namespace millrace
