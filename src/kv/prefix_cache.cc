@@ -252,6 +252,18 @@ bool PrefixCache::evict() {
   return true;
 }
 
+void PrefixCache::forget(std::int64_t step) {
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    const Entry& entry = entries_[i];
+    if (entry.filled == 0 || entry.hollow || entry.step < step) continue;  // a root, a place that is free, or no pages
+    const auto node = static_cast<Node>(i);
+    if (entry.users == 0) unlist(node);
+    release_pages(node);
+    at(node).hollow = true;
+    if (entry.users == 0 && entry.children.empty()) remove(node);
+  }
+}
+
 PrefixCache::Node PrefixCache::next_to_go() const {
   constexpr int kLook = 64;
   Node node = oldest_;

@@ -80,6 +80,10 @@ class PrefixCache {
   /// of its pages that nobody holds; false when every row is locked.
   bool evict();
 
+  /// Forgets all rows that step `step` or a later one fills: what they were to hold was not computed. A row that is
+  /// locked, or has others behind it, stays without pages until somebody fills it again.
+  void forget(std::int64_t step);
+
   /// Rows that evict() could forget.
   [[nodiscard]] std::int64_t evictable() const { return evictable_; }
   /// Pages of a cache group that evict() could free.
@@ -107,7 +111,7 @@ class PrefixCache {
     Node newer = kNone, older = kNone;  // among the evictable
     std::int32_t users = 0;
     std::int32_t filled = 0;
-    bool hollow = false;  // evicted from under its children
+    bool hollow = false;  // evicted from under its children, or forgotten
     std::int64_t step = 0;
     Children children;                                        // sorted by tokens
     std::map<std::string, Node, std::less<>>::iterator name;  // of a root

@@ -106,6 +106,10 @@ class KvAllocator {
   /// Gives everything back. Rows that were published stay in the prefix cache until their pages are needed.
   void release(SequenceKv& kv);
 
+  /// What step `step` or a later one fills was not computed: nobody finds it any more. Sequences that have some of it
+  /// must be released before.
+  void forget(std::int64_t step) { cache_.forget(step); }
+
   /// Aborts when the counts contradict each other; `live` are all sequences' memory. For tests.
   void check(std::span<const SequenceKv* const> live) const;
 

@@ -84,6 +84,7 @@ StepPlan Scheduler::schedule() {
   budget_ = limits_.max_batch_tokens;
   logit_budget_ = limits_.max_logit_rows;
   StepPlan plan;
+  plan.step = step_;
   plan.entries.reserve(running_.size() + 1);
   plan_decodes(plan);
   plan_prompts(plan);
@@ -175,7 +176,7 @@ Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
   slot.computed = slot.committed = admission.cached_tokens;
   // What it goes by is no row's attention, or some row must run before it.
   if (slot.retention && slot.computed == slot.retention->next_decision()) decide(slot);
-  slot.planned_in = step_;
+  slot.planned_in = slot.changed_in = step_;
   slot.state = State::running;
   if (slot.admission++ == 0) {
     slot.cached_tokens = admission.cached_tokens;
@@ -208,6 +209,7 @@ void Scheduler::plan_prompt(StepPlan& plan, SlotIndex index) {
   if (slot.shares) {
     const std::int64_t saved = kv_.catch_up(slot.kv, shared_tokens(slot), slot.computed);
     slot.computed += saved;
+    if (saved > 0) slot.changed_in = step_;
     if (slot.admission == 1) {
       slot.cached_tokens += saved;
       counters_.cached_tokens += saved;
@@ -255,7 +257,7 @@ void Scheduler::plan_rows(StepPlan& plan, SlotIndex index, std::int64_t rows) {
   slot.computed += rows;
   slot.pending += samples ? 1 : 0;
   slot.through = last && (!samples || slot.tokens() >= slot.max_tokens);
-  slot.planned_in = step_;
+  slot.planned_in = slot.changed_in = step_;
   publish(slot, of_prompt && slot.computed >= slot.prompt_tokens);
 }
 
@@ -325,16 +327,26 @@ void Scheduler::preempt(SlotIndex index, StepPlan& plan) {
   const bool settled = slot.committed == slot.computed && !slot.through && slot.kv.apart;
   if (settled && kv_.swap_out(slot.kv, plan.copies)) {
     ++counters_.swaps;
+    slot.changed_in = step_;
   } else {
     give_back(slot);
-    slot.computed = slot.committed = 0;
-    if (slot.retention) slot.retention->restart();
+    start_again(slot);
   }
+  wait_again(index);
+  counters_.preemptions += slot.through ? 0 : 1;
+}
+
+void Scheduler::start_again(Slot& slot) {
+  slot.computed = slot.committed = 0;
+  if (slot.retention) slot.retention->restart();
+}
+
+void Scheduler::wait_again(SlotIndex index) {
+  Slot& slot = slots_[index];
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)) - 1);
   slot.state = State::waiting;
   slot.waited = false;
   waiting_.emplace(slot.rank, index);
-  counters_.preemptions += slot.through ? 0 : 1;
 }
 
 void Scheduler::decide(Slot& slot) {
@@ -352,6 +364,7 @@ void Scheduler::decide(Slot& slot) {
 }
 
 void Scheduler::commit(const StepPlan& plan, std::span<const std::int32_t> sampled, const PageMasses* masses) {
+  MILLRACE_CHECK(plan.step > lost_, "plan {} is committed, and those up to {} are lost", plan.step, lost_);
   std::size_t next = 0;
   for (std::size_t e = 0; e < plan.entries.size(); ++e) {
     const StepEntry& entry = plan.entries[e];
@@ -382,6 +395,22 @@ void Scheduler::commit(const StepPlan& plan, std::span<const std::int32_t> sampl
     if (slot.committed == slot.retention->next_decision()) decide(slot);
   }
   MILLRACE_CHECK(next == sampled.size(), "{} tokens for {} entries that sample", sampled.size(), next);
+}
+
+void Scheduler::abandon(const StepPlan& plan) {
+  MILLRACE_CHECK(plan.step > lost_, "plan {} is lost, and those up to {} were", plan.step, lost_);
+  lost_ = step_;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
+    if (slot.state == State::free || slot.changed_in < plan.step) continue;
+    // Without publishing: there is nothing to be known of it.
+    kv_.release(slot.kv);
+    start_again(slot);
+    slot.pending = 0;
+    slot.through = false;
+    if (slot.state == State::running) wait_again(static_cast<SlotIndex>(i));
+  }
+  kv_.forget(plan.step);
 }
 
 void Scheduler::finish(SequenceId id) {

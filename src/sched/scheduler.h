@@ -74,14 +74,19 @@ class Scheduler {
 
   /// Decides the next step. Plans are run, and committed, in the order in which they were made. The next one may be
   /// made before the last is committed: then the token of an entry that samples is not known yet when the entry that
-  /// runs it is planned. A plan must be run whatever happens to its sequences meanwhile: others may have been given
-  /// what it computes. An empty plan: nothing can run before a commit(), add(), finish() or hold(…, false).
+  /// runs it is planned. A plan must be run, or abandoned, whatever happens to its sequences meanwhile: others may have
+  /// been given what it computes. An empty plan: nothing can run before a commit(), add(), finish() or hold(…, false).
   StepPlan schedule();
 
   /// The step ran. `sampled`: a token for each entry that samples, in order. Entries of sequences that have been
   /// finished meanwhile are passed over. `masses`, of the entries in order: what the rows that a sequence's view says
   /// are measured gave to its pages; null where none are.
   void commit(const StepPlan& plan, std::span<const std::int32_t> sampled, const PageMasses* masses = nullptr);
+
+  /// The step of the plan could not be computed, and is never committed; nor are plans that were made after it, which
+  /// may read what it was to store, and which need not be run. Nothing is left of them: sequences that had a part in
+  /// one wait to be computed again from the tokens they had, and nobody finds their rows in the prefix cache.
+  void abandon(const StepPlan& plan);
 
   /// The sequence is over, or cancelled, at any moment: its pages are free from the next schedule() on.
   void finish(SequenceId id);
@@ -136,6 +141,7 @@ class Scheduler {
     std::int64_t prompt_tokens = 0;
     std::int64_t max_tokens = 0;
     std::int64_t planned_in = -1;  // the last step that has an entry of it, or copies for it
+    std::int64_t changed_in = -1;  // the same, or that gave or moved its pages: lost with it
     std::uint32_t admission = 0;   // how often it was admitted
     State state = State::free;
     bool held = false, samples = true, all_logits = false, shares = true;
@@ -181,6 +187,8 @@ class Scheduler {
   [[nodiscard]] SlotIndex victim() const;
   bool preempt_held(bool impatient, StepPlan& plan);
   void preempt(SlotIndex index, StepPlan& plan);
+  void start_again(Slot& slot);      // it has no memory
+  void wait_again(SlotIndex index);  // it ran
 
   SchedulerLimits limits_;
   KvAllocator kv_;
@@ -192,6 +200,7 @@ class Scheduler {
   std::vector<SlotIndex> prompts_;  // of this step: running ones that are not through with theirs
   std::int64_t arrivals_ = 0;
   std::int64_t step_ = 0;  // of the last plan
+  std::int64_t lost_ = 0;  // the last plan that was there when one failed
   std::int64_t budget_ = 0, logit_budget_ = 0;
   Counters counters_;
 };

@@ -27,6 +27,7 @@ struct PageCopy {
 struct StepPlan {
   std::vector<StepEntry> entries;
   std::vector<PageCopy> copies;
+  std::int64_t step = 0;  // its number, of plans that a scheduler has made
   /// Nothing is to be done. (Pages may be copied out of the way where no row can run yet.)
   [[nodiscard]] bool empty() const { return entries.empty() && copies.empty(); }
 };

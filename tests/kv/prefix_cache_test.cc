@@ -68,6 +68,39 @@ TEST(PrefixCache, FindsTheLongestBeginningAndAPartToCopy) {
   EXPECT_EQ(w.cache.find(root, Tokens{1, 2, 3, 5}), PrefixCache::kNone);
 }
 
+TEST(PrefixCache, ForgetsWhatAStepWasToFill) {
+  World w(8);
+  const auto root = w.cache.lock_root("m");
+  const auto a = w.insert(root, {1, 2, 3, 4}, 1);
+  const auto b = w.insert(a, {5, 6, 7, 8}, 3), part = w.insert(b, {9}, 3), c = w.insert(a, {5, 5, 5, 5}, 2);
+  for (const auto node : {part, b}) w.cache.unlock(node);
+  w.cache.forget(3);
+  w.cache.check();
+  EXPECT_EQ(w.cache.rows(), 2);
+  EXPECT_EQ(w.free_pages(), 6);
+  EXPECT_EQ(w.cache.find(a, Tokens{5, 6, 7, 8}), PrefixCache::kNone);
+  EXPECT_EQ(w.cache.find(a, Tokens{5, 5, 5, 5}), c);
+  // One that is locked, and has a row behind it that was filled before: neither is found, until it is filled again.
+  w.cache.forget(1);
+  w.cache.check();
+  EXPECT_EQ(w.free_pages(), 8);
+  const auto again = w.insert(root, {1, 2, 3, 4}, 4);
+  EXPECT_EQ(again, a) << "it was locked";
+  const auto d = w.insert(a, {5, 6, 7, 8}, 4);
+  for (const auto node : {d, c, a, a}) w.cache.unlock(node);
+  const auto second = w.insert(root, {1, 2, 3, 4}, 5);  // takes the place of what nobody uses
+  EXPECT_EQ(second, a);
+  w.cache.unlock(a);
+  w.cache.forget(5);
+  w.cache.check();
+  EXPECT_TRUE(w.cache.match(root, Tokens{1, 2, 3, 4, 5, 6, 7, 8}, 6).rows.empty());
+  EXPECT_EQ(w.free_pages(), 7);
+  w.cache.unlock(w.insert(root, {1, 2, 3, 4}, 6));
+  EXPECT_EQ(w.cache.match(root, Tokens{1, 2, 3, 4, 5, 6, 7, 8}, 7).rows, (std::vector<PrefixCache::Node>{a, d}));
+  while (w.cache.evict()) w.cache.check();
+  EXPECT_EQ(w.free_pages(), 8);
+}
+
 /// Two sets that begin alike have no row in common, and a set that has lost its end is not found.
 TEST(PrefixCache, RowsOfASetAreFoundTogether) {
   World w(8, 1, 0, 2);

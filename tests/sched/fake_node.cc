@@ -173,12 +173,7 @@ std::uint64_t& FakeNode::slot(std::size_t group, std::int32_t page, std::int64_t
 std::vector<SequenceId> FakeNode::run() {
   const Step step = std::move(steps_.front());
   steps_.pop_front();
-  const auto page_tokens = static_cast<std::size_t>(limits_.kv.page_tokens);
-  for (const PageCopy& copy : step.plan.copies) {
-    const auto begin = memory_[static_cast<std::size_t>(copy.group)].begin();
-    std::copy_n(begin + copy.from * static_cast<std::int64_t>(page_tokens), page_tokens,
-                begin + copy.to * static_cast<std::int64_t>(page_tokens));
-  }
+  copy(step.plan);
   for (std::size_t e = 0; e < step.entries.size(); ++e) {
     const StepEntry& planned = step.plan.entries[e];
     const Entry& entry = step.entries[e];
@@ -230,6 +225,33 @@ std::vector<SequenceId> FakeNode::run() {
     if (found != alive_.end() && found->second->complete()) completed.push_back(entry.id);
   }
   return completed;
+}
+
+std::vector<SequenceId> FakeNode::fail() {
+  const Step step = std::move(steps_.front());
+  steps_.clear();
+  copy(step.plan);
+  std::vector<SequenceId> ids;
+  for (std::size_t e = 0; e < step.entries.size(); ++e) {
+    const StepEntry& planned = step.plan.entries[e];
+    for (std::int64_t row = planned.first_position; row < planned.first_position + planned.rows; ++row) {
+      for (std::size_t g = 0; g < step.entries[e].tables.size(); ++g) {
+        slot(g, page_of(step.entries[e], g, row), row) = random_();
+      }
+    }
+    if (alive_.contains(planned.id)) ids.push_back(planned.id);
+  }
+  scheduler_.abandon(step.plan);
+  return ids;
+}
+
+void FakeNode::copy(const StepPlan& plan) {
+  const auto page_tokens = static_cast<std::size_t>(limits_.kv.page_tokens);
+  for (const PageCopy& copy : plan.copies) {
+    const auto begin = memory_[static_cast<std::size_t>(copy.group)].begin();
+    std::copy_n(begin + copy.from * static_cast<std::int64_t>(page_tokens), page_tokens,
+                begin + copy.to * static_cast<std::int64_t>(page_tokens));
+  }
 }
 
 std::int32_t FakeNode::page_of(const Entry& entry, std::size_t group, std::int64_t position) const {

@@ -71,6 +71,9 @@ class FakeNode {
   bool schedule();
   /// Runs and commits the oldest plan. Returns the ids of sequences that have completed with it.
   std::vector<SequenceId> run();
+  /// The oldest plan fails: where it was to store something stands anything now. Those behind it never run. Returns
+  /// whose entries it had.
+  std::vector<SequenceId> fail();
 
   [[nodiscard]] std::size_t outstanding() const { return steps_.size(); }
   [[nodiscard]] const std::map<SequenceId, std::shared_ptr<FakeSequence>>& alive() const { return alive_; }
@@ -88,6 +91,7 @@ class FakeNode {
     std::vector<Entry> entries;
   };
 
+  void copy(const StepPlan& plan);
   std::uint64_t& slot(std::size_t group, std::int32_t page, std::int64_t position);
   void check_plan(const StepPlan& plan) const;
   void look(const Entry& entry, std::int64_t position);

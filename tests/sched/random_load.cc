@@ -175,6 +175,16 @@ class RandomLoad {
     node_.hold(id, life.held);
   }
 
+  /// A step fails, and with it some of those that it was for; or they go on.
+  void fail() {
+    ++report_.failures;
+    const bool with_them = pick(2) == 0;
+    for (const SequenceId id : node_.fail()) {
+      if (with_them || pick(4) == 0) remove(id);
+    }
+    for (auto& [id, life] : lives_) life.steps = 0;  // all may have to begin once more
+  }
+
   void step() {
     ++report_.steps;
     const bool planned = node_.schedule();
@@ -182,6 +192,10 @@ class RandomLoad {
       for (const auto& [id, life] : lives_) MILLRACE_CHECK(life.held, "sequence {} could run, and nothing does", id);
     }
     if (thorough_ || report_.steps % 1000 == 0) node_.scheduler().check();
+    if (node_.outstanding() > 0 && pick(100) == 0) {
+      fail();
+      if (thorough_) node_.scheduler().check();
+    }
     while (node_.outstanding() > static_cast<std::size_t>(pick(depth_ + 1)) || (!planned && node_.outstanding() > 0)) {
       for (const SequenceId id : node_.run()) {
         complete(id);

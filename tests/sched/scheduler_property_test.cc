@@ -17,13 +17,15 @@ struct Sum {
     total.swaps += report.swaps;
     total.dropped_pages += report.dropped_pages;
     total.freed_pages += report.freed_pages;
+    total.failures += report.failures;
     total.slowest = std::max(total.slowest, report.slowest);
   }
   void print() const {
     std::cout << total.steps << " steps, " << total.rows << " rows, " << total.completed << " sequences completed, "
               << total.cancelled << " cancelled, " << total.preemptions << " preemptions, " << total.cached_tokens
-              << " cached tokens, " << total.swaps << " swaps, " << total.dropped_pages << " pages dropped, "
-              << total.freed_pages << " of them freed, slowest " << total.slowest << " of its bound\n";
+              << " cached tokens, " << total.swaps << " swaps, " << total.failures << " failed steps, "
+              << total.dropped_pages << " pages dropped, " << total.freed_pages << " of them freed, slowest "
+              << total.slowest << " of its bound\n";
   }
 };
 
@@ -39,6 +41,7 @@ TEST(SchedulerProperty, ManyShortLivesLookedAtEverywhere) {
   EXPECT_GT(sum.total.preemptions, 100);
   EXPECT_GT(sum.total.cached_tokens, 1000);
   EXPECT_GT(sum.total.swaps, 0);
+  EXPECT_GT(sum.total.failures, 300);
   EXPECT_GT(sum.total.freed_pages, 100);
   EXPECT_LT(sum.total.freed_pages, sum.total.dropped_pages);  // some were shared
 }

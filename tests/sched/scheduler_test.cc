@@ -359,6 +359,79 @@ TEST(Scheduler, CancelLeavesEveryPageFreeOrCached) {
   EXPECT_FALSE(scheduler.schedule().empty());
 }
 
+/// With another plan made behind it: whoever had a part in either begins again, and nobody is given what they stored.
+TEST(Scheduler, AnAbandonedPlanLeavesNothingBehind) {
+  Scheduler scheduler(limits(64, 40));
+  ASSERT_TRUE(scheduler.add(1, spec(40, 60)).ok());
+  ASSERT_TRUE(scheduler.add(2, spec(20, 60, 1)).ok());
+  step(scheduler);
+  scheduler.hold(2, true);  // it keeps what it has
+  ASSERT_TRUE(scheduler.add(3, spec(48, 60, 2)).ok());
+  ASSERT_TRUE(scheduler.add(4, spec(48, 60, 2)).ok());
+  const std::int64_t cached = scheduler.kv_use().cached_pages;
+  const StepPlan lost = scheduler.schedule();
+  ASSERT_NE(entry_of(lost, 1), nullptr);
+  ASSERT_NE(entry_of(lost, 3), nullptr);
+  const StepPlan behind = scheduler.schedule();
+  ASSERT_NE(entry_of(behind, 1), nullptr);
+  ASSERT_NE(entry_of(behind, 4), nullptr) << "it has what the third was to store";
+  EXPECT_EQ(entry_of(behind, 4)->first_position, 47);
+  scheduler.abandon(lost);
+  scheduler.check();
+  EXPECT_EQ(scheduler.running(), 1);
+  EXPECT_EQ(scheduler.waiting(), 3);
+  EXPECT_EQ(scheduler.kv_use().used_pages, 2);
+  EXPECT_EQ(scheduler.kv_use().cached_pages, cached + 3) << "of the first, from before";
+  scheduler.hold(2, false);
+  const StepPlan again = scheduler.schedule();
+  ASSERT_EQ(again.entries.size(), 3u);
+  EXPECT_EQ(entry_of(again, 2)->first_position, 20);
+  EXPECT_EQ(entry_of(again, 1)->first_position, 40) << "of which a part is copied; 41 tokens are known";
+  EXPECT_EQ(entry_of(again, 1)->rows, 1);
+  EXPECT_EQ(entry_of(again, 3)->first_position, 0);
+  EXPECT_EQ(scheduler.sequence(*entry_of(again, 1)).tokens.size(), 41u);
+  commit(scheduler, again);
+  for (int i = 0; i < 30; ++i) step(scheduler);
+  for (SequenceId id = 1; id <= 4; ++id) scheduler.finish(id);
+  scheduler.check();
+  EXPECT_EQ(scheduler.kv_use().used_pages, 0);
+}
+
+/// One that catches up in the step, and has no row in it, has been given pages all the same.
+TEST(Scheduler, WhoCatchesUpInAStepThatIsAbandonedBeginsAgain) {
+  SchedulerLimits few = limits(32, 40);
+  few.max_sequences = few.max_logit_rows = 3;
+  Scheduler scheduler(few);
+  ASSERT_TRUE(scheduler.add(1, spec(49, 60)).ok());
+  ASSERT_EQ(step(scheduler).entries[0].rows, 32);
+  SequenceSpec says_all = spec(10, 20, 1), first = spec(100, 110);
+  says_all.all_logits = true;
+  says_all.priority = -2;
+  first.priority = -1;
+  ASSERT_TRUE(scheduler.add(2, says_all).ok());
+  ASSERT_TRUE(scheduler.add(3, first).ok());
+  const StepPlan lost = scheduler.schedule();
+  ASSERT_EQ(lost.entries.size(), 2u);
+  EXPECT_EQ(entry_of(lost, 2)->rows, 3) << "and no logits are left";
+  EXPECT_EQ(entry_of(lost, 3)->first_position, 32);
+  EXPECT_EQ(entry_of(lost, 3)->rows, 16) << "which the first has now, too";
+  scheduler.abandon(lost);
+  for (const SequenceId id : {2, 3}) scheduler.finish(id);
+  scheduler.check();
+  const StepPlan again = step(scheduler);
+  ASSERT_EQ(again.entries.size(), 1u);
+  EXPECT_EQ(again.entries[0].first_position, 32);
+  EXPECT_EQ(again.entries[0].rows, 17);
+}
+
+TEST(SchedulerDeathTest, WhatIsLostIsNeverCommitted) {
+  Scheduler scheduler(limits(64, 40));
+  ASSERT_TRUE(scheduler.add(1, spec(40, 60)).ok());
+  const StepPlan lost = scheduler.schedule();
+  scheduler.abandon(lost);
+  EXPECT_DEATH(commit(scheduler, lost), "plan 1 is committed, and those up to 1 are lost");
+}
+
 TEST(Scheduler, SaltsLeaveNothingBehind) {
   Scheduler scheduler(limits(512, 8));
   for (SequenceId id = 1; id <= 500; ++id) {
