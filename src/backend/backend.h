@@ -337,6 +337,11 @@ class Backend {
   /// Returns when all that was asked for is done: a device may take its time, and start later.
   virtual void wait() = 0;
 
+  /// What made operations fail since the last call, the first of it; asked when a step is done. An operation has nobody
+  /// to tell: it goes on with numbers that are finite and mean nothing, and all that the step computed must be thrown
+  /// away, keys and values too. The next one may succeed.
+  virtual Status take_failure() { return Ok{}; }
+
   /// Called once before the operations of a step: uploads what they need of it. Products whose weight has a skip() take
   /// their rows for those of the batch.
   virtual void begin(const ForwardBatch& batch) = 0;

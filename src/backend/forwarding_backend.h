@@ -53,6 +53,7 @@ class ForwardingBackend : public Backend {
     return inner_->attend_arithmetic(format);
   }
   void wait() override { inner_->wait(); }
+  Status take_failure() override { return inner_->take_failure(); }
   void begin(const ForwardBatch& batch) override { inner_->begin(batch); }
   void embed(const ForwardBatch& batch, const PackedMatrix& table, float scale, float* out) override {
     inner_->embed(batch, table, scale, out);

@@ -240,12 +240,13 @@ class Bench {
     }
   }
 
-  Status measure(Measurement m, const std::function<BenchRun()>& once) {
-    once();  // the first run pays for page faults
+  Status measure(Measurement m, const std::function<Result<BenchRun>()>& once) {
+    MILLRACE_CHECK_OK(once());  // the first run pays for page faults
     MILLRACE_CHECK_OK(measure_limits());
     for (std::int32_t i = 0; i < flags_->repeat; ++i) {
       const Limits before = limits_;
-      m.runs.push_back(once());
+      MILLRACE_TRY(BenchRun run, once());
+      m.runs.push_back(std::move(run));
       MILLRACE_CHECK_OK(measure_limits());
       if (before) m.limits.push_back(between(*before, *limits_));
     }

@@ -10,43 +10,44 @@
 namespace millrace::cli {
 
 template <typename Function>
-BenchRun BenchTests::timed(double tokens, Function&& run) {
+Result<BenchRun> BenchTests::timed(double tokens, Function&& run) {
   meter_->reset();
   const SkipCounts before = meter_->skip_counts();
   const auto start = std::chrono::steady_clock::now();
-  run();
+  MILLRACE_CHECK_OK(run());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const SkipCounts after = meter_->skip_counts();
-  return {tokens,
-          seconds,
-          meter_->totals(),
-          {after.kept - before.kept, after.all - before.all, after.disk_bytes - before.disk_bytes}};
+  return BenchRun{tokens,
+                  seconds,
+                  meter_->totals(),
+                  {after.kept - before.kept, after.all - before.all, after.disk_bytes - before.disk_bytes}};
 }
 
-BenchRun BenchTests::prefill(std::int32_t tokens, std::int32_t depth) {
+Result<BenchRun> BenchTests::prefill(std::int32_t tokens, std::int32_t depth) {
   UnscheduledSequences sequences = make_sequences(1, depth + tokens);
   fill(sequences, 1, depth);
-  return timed(tokens, [&] { compute(sequences, 0, depth, depth + tokens); });
+  return timed(tokens, [&] { return compute(sequences, 0, depth, depth + tokens); });
 }
 
-BenchRun BenchTests::decode(std::int32_t steps, std::int32_t batch, std::int32_t depth) {
+Result<BenchRun> BenchTests::decode(std::int32_t steps, std::int32_t batch, std::int32_t depth) {
   const std::int32_t behind = std::max(depth, kShort);
   UnscheduledSequences sequences = make_sequences(batch, behind + steps, behind);
   fill(sequences, batch, behind);
-  return timed(static_cast<double>(steps) * batch, [&] {
+  return timed(static_cast<double>(steps) * batch, [&]() -> Status {
     for (std::int32_t step = 0; step < steps; ++step) {
       StepPlan plan;
       for (std::int32_t s = 0; s < batch; ++s) {
         plan.entries.push_back(
             {.id = static_cast<SequenceId>(s), .rows = 1, .first_position = behind + step, .samples = true});
       }
-      run(sequences.batch(plan));
+      MILLRACE_CHECK_OK(run(sequences.batch(plan)));
     }
+    return Ok{};
   });
 }
 
-BenchRun BenchTests::mixed(std::int32_t prompt, std::int32_t gen, std::int32_t batch) {
-  return timed(static_cast<double>(gen) * batch, [&] {
+Result<BenchRun> BenchTests::mixed(std::int32_t prompt, std::int32_t gen, std::int32_t batch) {
+  return timed(static_cast<double>(gen) * batch, [&]() -> Status {
     Scheduler scheduler(scheduler_limits(*runner_, false));
     PageMasses masses;
     std::unordered_map<SequenceId, std::int32_t> missing;  // tokens of those that are not through
@@ -60,9 +61,9 @@ BenchRun BenchTests::mixed(std::int32_t prompt, std::int32_t gen, std::int32_t b
     while (!missing.empty()) {
       const StepPlan plan = scheduler.schedule();
       runner_->cache().copy(plan.copies);
-      run(make_forward_batch(
+      MILLRACE_CHECK_OK(run(make_forward_batch(
           plan, runner_->cache().layout().page_tokens,
-          [&](const StepEntry& entry) { return scheduler.sequence(entry); }, masses));
+          [&](const StepEntry& entry) { return scheduler.sequence(entry); }, masses)));
       const auto sampled = std::ranges::count_if(plan.entries, &StepEntry::samples);
       scheduler.commit(plan, std::vector<std::int32_t>(static_cast<std::size_t>(sampled), 0), &masses);
       for (const StepEntry& entry : plan.entries) {
@@ -71,6 +72,7 @@ BenchRun BenchTests::mixed(std::int32_t prompt, std::int32_t gen, std::int32_t b
         scheduler.finish(entry.id);
       }
     }
+    return Ok{};
   });
 }
 
@@ -94,21 +96,24 @@ UnscheduledSequences BenchTests::make_sequences(std::int32_t count, std::int32_t
 }
 
 /// Tokens [first, end) of a sequence, in steps of the batch limit, with the logits of the last.
-void BenchTests::compute(UnscheduledSequences& sequences, std::int32_t sequence, std::int32_t first, std::int32_t end) {
+Status BenchTests::compute(UnscheduledSequences& sequences, std::int32_t sequence, std::int32_t first,
+                           std::int32_t end) {
   const auto limit = static_cast<std::int32_t>(runner_->max_prompt_rows());
   for (std::int32_t done = first; done < end; done += limit) {
     const std::int32_t rows = std::min(limit, end - done);
-    run(sequences.batch({{{.id = static_cast<SequenceId>(sequence),
-                           .rows = rows,
-                           .first_position = done,
-                           .samples = done + rows == end}},
-                         {}}));
+    MILLRACE_CHECK_OK(run(sequences.batch({{{.id = static_cast<SequenceId>(sequence),
+                                             .rows = rows,
+                                             .first_position = done,
+                                             .samples = done + rows == end}},
+                                           {}})));
   }
+  return Ok{};
 }
 
-void BenchTests::run(const ForwardBatch& batch) {
+Status BenchTests::run(const ForwardBatch& batch) {
   const std::vector<std::optional<TokenDraw>> draws(batch.logit_rows.size(), TokenDraw{.greedy = true});
-  runner_->run(batch, draws);
+  MILLRACE_CHECK_OK(runner_->run(batch, draws));
+  return Ok{};
 }
 
 /// Gives each sequence pages for `depth` tokens with keys and values that were not computed: how long attention takes

@@ -19,6 +19,7 @@ struct BenchRun {
   SkipCounts skipped = {};
 };
 
+/// Errors: of a step (ModelRunner::run).
 class BenchTests {
  public:
   static constexpr std::int32_t kShort = 16;  // tokens in front of what the decode test generates, at depth 0
@@ -27,25 +28,25 @@ class BenchTests {
   BenchTests(ModelRunner& runner, MeteredBackend& meter) : runner_(&runner), meter_(&meter) {}
 
   /// Computes `tokens` tokens behind `depth` others.
-  BenchRun prefill(std::int32_t tokens, std::int32_t depth);
+  Result<BenchRun> prefill(std::int32_t tokens, std::int32_t depth);
 
   /// `steps` decode steps at batch size `batch`, each sequence behind `depth` tokens.
-  BenchRun decode(std::int32_t steps, std::int32_t batch, std::int32_t depth);
+  Result<BenchRun> decode(std::int32_t steps, std::int32_t batch, std::int32_t depth);
 
   /// `batch` requests that arrive together, each of `prompt` tokens that differ from the others' and `gen` more: what a
   /// server of that many requests can reach at most. The scheduler mixes prompts and decoding. Its tokens are the
   /// generated ones.
-  BenchRun mixed(std::int32_t prompt, std::int32_t gen, std::int32_t batch);
+  Result<BenchRun> mixed(std::int32_t prompt, std::int32_t gen, std::int32_t batch);
 
  private:
   template <typename Function>
-  BenchRun timed(double tokens, Function&& run);
+  Result<BenchRun> timed(double tokens, Function&& run);
   [[nodiscard]] std::vector<std::int32_t> make_ids(std::int32_t sequence, std::int32_t tokens) const;
   UnscheduledSequences make_sequences(std::int32_t count, std::int32_t tokens,
                                       std::optional<std::int32_t> answer_begin = {});
-  void compute(UnscheduledSequences& sequences, std::int32_t sequence, std::int32_t first, std::int32_t end);
+  Status compute(UnscheduledSequences& sequences, std::int32_t sequence, std::int32_t first, std::int32_t end);
   void fill(UnscheduledSequences& sequences, std::int32_t count, std::int32_t depth);
-  void run(const ForwardBatch& batch);
+  Status run(const ForwardBatch& batch);
 
   ModelRunner* runner_;
   MeteredBackend* meter_;

@@ -190,7 +190,8 @@ Result<TargetReport> calibrate_to_target(const ModelFlags& flags, const Calibrat
   const auto progress = progress_bar("calibrating");
   backend->watch(true);
   for (std::size_t w = 0; w < seen; ++w) {
-    run_tokens(runner, windows[w], rows_for_policy(runner), [](std::int64_t, std::span<const float>) {});
+    MILLRACE_CHECK_OK(
+        run_tokens(runner, windows[w], rows_for_policy(runner), [](std::int64_t, std::span<const float>) {}));
     report.tokens += static_cast<std::int64_t>(windows[w].size());
     progress(static_cast<std::int64_t>(w) + 1, static_cast<std::int64_t>(seen));
   }

@@ -87,10 +87,12 @@ Result<Request> make_request(const GenerationFlags& flags, const LoadedModel& mo
 Result<Generated> generate(EngineCore& engine, Request request,
                            const std::function<void(const TokenEvent&)>& on_event) {
   Generated answer;
+  std::string error;
   const auto sink = [&](const TokenEvent& event) {
     if (event.token >= 0) answer.token_ids.push_back(event.token);
     answer.text += event.text;
     if (event.finish != FinishReason::none) answer.finish = event.finish;
+    if (event.finish == FinishReason::error) error = event.error;
     if (event.summary != nullptr) answer.summary = *event.summary;
     on_event(event);
     return Demand::more;
@@ -102,6 +104,7 @@ Result<Generated> generate(EngineCore& engine, Request request,
   while (engine.step()) {
     if (Interrupts::take()) engine.cancel(kOnly);
   }
+  if (answer.finish == FinishReason::error) return fail("{}", error);
   return answer;
 }
 

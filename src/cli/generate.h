@@ -38,7 +38,8 @@ struct Generated {
   RequestSummary summary;
 };
 
-/// Runs one request to its end; an interrupt cancels it. `on_event` sees every event.
+/// Runs one request to its end; an interrupt cancels it. `on_event` sees every event. Error: the request was refused,
+/// or ended with one.
 Result<Generated> generate(EngineCore& engine, Request request, const std::function<void(const TokenEvent&)>& on_event);
 
 /// Writes to standard output at once: a stream of tokens must not wait for a line to fill.

@@ -21,9 +21,9 @@ struct LogitsFlags {
   std::string ids;
 };
 
-void print_json(ModelRunner& runner, const std::vector<std::int32_t>& ids) {
+Status print_json(ModelRunner& runner, const std::vector<std::int32_t>& ids) {
   std::fputs("{\"logits\":[", stdout);
-  run_tokens(runner, ids, RowsAre::prompt, [&](std::int64_t position, std::span<const float> row) {
+  const Status ran = run_tokens(runner, ids, RowsAre::prompt, [&](std::int64_t position, std::span<const float> row) {
     std::fputs(position == 0 ? "[" : ",[", stdout);
     for (std::size_t i = 0; i < row.size(); ++i) {
       // JSON has no infinities; nine digits name a float exactly.
@@ -35,11 +35,13 @@ void print_json(ModelRunner& runner, const std::vector<std::int32_t>& ids) {
     }
     std::fputs("]", stdout);
   });
+  MILLRACE_CHECK_OK(ran);
   std::fputs("]}\n", stdout);
+  return Ok{};
 }
 
-void print_table(ModelRunner& runner, const std::vector<std::int32_t>& ids) {
-  run_tokens(runner, ids, RowsAre::prompt, [&](std::int64_t position, std::span<const float> row) {
+Status print_table(ModelRunner& runner, const std::vector<std::int32_t>& ids) {
+  return run_tokens(runner, ids, RowsAre::prompt, [&](std::int64_t position, std::span<const float> row) {
     std::vector<std::size_t> order(row.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
     const std::size_t top = std::min<std::size_t>(5, order.size());
@@ -57,12 +59,7 @@ Status run(const LogitsFlags& flags) {
   if (ids.empty()) return fail("--ids names no token");
   MILLRACE_TRY(LoadedModel model, load(flags.model, std::min(kLogitRows, flags.model.max_batch_tokens)));
   MILLRACE_CHECK_OK(check_tokens(*model.runner, ids));
-  if (flags.model.json) {
-    print_json(*model.runner, ids);
-  } else {
-    print_table(*model.runner, ids);
-  }
-  return Ok{};
+  return flags.model.json ? print_json(*model.runner, ids) : print_table(*model.runner, ids);
 }
 
 }  // namespace

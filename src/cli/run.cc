@@ -69,9 +69,11 @@ Status run(const RunFlags& flags) {
   const std::size_t prompt_tokens = request.prompt.size();
   const bool stream = !flags.model.json;
   if (stream && model.tokenizer && flags.prompt) print_now(*flags.prompt);
-  MILLRACE_TRY(const Generated answer, generate(engine, std::move(request), [&](const TokenEvent& event) {
-                 if (stream) print_now(event.text);
-               }));
+  const Result<Generated> generated = generate(engine, std::move(request), [&](const TokenEvent& event) {
+    if (stream) print_now(event.text);
+  });
+  if (!generated.ok() && stream) print_now("\n");
+  MILLRACE_TRY(const Generated answer, generated);
   if (stream) {
     print_now("\n");
     print_closing_line(prompt_tokens, answer);

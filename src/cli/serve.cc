@@ -87,7 +87,12 @@ Status serve(const ServeFlags& flags, const std::string& version) {
   Engine engine(*model.runner, served.tokenizer,
                 {.prefix_cache = !flags.no_prefix_cache,
                  .max_waiting = flags.max_waiting,
-                 .on_step = [&](const StepReport& step) { metrics.take(step); },
+                 .on_step =
+                     [&](const StepReport& step) {
+                       metrics.take(step);
+                       if (!step.failure.empty())
+                         log->error("a step of {} sequences failed: {}", step.sequences, step.failure);
+                     },
                  .on_request = [&](const RequestReport& request) { metrics.take(request); }});
   const EngineAccess access{
       [&](Request request, Sink sink) { return engine.submit(std::move(request), std::move(sink)); },

@@ -84,7 +84,7 @@ Result<NeuronProfiles> profile_neurons(LoadOptions options, const CalibrationTex
   };
   for (const TokenWindow& window : windows) {
     MILLRACE_CHECK_OK(check_tokens(*loaded.runner, window));
-    run_tokens(*loaded.runner, window, RowsAre::prompt, [](std::int64_t, std::span<const float>) {});
+    MILLRACE_CHECK_OK(run_tokens(*loaded.runner, window, RowsAre::prompt, [](std::int64_t, std::span<const float>) {}));
     step();
   }
   MILLRACE_TRY(const std::unique_ptr<ThreadPool> pool, ThreadPool::create(options.threads));
@@ -116,7 +116,7 @@ Result<ActivationProfile> profile_activations(LoadOptions options, const Calibra
   std::int64_t tokens = 0;
   for (std::size_t w = 0; w < windows.size(); ++w) {
     MILLRACE_CHECK_OK(check_tokens(*loaded.runner, windows[w]));
-    run_tokens(*loaded.runner, windows[w], rows, [](std::int64_t, std::span<const float>) {});
+    MILLRACE_CHECK_OK(run_tokens(*loaded.runner, windows[w], rows, [](std::int64_t, std::span<const float>) {}));
     tokens += static_cast<std::int64_t>(windows[w].size());
     if (progress) progress(static_cast<std::int64_t>(w) + 1, static_cast<std::int64_t>(windows.size()));
   }

@@ -130,7 +130,8 @@ Result<StatisticsOfLayers> look_at_inputs(const std::filesystem::path& model, in
   MILLRACE_TRY(const std::vector<TokenWindow> windows, calibration_windows(loaded, text));
   for (std::size_t w = 0; w < windows.size(); ++w) {
     MILLRACE_CHECK_OK(check_tokens(*loaded.runner, windows[w]));
-    run_tokens(*loaded.runner, windows[w], RowsAre::prompt, [](std::int64_t, std::span<const float>) {});
+    MILLRACE_CHECK_OK(
+        run_tokens(*loaded.runner, windows[w], RowsAre::prompt, [](std::int64_t, std::span<const float>) {}));
     if (progress) progress(static_cast<std::int64_t>(w) + 1, static_cast<std::int64_t>(windows.size()));
   }
   return watching->statistics();

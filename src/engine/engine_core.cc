@@ -173,10 +173,17 @@ bool EngineCore::step() {
   const ForwardBatch batch = prepare_batch(plan);
   runner_->cache().copy(plan.copies);
   lap.take(report_.prepare);
-  const ModelRunner::Outcome outcome = runner_->run(batch, device_draws(plan));
+  const Result<ModelRunner::Outcome> outcome = runner_->run(batch, device_draws(plan));
   lap.take(report_.forward);
+  if (!outcome.ok()) {
+    report_.failure = outcome.error().message;
+    fail_step(plan, outcome.error().message);
+    lap.take(report_.stream);
+    report_step(plan);
+    return true;
+  }
   if (batch.wants_hidden) pool_rows(plan);
-  sample_rows(plan, outcome);
+  sample_rows(plan, *outcome);
   std::vector<std::int32_t> tokens;
   for (const Sampled& sampled : sampled_) tokens.push_back(sampled.token);
   lap.take(report_.sample);
@@ -185,27 +192,39 @@ bool EngineCore::step() {
   for (const Sampled& sampled : sampled_) deliver(sampled);
   end_prompts(plan);
   lap.take(report_.stream);
-
-  if (options_.on_step) {
-    const Scheduler::Counters& after = scheduler_.counters();
-    const Scheduler::Counters before = std::exchange(reported_, after);
-    report_.rows = batch.rows();
-    report_.sequences = static_cast<std::int64_t>(plan.entries.size());
-    report_.running = scheduler_.running();
-    report_.waiting = scheduler_.waiting();
-    report_.kv = scheduler_.kv_use();
-    report_.prompt_tokens = report_.prefill_rows;
-    report_.generated_tokens = static_cast<std::int64_t>(sampled_.size());
-    report_.preemptions = after.preemptions - before.preemptions;
-    report_.swaps = after.swaps - before.swaps;
-    report_.dropped_pages = after.dropped_pages - before.dropped_pages;
-    report_.freed_pages = after.freed_pages - before.freed_pages;
-    report_.prefix_queries = after.admitted_tokens - before.admitted_tokens;
-    report_.prefix_hits = after.cached_tokens - before.cached_tokens;
-    report_.inter_token = inter_token_;
-    options_.on_step(report_);
-  }
+  report_.prompt_tokens = report_.prefill_rows;
+  report_.generated_tokens = static_cast<std::int64_t>(sampled_.size());
+  report_step(plan);
   return true;
+}
+
+/// Sequences that were no part of the step, but have been given what it was to store, are computed again.
+void EngineCore::fail_step(const StepPlan& plan, const std::string& reason) {
+  scheduler_.abandon(plan);
+  for (const StepEntry& entry : plan.entries) {
+    const auto found = sequences_.find(entry.id);
+    if (found == sequences_.end()) continue;  // cancelled by the sink of another one
+    finish(*found->second, {.finish = FinishReason::error, .error = reason, .of_step = true});
+  }
+}
+
+void EngineCore::report_step(const StepPlan& plan) {
+  if (!options_.on_step) return;
+  const Scheduler::Counters& after = scheduler_.counters();
+  const Scheduler::Counters before = std::exchange(reported_, after);
+  report_.rows = report_.prefill_rows + report_.decode_rows;
+  report_.sequences = static_cast<std::int64_t>(plan.entries.size());
+  report_.running = scheduler_.running();
+  report_.waiting = scheduler_.waiting();
+  report_.kv = scheduler_.kv_use();
+  report_.preemptions = after.preemptions - before.preemptions;
+  report_.swaps = after.swaps - before.swaps;
+  report_.dropped_pages = after.dropped_pages - before.dropped_pages;
+  report_.freed_pages = after.freed_pages - before.freed_pages;
+  report_.prefix_queries = after.admitted_tokens - before.admitted_tokens;
+  report_.prefix_hits = after.cached_tokens - before.cached_tokens;
+  report_.inter_token = inter_token_;
+  options_.on_step(report_);
 }
 
 ForwardBatch EngineCore::prepare_batch(StepPlan& plan) {

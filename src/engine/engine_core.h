@@ -55,7 +55,8 @@ class EngineCore {
   /// The sink that answered `pause` for this choice wants more.
   void resume(RequestId id, std::int32_t choice);
 
-  /// Runs one step of whatever is there. False when nothing can run: there is nothing, or all sinks have paused.
+  /// Runs one step of whatever is there. False when nothing can run: there is nothing, or all sinks have paused. Where
+  /// the step fails, each choice that it was for gets its last event, with FinishReason::error; others go on.
   bool step();
 
   [[nodiscard]] bool idle() const { return requests_.empty(); }
@@ -78,6 +79,8 @@ class EngineCore {
   Sampled sample_row(ChoiceState& choice, const StepEntry& entry, std::span<float> logits);
   void report_prompt(ChoiceState& choice, const StepEntry& entry, std::span<const float> logits);
   void pool_rows(const StepPlan& plan);
+  void fail_step(const StepPlan& plan, const std::string& reason);
+  void report_step(const StepPlan& plan);
   void deliver(const Sampled& sampled);
   void end_prompts(const StepPlan& plan);
   void emit(ChoiceState& choice, TokenEvent event);

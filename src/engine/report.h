@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "engine/request.h"
 #include "sched/scheduler.h"
@@ -23,6 +24,7 @@ struct StepReport {
   std::int64_t dropped_pages = 0, freed_pages = 0;   // that sequences did not keep; of these nobody else had
   std::int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of newly admitted prompts; of these, found
   std::span<const double> inter_token;  // times between a choice's tokens that ended now; valid in the call
+  std::string_view failure;  // why the step failed, and all that were in it; empty: it did not; valid in the call
 
   [[nodiscard]] double total() const { return schedule + prepare + forward + sample + stream; }
 };

@@ -122,7 +122,7 @@ class Group {
       };
       for (std::size_t at = parts[p].judged; at < parts[p].end; ++at) batch.logit_rows.push_back(row(at));
     }
-    const std::span<const float> logits = runner_->run(batch);
+    MILLRACE_TRY(const std::span<const float> logits, runner_->run(batch));
     const auto vocab = static_cast<std::size_t>(runner_->config().vocab);
     std::size_t taken = 0;
     for (const Part& part : parts) {

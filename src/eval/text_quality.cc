@@ -28,12 +28,14 @@ Error not_finite() {
 /// What the model says of the predicted tokens of a window, before anything is compared.
 Result<WindowQuality> judge_alone(ModelRunner& runner, const TokenWindow& window) {
   WindowQuality quality;
-  run_tokens(runner, window, rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
-    const auto next = static_cast<std::size_t>(position) + 1;
-    if (next == window.size()) return;
-    quality.nll += log_sum_exp(logits) - logits[static_cast<std::size_t>(window[next])];
-    ++quality.tokens;
-  });
+  const Status ran =
+      run_tokens(runner, window, rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
+        const auto next = static_cast<std::size_t>(position) + 1;
+        if (next == window.size()) return;
+        quality.nll += log_sum_exp(logits) - logits[static_cast<std::size_t>(window[next])];
+        ++quality.tokens;
+      });
+  MILLRACE_CHECK_OK(ran);
   if (!std::isfinite(quality.nll)) return not_finite();
   return quality;
 }
@@ -45,18 +47,20 @@ Result<WindowQuality> judge_beside(ModelRunner& runner, const TokenWindow& windo
   WindowQuality quality;
   ReferencePosition reference;
   Status read = Ok{};
-  run_tokens(runner, window, rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
-    if (cursor.left == 0 || !read.ok()) return;
-    read = file.next(cursor, reference);
-    if (!read.ok()) return;
-    const auto next = static_cast<std::size_t>(window[static_cast<std::size_t>(position) + 1]);
-    const double log_sum = log_sum_exp(logits);
-    quality.nll += log_sum - logits[next];
-    quality.reference_nll -= reference.log_probability[next];
-    quality.divergence.push_back(static_cast<float>(divergence(reference, logits, log_sum)));
-    if (std::ranges::max_element(logits) - logits.begin() == reference.top) ++quality.agreeing;
-    ++quality.tokens;
-  });
+  const Status ran =
+      run_tokens(runner, window, rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
+        if (cursor.left == 0 || !read.ok()) return;
+        read = file.next(cursor, reference);
+        if (!read.ok()) return;
+        const auto next = static_cast<std::size_t>(window[static_cast<std::size_t>(position) + 1]);
+        const double log_sum = log_sum_exp(logits);
+        quality.nll += log_sum - logits[next];
+        quality.reference_nll -= reference.log_probability[next];
+        quality.divergence.push_back(static_cast<float>(divergence(reference, logits, log_sum)));
+        if (std::ranges::max_element(logits) - logits.begin() == reference.top) ++quality.agreeing;
+        ++quality.tokens;
+      });
+  MILLRACE_CHECK_OK(ran);
   MILLRACE_CHECK_OK(read);
   const auto finite = [](float value) { return std::isfinite(value); };
   if (!std::isfinite(quality.nll) || !std::ranges::all_of(quality.divergence, finite)) return not_finite();
@@ -142,9 +146,12 @@ Status write_reference(ModelRunner& runner, std::span<const TokenWindow> windows
     MILLRACE_CHECK_OK(check_tokens(runner, windows[w], rows_for_policy(runner)));
     MILLRACE_CHECK_OK(file.begin_window());
     Status added = Ok{};
-    run_tokens(runner, windows[w], rows_for_policy(runner), [&](std::int64_t position, std::span<const float> logits) {
-      if (added.ok() && static_cast<std::size_t>(position) + 1 < windows[w].size()) added = file.add(logits);
-    });
+    const Status ran = run_tokens(runner, windows[w], rows_for_policy(runner),
+                                  [&](std::int64_t position, std::span<const float> logits) {
+                                    if (added.ok() && static_cast<std::size_t>(position) + 1 < windows[w].size())
+                                      added = file.add(logits);
+                                  });
+    MILLRACE_CHECK_OK(ran);
     MILLRACE_CHECK_OK(added);
     MILLRACE_CHECK_OK(file.end_window());
     if (progress) progress(static_cast<std::int64_t>(w) + 1, static_cast<std::int64_t>(windows.size()));

@@ -17,12 +17,15 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(std::unique_ptr<Backend
   return runner;
 }
 
-std::span<float> ModelRunner::run(const ForwardBatch& batch) {
+Result<std::span<float>> ModelRunner::run(const ForwardBatch& batch) {
   const std::size_t rows = batch.logit_rows.size();
-  return {fetch(forward(batch), 0, rows), rows * static_cast<std::size_t>(config().vocab)};
+  float* const logits = fetch(forward(batch), 0, rows);
+  MILLRACE_CHECK_OK(backend_->take_failure());
+  return std::span(logits, rows * static_cast<std::size_t>(config().vocab));
 }
 
-ModelRunner::Outcome ModelRunner::run(const ForwardBatch& batch, std::span<const std::optional<TokenDraw>> draws) {
+Result<ModelRunner::Outcome> ModelRunner::run(const ForwardBatch& batch,
+                                              std::span<const std::optional<TokenDraw>> draws) {
   const std::size_t rows = batch.logit_rows.size();
   MILLRACE_CHECK(draws.size() == rows, "{} draws for {} rows", draws.size(), rows);
   const Buffer& logits = forward(batch);
@@ -44,7 +47,8 @@ ModelRunner::Outcome ModelRunner::run(const ForwardBatch& batch, std::span<const
     all = fetch(logits, first, end - first);
     first = end + 1;
   }
-  return {tokens_, {all, rows * static_cast<std::size_t>(config().vocab)}};
+  MILLRACE_CHECK_OK(backend_->take_failure());
+  return Outcome{tokens_, {all, rows * static_cast<std::size_t>(config().vocab)}};
 }
 
 const Buffer& ModelRunner::forward(const ForwardBatch& batch) {

@@ -28,8 +28,9 @@ class ModelRunner {
                                                      std::unique_ptr<KvCache> cache, SequenceLimits lengths);
 
   /// Runs one step; row i of the result, [vocab] floats, belongs to batch.logit_rows[i]. Scratch that the caller may
-  /// change; valid until the next call.
-  std::span<float> run(const ForwardBatch& batch);
+  /// change; valid until the next call. Error: the device could not do it (Backend::take_failure); the keys and values
+  /// that the step was to store are not to be read.
+  Result<std::span<float>> run(const ForwardBatch& batch);
 
   struct Outcome {
     std::span<const std::int32_t> tokens;  // [logit_rows]: what the device drew, or -1
@@ -37,7 +38,7 @@ class ModelRunner {
   };
   /// The same. Where draws[i], for batch.logit_rows[i], says how and the device can, it draws the token, and the row of
   /// logits does not come to the host.
-  Outcome run(const ForwardBatch& batch, std::span<const std::optional<TokenDraw>> draws);
+  Result<Outcome> run(const ForwardBatch& batch, std::span<const std::optional<TokenDraw>> draws);
 
   /// After a run() of a batch that wants_hidden: the final hidden states of its rows, [rows, hidden]. Valid until the
   /// next run().

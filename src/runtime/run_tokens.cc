@@ -26,8 +26,8 @@ RowsAre rows_for_policy(const ModelRunner& runner) {
   return of_answers ? RowsAre::half_each : RowsAre::prompt;
 }
 
-void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,
-                const std::function<void(std::int64_t, std::span<const float>)>& take) {
+Status run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,
+                  const std::function<void(std::int64_t, std::span<const float>)>& take) {
   const auto vocab = static_cast<std::size_t>(runner.config().vocab);
   const auto total = static_cast<std::int64_t>(tokens.size());
   const KvCache& cache = runner.cache();
@@ -40,11 +40,15 @@ void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsA
   const std::int64_t step = std::min(runner.limits().max_rows, runner.limits().max_logit_rows) / block * block;
   for (std::int64_t start = 0, count = 0; start < total; start += count) {
     count = std::min(step, std::min(total, sequences.step_end(id)) - start);
-    const std::span<const float> logits = runner.run(sequences.batch(
-        {{{.id = id, .rows = static_cast<std::int32_t>(count), .first_position = start, .all_logits = true}}, {}}));
+    MILLRACE_TRY(
+        const std::span<const float> logits,
+        runner.run(sequences.batch(
+            {{{.id = id, .rows = static_cast<std::int32_t>(count), .first_position = start, .all_logits = true}},
+             {}})));
     for (std::int64_t r = 0; r < count; ++r)
       take(start + r, logits.subspan(static_cast<std::size_t>(r) * vocab, vocab));
   }
+  return Ok{};
 }
 
 }  // namespace millrace

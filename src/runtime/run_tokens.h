@@ -22,8 +22,9 @@ Status check_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, R
 RowsAre rows_for_policy(const ModelRunner& runner);
 
 /// Runs `tokens`, which check_tokens accepts for these rows, as one sequence, in steps as large as the runner's limits
-/// allow. `take` is called for each position in order with its logits [vocab], valid during the call.
-void run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,
-                const std::function<void(std::int64_t position, std::span<const float> logits)>& take);
+/// allow. `take` is called for each position in order with its logits [vocab], valid during the call. Error: of a step
+/// (ModelRunner::run); no position of it was taken.
+Status run_tokens(ModelRunner& runner, std::span<const std::int32_t> tokens, RowsAre rows,
+                  const std::function<void(std::int64_t position, std::span<const float> logits)>& take);
 
 }  // namespace millrace

@@ -78,7 +78,7 @@ class BatchRun {
   std::int64_t open_ = 0;                                         // answers of jobs_
   bool all_read_ = false;
   RequestId next_id_ = 1;
-  Status written_ = Ok{};  // the first failure stays
+  Status failure_ = Ok{};  // the first: of the output, or of a step
   std::string stream_;     // that nobody asked for: stays empty
 };
 
@@ -95,7 +95,7 @@ Result<BatchSummary> BatchRun::run() {
   while (!stopped()) {
     MILLRACE_CHECK_OK(fill());
     const bool stepped = engine_->step();
-    MILLRACE_CHECK_OK(written_);
+    MILLRACE_CHECK_OK(failure_);
     for (const std::uint64_t number : std::exchange(ended_, {})) {
       const auto found = jobs_.find(number);
       open_ -= found->second->answers;
@@ -121,7 +121,7 @@ Status BatchRun::fill() {
       start(item->key, std::move(item->line), std::move(call).value());
     } else {
       write(item->key, item->line.custom_id, call.error(), {}, item->line.problem);
-      MILLRACE_CHECK_OK(written_);
+      MILLRACE_CHECK_OK(failure_);
     }
   }
   return Ok{};
@@ -148,6 +148,10 @@ void BatchRun::start(BatchKey key, BatchLine line, ApiCall call) {
 
 void BatchRun::on(Job& job, std::size_t request, const TokenEvent& event) {
   if (job.ended) return;  // a request that is taken back because another one of its line has failed
+  if (event.of_step) {    // it stays unanswered
+    if (failure_.ok()) failure_ = fail("{}", event.error);
+    return;
+  }
   job.builder.on(request, event, stream_);
   if (job.builder.done()) end(job);
 }
@@ -170,11 +174,11 @@ void BatchRun::end(Job& job) {
 void BatchRun::write(const BatchKey& key, const std::optional<std::string>& custom_id,
                      const std::optional<ApiError>& error, std::string_view answer,
                      const std::optional<ApiError>& problem) {
-  if (!written_.ok()) return;  // the next run answers it
+  if (!failure_.ok()) return;  // the next run answers it
   constexpr int kOk = 200;
-  written_ = output_->append(error ? batch_record(key, custom_id, error->status, error->json(), problem)
+  failure_ = output_->append(error ? batch_record(key, custom_id, error->status, error->json(), problem)
                                    : batch_record(key, custom_id, kOk, answer, problem));
-  if (!written_.ok()) return;
+  if (!failure_.ok()) return;
   ++(error ? summary_.failed : summary_.answered);
   if (options_->progress) options_->progress(output_->records(), summary_.requests);
 }

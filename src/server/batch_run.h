@@ -36,8 +36,8 @@ struct BatchSummary {
 
 /// Answers what `input` has left and appends each answer to `output` when it is complete, until all is on the disk or
 /// `stop` says so. Each request gets what the server would answer to the same body, streams excepted. What has not
-/// ended then is cancelled, and its requests stay unanswered. Error: the input cannot be read, or the output not
-/// written.
+/// ended then is cancelled, and its requests stay unanswered. Error: the input cannot be read, the output not
+/// written, or a step not computed.
 Result<BatchSummary> run_batch(EngineCore& engine, const ServedModel& model, BatchInput& input, BatchOutput& output,
                                const BatchOptions& options);
 

@@ -94,6 +94,8 @@ struct ServerMetrics::Series {
           std::pair(&sample, "sample"), std::pair(&stream, "stream")}) {
       *part = &step.Add(with("part", name), kStepPart);
     }
+    failed_steps =
+        &counter("millrace:failed_steps_total", "Steps that could not be computed, with all that were in them.");
     connections = &gauge("millrace:http_connections", "Open connections.");
     exchanges = &prometheus::BuildCounter()
                      .Name("millrace:http_requests_total")
@@ -121,7 +123,7 @@ struct ServerMetrics::Series {
   prometheus::Registry registry;
   Gauge *running, *waiting, *kv_usage, *kv_waste, *connections;
   Counter *preemptions, *swaps, *dropped, *freed, *prefix_queries, *prefix_hits, *prompt_tokens, *generation_tokens,
-      *sent;
+      *failed_steps, *sent;
   Histogram *first_token, *inter_token, *per_token, *request_per_token, *whole_request, *queued;
   Histogram *request_prompt, *request_generated, *batch;
   Histogram *schedule, *prepare, *forward, *sample, *stream;
@@ -147,6 +149,7 @@ void ServerMetrics::take(const StepReport& step) {
   add(s.freed, step.freed_pages);
   add(s.prefix_queries, step.prefix_queries);
   add(s.prefix_hits, step.prefix_hits);
+  add(s.failed_steps, step.failure.empty() ? 0 : 1);
   for (const double seconds : step.inter_token) {
     s.inter_token->Observe(seconds);
     s.per_token->Observe(seconds);

@@ -1,14 +1,13 @@
-// Neurons on disk: what is fetched is what was written, however small the memory for it; errors say what is wrong; and
-// an FFN of which a part is on disk has the bits of one that is in memory.
+// Neurons on disk: what is fetched is what was written, however small the memory for it; errors say what is wrong, and
+// a disk that fails is told of; an FFN of which a part is on disk has the bits of one that is in memory.
 
 #include "backend/cpu/neuron_store.h"
-
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include "backend/rows_world.h"
+#include "backend/unnamed_file.h"
 
 namespace millrace {
 namespace {
@@ -109,34 +108,47 @@ TEST_F(NeuronStoreTest, LeavesNoFile) {
   EXPECT_EQ(files(), before);
 }
 
-/// The file of this process that has no name.
-int file_without_name() {
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code none;
-    const std::string target = std::filesystem::read_symlink(entry.path(), none).string();
-    if (target.starts_with(disk()) && target.ends_with("(deleted)")) return std::stoi(entry.path().filename().string());
-  }
-  return -1;
-}
-
-TEST_F(NeuronStoreTest, ADiskThatFailsEndsTheProcessWithALine) {
+TEST_F(NeuronStoreTest, ADiskThatFailsGivesZerosAndAReason) {
   constexpr std::int64_t kCount = 100;
   auto store = NeuronStore::open({disk(), kCount * kBytes, NeuronStore::kLeast * kBytes});
   ASSERT_TRUE(store.ok()) << store.error().message;
   ASSERT_TRUE((*store)->append(bundles_of(0, kCount).get(), kCount, kBytes).ok());
-  const int file = file_without_name();
-  ASSERT_GE(file, 0);
-  ASSERT_EQ(::ftruncate(file, 10 * kBytes), 0);
-  const auto pool = ThreadPool::create(1);
-  const auto fetch = [&](std::int64_t bundle) {
-    const std::byte* found = nullptr;
-    const std::int64_t offset = bundle * kBytes;
-    (*store)->fetch({&offset, 1}, kBytes, **pool, &found);
-    return found[5];
+  UnnamedFile file(disk());
+  ASSERT_TRUE(file.found());
+  const auto pool = ThreadPool::create(2);
+  const auto fetch = [&](std::initializer_list<std::int64_t> bundles) {
+    std::vector<std::int64_t> offsets;
+    for (const std::int64_t bundle : bundles) offsets.push_back(bundle * kBytes);
+    std::vector<const std::byte*> found(offsets.size());
+    (*store)->fetch(offsets, kBytes, **pool, found.data());
+    std::vector<std::byte> bytes;
+    for (const std::byte* bundle : found) bytes.push_back(bundle[5]);
+    return bytes;
   };
-  EXPECT_EQ(fetch(3), byte_of(3, 5));
-  EXPECT_EXIT(fetch(50), testing::ExitedWithCode(1),
-              "millrace: weights could not be read from the file in .*: the file has become shorter; check that disk");
+  using Bytes = std::vector<std::byte>;
+  EXPECT_EQ(fetch({3, 9}), (Bytes{byte_of(3, 5), byte_of(9, 5)}));
+  EXPECT_TRUE((*store)->take_failure().ok());
+
+  ASSERT_TRUE(file.cut(10 * kBytes + kBytes / 2));
+  const double read = (*store)->bytes_read();
+  EXPECT_EQ(fetch({2, 3, 10, 50}), Bytes(4));
+  EXPECT_EQ(fetch({3}), Bytes(1)) << "what is there too, until somebody has been told";
+  EXPECT_EQ((*store)->bytes_read(), read);
+  const Status failure = (*store)->take_failure();
+  ASSERT_FALSE(failure.ok());
+  EXPECT_EQ(failure.error().message,
+            "weights could not be read from the file in " + disk() +
+                ": the file has become shorter; check that disk, or name a directory on another one with "
+                "--weight-file");
+  EXPECT_TRUE((*store)->take_failure().ok()) << "told once";
+  // What is left of the file can be read still, and all of it when it is whole again.
+  EXPECT_EQ(fetch({2, 3}), (Bytes{byte_of(2, 5), byte_of(3, 5)}));
+  EXPECT_TRUE((*store)->take_failure().ok());
+  EXPECT_EQ(fetch({50}), Bytes(1));
+  EXPECT_FALSE((*store)->take_failure().ok());
+  ASSERT_TRUE(file.restore());
+  EXPECT_EQ(fetch({10, 50, 3}), (Bytes{byte_of(10, 5), byte_of(50, 5), byte_of(3, 5)}));
+  EXPECT_TRUE((*store)->take_failure().ok());
 }
 
 /// Rows of prompts read all neurons, more than memory for them holds: in parts.

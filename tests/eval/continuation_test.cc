@@ -42,19 +42,21 @@ std::vector<ContinuationScore> score(ModelRunner& runner, const std::vector<Cont
 
 ContinuationScore plainly(ModelRunner& runner, const Continuation& asked) {
   ContinuationScore score;
-  run_tokens(runner, asked.tokens, RowsAre::prompt, [&](std::int64_t position, std::span<const float> logits) {
-    const auto next = static_cast<std::size_t>(position) + 1;
-    const auto top = std::ranges::max_element(logits) - logits.begin();
-    if (next < asked.context) return;
-    if (next == asked.tokens.size()) {
-      if (asked.asks_further) score.next = static_cast<std::int32_t>(top);
-      return;
-    }
-    double sum = 0.0;
-    for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
-    score.log_likelihood += logits[static_cast<std::size_t>(asked.tokens[next])] - std::log(sum);
-    score.greedy = score.greedy && top == asked.tokens[next];
-  });
+  const Status ran =
+      run_tokens(runner, asked.tokens, RowsAre::prompt, [&](std::int64_t position, std::span<const float> logits) {
+        const auto next = static_cast<std::size_t>(position) + 1;
+        const auto top = std::ranges::max_element(logits) - logits.begin();
+        if (next < asked.context) return;
+        if (next == asked.tokens.size()) {
+          if (asked.asks_further) score.next = static_cast<std::int32_t>(top);
+          return;
+        }
+        double sum = 0.0;
+        for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
+        score.log_likelihood += logits[static_cast<std::size_t>(asked.tokens[next])] - std::log(sum);
+        score.greedy = score.greedy && top == asked.tokens[next];
+      });
+  EXPECT_TRUE(ran.ok());
   return score;
 }
 

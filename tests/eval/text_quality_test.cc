@@ -34,8 +34,10 @@ std::vector<TokenWindow> random_windows(std::int64_t vocab) {
 
 std::vector<std::vector<float>> logits_of(ModelRunner& runner, const TokenWindow& window) {
   std::vector<std::vector<float>> rows;
-  run_tokens(runner, window, RowsAre::answer,
-             [&](std::int64_t, std::span<const float> row) { rows.emplace_back(row.begin(), row.end()); });
+  const Status ran = run_tokens(runner, window, RowsAre::answer, [&](std::int64_t, std::span<const float> row) {
+    rows.emplace_back(row.begin(), row.end());
+  });
+  EXPECT_TRUE(ran.ok());
   return rows;
 }
 

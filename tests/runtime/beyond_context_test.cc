@@ -34,13 +34,15 @@ LoadedModel load(const std::string& attention) {
 std::vector<double> nll_of(const LoadedModel& model, std::span<const std::int32_t> tokens) {
   EXPECT_TRUE(check_tokens(*model.runner, tokens, RowsAre::answer).ok());
   std::vector<double> nll;
-  run_tokens(*model.runner, tokens, RowsAre::answer, [&](std::int64_t position, std::span<const float> logits) {
-    const auto next = static_cast<std::size_t>(position) + 1;
-    if (next == tokens.size()) return;
-    double sum = 0.0;
-    for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
-    nll.push_back(std::log(sum) - static_cast<double>(logits[static_cast<std::size_t>(tokens[next])]));
-  });
+  const Status ran =
+      run_tokens(*model.runner, tokens, RowsAre::answer, [&](std::int64_t position, std::span<const float> logits) {
+        const auto next = static_cast<std::size_t>(position) + 1;
+        if (next == tokens.size()) return;
+        double sum = 0.0;
+        for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
+        nll.push_back(std::log(sum) - static_cast<double>(logits[static_cast<std::size_t>(tokens[next])]));
+      });
+  EXPECT_TRUE(ran.ok());
   return nll;
 }
 

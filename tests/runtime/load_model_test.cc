@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "backend/forwarding_backend.h"
+#include "backend/unnamed_file.h"
 #include "runtime/model_fingerprint.h"
 #include "runtime/run_tokens.h"
 
@@ -198,15 +199,27 @@ TEST(LoadModel, NeuronsOnDiskGiveTheLogitsOfThoseInMemory) {
   ASSERT_TRUE(in_memory.ok()) << in_memory.error().message;
   std::vector<std::int32_t> tokens;
   for (std::int32_t t = 0; t < 40; ++t) tokens.push_back(7 + 91 * t % 4000);
+  std::string message;
   const auto logits = [&](const LoadedModel& model) {
     std::vector<float> all;
-    run_tokens(*model.runner, tokens, RowsAre::half_each,
-               [&](std::int64_t, std::span<const float> row) { all.insert(all.end(), row.begin(), row.end()); });
+    const Status ran =
+        run_tokens(*model.runner, tokens, RowsAre::half_each,
+                   [&](std::int64_t, std::span<const float> row) { all.insert(all.end(), row.begin(), row.end()); });
+    if (!ran.ok()) message = ran.error().message;
     return all;
   };
-  EXPECT_TRUE(logits(*on_disk) == logits(*in_memory));
+  const std::vector<float> right = logits(*in_memory);
+  EXPECT_TRUE(logits(*on_disk) == right);
+  EXPECT_EQ(message, "");
   EXPECT_GT(on_disk->runner->backend().skip_counts().disk_bytes, 0);
   EXPECT_EQ(in_memory->runner->backend().skip_counts().disk_bytes, 0);
+  // A disk that fails is told of, and gives no logits.
+  UnnamedFile file(std::filesystem::current_path().string());
+  ASSERT_TRUE(file.found() && file.cut(0));
+  EXPECT_TRUE(logits(*on_disk).empty());
+  EXPECT_TRUE(message.starts_with("weights could not be read from the file in ")) << message;
+  ASSERT_TRUE(file.restore());
+  EXPECT_TRUE(logits(*on_disk) == right);
 }
 
 TEST(LoadModel, WhatLeavesOutInputsIsCheckedAgainstBackendLayersAndModel) {

@@ -34,6 +34,7 @@ TEST(ServerMetrics, CountsUnderTheNamesOfVllm) {
   step.prefix_hits = 48;
   step.inter_token = gaps;
   metrics.take(step);
+  step.failure = "why";
   metrics.take(step);
   RequestReport request;
   request.summary = {.prompt_tokens = 100,
@@ -71,6 +72,7 @@ TEST(ServerMetrics, CountsUnderTheNamesOfVllm) {
            R"(millrace:swapped_sequences_total{model_name="m"} 2)",
            R"(millrace:kv_dropped_pages_total{model_name="m"} 10)",
            R"(millrace:kv_freed_pages_total{model_name="m"} 8)",
+           R"(millrace:failed_steps_total{model_name="m"} 1)",
            R"(vllm:time_to_first_token_seconds_count{model_name="m"} 1)",
            R"(vllm:inter_token_latency_seconds_count{model_name="m"} 4)",
            R"(vllm:inter_token_latency_seconds_bucket{model_name="m",le="0.005"} 2)",

@@ -109,6 +109,7 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Arithmetic attend_arithmetic(KvFormat format) const override {
     return attention_.rounds(format) ? Arithmetic::bf16 : Arithmetic::f32;
   }
+  Status take_failure() override { return store_ != nullptr ? store_->take_failure() : Ok{}; }
   void wait() override {}
 
   void begin(const ForwardBatch& batch) override {

@@ -3,9 +3,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -69,8 +68,9 @@ std::int64_t NeuronStore::slots() {
     const std::uint64_t count = std::min<std::uint64_t>(cache_bytes_ / static_cast<std::uint64_t>(slot_bytes_),
                                                         static_cast<std::uint64_t>(end_ / kAlign));
     slots_.resize(static_cast<std::size_t>(std::max<std::uint64_t>(count, kLeast)));
-    // One more, since memory is aligned to less than the disk wants.
-    auto memory = allocate_device_memory(slots_.size() * static_cast<std::size_t>(slot_bytes_) + kAlign, "neurons");
+    // A blank one behind them, and a bit more, since memory is aligned to less than the disk wants.
+    auto memory =
+        allocate_device_memory((slots_.size() + 1) * static_cast<std::size_t>(slot_bytes_) + kAlign, "neurons");
     MILLRACE_CHECK(memory.ok(), "{}", memory.error().message);
     const auto address = reinterpret_cast<std::uintptr_t>(memory->get());
     const std::size_t shift = (kAlign - address % kAlign) % kAlign;
@@ -78,16 +78,6 @@ std::int64_t NeuronStore::slots() {
     slot_of_.assign(static_cast<std::size_t>(end_ / kAlign), -1);
   }
   return static_cast<std::int64_t>(slots_.size());
-}
-
-/// Nothing that was computed without these weights means anything, and an operation has nobody to tell. So the process
-/// ends as a command does that failed: it is no bug of ours that would want a core dump.
-void NeuronStore::cannot_go_on(const char* reason) const {
-  std::fprintf(stderr,
-               "millrace: weights could not be read from the file in %s: %s; check that disk, or name a directory on "
-               "another one with --weight-file\n",
-               directory_.c_str(), reason);
-  std::_Exit(EXIT_FAILURE);
 }
 
 /// The next that was not used since the last search, nor in this call.
@@ -104,6 +94,10 @@ std::size_t NeuronStore::take_slot() {
 void NeuronStore::fetch(std::span<const std::int64_t> offsets, std::int64_t bytes, ThreadPool& pool,
                         const std::byte** bundles) {
   MILLRACE_CHECK(std::ssize(offsets) <= slots(), "{} neurons, memory for {}", offsets.size(), slots_.size());
+  if (!failure_.ok()) {
+    std::fill_n(bundles, offsets.size(), blank());
+    return;
+  }
   ++calls_;
   reads_.clear();
   // First those that are there, so that none of them makes room for another.
@@ -127,14 +121,33 @@ void NeuronStore::fetch(std::span<const std::int64_t> offsets, std::int64_t byte
     bundles[i] = memory_of(static_cast<std::size_t>(held));
   }
   pool.run(static_cast<std::int64_t>(reads_.size()), [&](std::int64_t task, int) {
-    const Read& read = reads_[static_cast<std::size_t>(task)];
+    Read& read = reads_[static_cast<std::size_t>(task)];
     ssize_t got = 0;
     do {
       got = ::pread(file_, memory_of(read.slot), static_cast<std::size_t>(bytes), static_cast<off_t>(read.offset));
     } while (got < 0 && errno == EINTR);
-    if (got != bytes) cannot_go_on(got < 0 ? std::strerror(errno) : "the file has become shorter");
+    if (got != bytes) read.error = got < 0 ? errno : kShort;
   });
-  bytes_read_ += static_cast<double>(static_cast<std::int64_t>(reads_.size()) * bytes);
+  const auto failed = std::ranges::find_if(reads_, [](const Read& read) { return read.error != 0; });
+  if (failed == reads_.end()) {
+    bytes_read_ += static_cast<double>(static_cast<std::int64_t>(reads_.size()) * bytes);
+    return;
+  }
+  failure_ = fail(
+      "weights could not be read from the file in {}: {}; check that disk, or name a directory on another one with "
+      "--weight-file",
+      directory_, failed->error == kShort ? "the file has become shorter" : std::strerror(failed->error));
+  forget_unread(offsets, bundles);
+}
+
+/// Slots that were read into, of which some may hold anything: none is taken for its bundle again, and what a step goes
+/// on with are zeros.
+void NeuronStore::forget_unread(std::span<const std::int64_t> offsets, const std::byte** bundles) {
+  for (const Read& read : reads_) {
+    slots_[read.slot] = {};
+    slot_of_[static_cast<std::size_t>(read.offset / kAlign)] = -1;
+  }
+  std::fill_n(bundles, offsets.size(), blank());
 }
 
 }  // namespace millrace

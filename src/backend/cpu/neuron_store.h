@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -39,14 +40,19 @@ class NeuronStore {
   [[nodiscard]] std::int64_t slots();
 
   /// Brings bundles to memory, where they stay until the next call: `offsets` of them in the file, `bytes` of each,
-  /// `bundles` [offsets.size()], at most slots(). A disk that fails here ends the process: exit code 1, and one line
-  /// that says so.
+  /// `bundles` [offsets.size()], at most slots(). Where the disk fails they are zeros, and from then on all are,
+  /// without a read, until take_failure(): a disk that gives up slowly is asked once a step.
   void fetch(std::span<const std::int64_t> offsets, std::int64_t bytes, ThreadPool& pool, const std::byte** bundles);
+
+  /// Why fetch() gave zeros, if it did since the last call. Then it reads again.
+  Status take_failure() { return std::exchange(failure_, Ok{}); }
 
   /// That were read by fetch().
   [[nodiscard]] double bytes_read() const { return bytes_read_; }
 
  private:
+  static constexpr int kShort = -1;  // no error, but fewer bytes than are there
+
   struct Slot {
     std::int64_t offset = -1;     // of the bundle that it holds
     std::uint64_t last_call = 0;  // of fetch() that used it
@@ -56,12 +62,13 @@ class NeuronStore {
   NeuronStore(int file, const NeuronStoreOptions& options)
       : file_(file), directory_(options.directory), cache_bytes_(options.cache_bytes) {}
 
-  [[noreturn]] void cannot_go_on(const char* reason) const;
-
   [[nodiscard]] std::byte* memory_of(std::size_t slot) const {
     return static_cast<std::byte*>(memory_.get()) + static_cast<std::int64_t>(slot) * slot_bytes_;
   }
+  /// Zeros, in place of a bundle that could not be read.
+  [[nodiscard]] const std::byte* blank() const { return memory_of(slots_.size()); }
   std::size_t take_slot();
+  void forget_unread(std::span<const std::int64_t> offsets, const std::byte** bundles);
 
   int file_;
   std::string directory_;
@@ -73,9 +80,11 @@ class NeuronStore {
   std::size_t hand_ = 0;
   std::uint64_t calls_ = 0;
   double bytes_read_ = 0;
+  Status failure_ = Ok{};
   struct Read {
     std::int64_t offset = 0;
     std::size_t slot = 0;
+    int error = 0;  // errno; kShort
   };
   std::vector<Read> reads_;
 };
