@@ -46,7 +46,7 @@ class Prompt {
            .key_offset = layout.layers[0].key_offset,
            .value_offset = layout.layers[0].value_offset,
            .key_bucket_bytes = layout.key_buckets[0].page_bytes,
-           .hash = layout.key_buckets[0].hash,
+           .hash = layout.layers[0].hash,
            .page_tokens = kPageTokens,
            .format = KvFormat::bf16};
     buckets_.resize(kv_.key_bucket_bytes * pages);

@@ -116,8 +116,14 @@ Status check_room(const BenchFlags& flags, ModelRunner& runner) {
   const std::vector<std::int64_t> windows = runner.cache().windows();
   const bool no_windows = std::ranges::all_of(windows, [](std::int64_t window) { return window == 0; });
   if (const std::optional<KvRetention>& keep = runner.policy().keep; keep && no_windows) {
-    // One has all of its prompt, the others what they keep.
-    const std::int64_t kept = runner.cache().layout().pages_for(keep->tokens) + 1;
+    // One has all of its prompt, the others what they keep: where levels take pages from one pool, on average.
+    const PageLayout& layout = runner.cache().layout();
+    const auto levels = static_cast<std::int64_t>(windows.size());
+    std::int64_t of_all = 0;
+    for (std::int64_t level = 0; level < levels; ++level) {
+      of_all += layout.pages_for(keep->of_level(layout.pools.size() == 1 ? level : 0, levels).tokens) + 1;
+    }
+    const std::int64_t kept = (of_all + levels - 1) / levels;
     longest_pages = std::min(longest_pages, std::max(kept, runner.cache().layout().pages_for(decoded - flags.gen) + 1));
     pages = longest_pages + (widest - 1) * std::min(kept, longest_pages);
   }

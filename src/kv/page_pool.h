@@ -1,4 +1,4 @@
-// PagePool: the pages of one cache group, handed out and counted. PageTable: one sequence's pages in that group, in
+// PagePool: pages of one size, handed out and counted. PageTable: one sequence's pages in one cache group, in
 // order. Pure bookkeeping: page numbers only, no memory.
 #pragma once
 

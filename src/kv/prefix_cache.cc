@@ -1,6 +1,7 @@
 #include "kv/prefix_cache.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "core/check.h"
@@ -19,13 +20,20 @@ std::size_t common_prefix(std::span<const std::int32_t> a, std::span<const std::
 }  // namespace
 
 PrefixCache::PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, std::int64_t window,
-                         std::int32_t together)
+                         std::int32_t together, std::span<const std::int32_t> pool_of)
     : pools_(pools),
+      pool_of_(pool_of.begin(), pool_of.end()),
+      groups_in_(pools.size(), 0),
       page_tokens_(page_tokens),
       together_(together),
       key_tokens_(page_tokens * together),
       window_(window),
       held_(pools.size(), 0) {
+  if (pool_of_.empty()) {
+    pool_of_.resize(pools.size());
+    std::iota(pool_of_.begin(), pool_of_.end(), 0);
+  }
+  for (const std::size_t pool : pool_of_) ++groups_in_[pool];
   for (const PagePool& pool : pools) row_of_page_.emplace_back(static_cast<std::size_t>(pool.count()), kNone);
 }
 
@@ -35,7 +43,7 @@ std::span<const std::int32_t> PrefixCache::tokens(Node node) const {
 }
 
 std::span<const std::int32_t> PrefixCache::pages(Node node) const {
-  return {pages_.data() + static_cast<std::size_t>(node) * pools_.size(), pools_.size()};
+  return {pages_.data() + static_cast<std::size_t>(node) * groups(), groups()};
 }
 
 std::size_t PrefixCache::lower_bound(const Entry& parent, std::span<const std::int32_t> wanted) const {
@@ -115,7 +123,7 @@ PrefixCache::Node PrefixCache::new_entry(Node parent, std::span<const std::int32
     node = static_cast<Node>(entries_.size());
     entries_.emplace_back();
     tokens_.resize(tokens_.size() + static_cast<std::size_t>(key_tokens_));
-    pages_.resize(pages_.size() + pools_.size());
+    pages_.resize(pages_.size() + groups());
     holders_.resize(pages_.size(), 0);
   } else {
     node = unused_.back();
@@ -129,29 +137,29 @@ PrefixCache::Node PrefixCache::new_entry(Node parent, std::span<const std::int32
 }
 
 void PrefixCache::hold_pages(Node node, std::span<const std::int32_t> pages) {
-  const std::size_t first = static_cast<std::size_t>(node) * pools_.size();
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
-    pools_[g].retain(pages[g]);
+  const std::size_t first = static_cast<std::size_t>(node) * groups();
+  for (std::size_t g = 0; g < groups(); ++g) {
+    pool(g).retain(pages[g]);
     pages_[first + g] = pages[g];
-    row_of_page_[g][static_cast<std::size_t>(pages[g])] = node;
+    row_of_page_[pool_of_[g]][static_cast<std::size_t>(pages[g])] = node;
   }
   ++rows_;
 }
 
 void PrefixCache::release_pages(Node node) {
-  const std::size_t first = static_cast<std::size_t>(node) * pools_.size();
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
+  const std::size_t first = static_cast<std::size_t>(node) * groups();
+  for (std::size_t g = 0; g < groups(); ++g) {
     const std::int32_t page = std::exchange(pages_[first + g], -1);
     holders_[first + g] = 0;
-    row_of_page_[g][static_cast<std::size_t>(page)] = kNone;
-    pools_[g].release(page);
+    row_of_page_[pool_of_[g]][static_cast<std::size_t>(page)] = kNone;
+    pool(g).release(page);
   }
   --rows_;
 }
 
 PrefixCache::Node PrefixCache::add(Node parent, std::span<const std::int32_t> row, std::span<const std::int32_t> pages,
                                    std::int64_t step) {
-  MILLRACE_CHECK(pages.size() == pools_.size(), "{} pages for {} groups", pages.size(), pools_.size());
+  MILLRACE_CHECK(pages.size() == groups(), "{} pages for {} groups", pages.size(), groups());
   MILLRACE_CHECK(at(parent).users > 0, "a row behind row {}, which nobody holds", parent);
   const std::size_t place = lower_bound(at(parent), row);
   if (place < at(parent).children.size()) {
@@ -221,15 +229,15 @@ void PrefixCache::drop_partial(Node node) {
 
 void PrefixCache::hold_page(Node node, std::size_t group) {
   MILLRACE_CHECK(at(node).users > 0 && !at(node).hollow, "a page of row {} is held, which nobody has locked", node);
-  ++holders_[static_cast<std::size_t>(node) * pools_.size() + group];
+  ++holders_[static_cast<std::size_t>(node) * groups() + group];
 }
 
 void PrefixCache::let_page_go(std::size_t group, std::int32_t page) {
-  const Node node = row_of_page_[group][static_cast<std::size_t>(page)];
+  const Node node = row_of_page_[pool_of_[group]][static_cast<std::size_t>(page)];
   if (node == kNone) return;
-  std::int32_t& holders = holders_[static_cast<std::size_t>(node) * pools_.size() + group];
+  std::int32_t& holders = holders_[static_cast<std::size_t>(node) * groups() + group];
   MILLRACE_CHECK(holders > 0, "nobody holds page {} of row {}", page, node);
-  if (--holders == 0 && can_be_evicted(node)) --held_[group];
+  if (--holders == 0 && can_be_evicted(node)) --held_[pool_of_[group]];
 }
 
 bool PrefixCache::evict() {
@@ -268,8 +276,8 @@ PrefixCache::Node PrefixCache::next_to_go() const {
   constexpr int kLook = 64;
   Node node = oldest_;
   for (int looked = 0; node != kNone && looked < kLook; ++looked, node = at(node).newer) {
-    const std::int32_t* holders = holders_.data() + static_cast<std::size_t>(node) * pools_.size();
-    const bool frees = std::any_of(holders, holders + pools_.size(), [](std::int32_t count) { return count == 0; });
+    const std::int32_t* holders = holders_.data() + static_cast<std::size_t>(node) * groups();
+    const bool frees = std::any_of(holders, holders + groups(), [](std::int32_t count) { return count == 0; });
     if (frees && (at(node).children.empty() || window_ > 0)) return node;
   }
   return oldest_;
@@ -300,16 +308,15 @@ void PrefixCache::check() const {
     ++rows;
     if (entry.users > 0) continue;
     ++evictable;
-    for (std::size_t g = 0; g < pools_.size(); ++g) {
-      const std::int32_t references = pools_[g].references(pages(node)[g]);
-      const std::int32_t holders = holders_[i * pools_.size() + g];
+    for (std::size_t g = 0; g < groups(); ++g) {
+      const std::int32_t references = pool(g).references(pages(node)[g]);
+      const std::int32_t holders = holders_[i * groups() + g];
       MILLRACE_CHECK(references == 1 + holders, "row {} can be evicted, and its page has {} references, {} holders",
                      node, references, holders);
-      held[g] += holders > 0 ? 1 : 0;
+      held[pool_of_[g]] += holders > 0 ? 1 : 0;
     }
   }
-  MILLRACE_CHECK(held == held_, "pages of {} rows are held in the first group, {} counted", held.front(),
-                 held_.front());
+  MILLRACE_CHECK(held == held_, "{} pages of the first pool are held, {} counted", held.front(), held_.front());
   MILLRACE_CHECK(rows == rows_, "{} rows with pages, {} counted", rows, rows_);
   MILLRACE_CHECK(evictable == evictable_ && listed == evictable_, "{} rows can be evicted, {} listed, {} counted",
                  evictable, listed, evictable_);
@@ -364,8 +371,8 @@ void PrefixCache::unlist(Node node) {
 }
 
 void PrefixCache::count_held(Node node, std::int64_t one) {
-  const std::int32_t* holders = holders_.data() + static_cast<std::size_t>(node) * pools_.size();
-  for (std::size_t g = 0; g < pools_.size(); ++g) held_[g] += holders[g] > 0 ? one : 0;
+  const std::int32_t* holders = holders_.data() + static_cast<std::size_t>(node) * groups();
+  for (std::size_t g = 0; g < groups(); ++g) held_[pool_of_[g]] += holders[g] > 0 ? one : 0;
 }
 
 }  // namespace millrace

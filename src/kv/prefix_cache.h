@@ -28,13 +28,15 @@ class PrefixCache {
   using Node = std::int32_t;
   static constexpr Node kNone = -1;
 
-  /// `pools`: one a cache group. `window`: how many positions back the group that sees farthest looks, 0 for all; with
-  /// a window, rows that everybody's window has passed can be evicted from under their children.
+  /// `pool_of`: which of the pools each cache group takes its pages from; empty: there is one a group. `window`: how
+  /// many positions back the group that sees farthest looks, 0 for all; with a window, rows that everybody's window has
+  /// passed can be evicted from under their children.
   ///
   /// `together`: where rows are computed in sets of as many, what a row holds depends on the tokens of all its set.
   /// They are what it is known by then, and the next row of the set stands behind it with the same ones; there are no
   /// partial rows.
-  PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, std::int64_t window, std::int32_t together = 1);
+  PrefixCache(std::span<PagePool> pools, std::int32_t page_tokens, std::int64_t window, std::int32_t together = 1,
+              std::span<const std::int32_t> pool_of = {});
 
   /// The root of the tree `name`, locked.
   Node lock_root(std::string_view name);
@@ -86,8 +88,8 @@ class PrefixCache {
 
   /// Rows that evict() could forget.
   [[nodiscard]] std::int64_t evictable() const { return evictable_; }
-  /// Pages of a cache group that evict() could free.
-  [[nodiscard]] std::int64_t evictable(std::size_t group) const { return evictable_ - held_[group]; }
+  /// Pages of a pool that evict() could free.
+  [[nodiscard]] std::int64_t evictable(std::size_t pool) const { return evictable_ * groups_in_[pool] - held_[pool]; }
   /// Rows in the trees that have pages.
   [[nodiscard]] std::int64_t rows() const { return rows_; }
 
@@ -100,7 +102,7 @@ class PrefixCache {
   /// Aborts when the counts contradict each other, or a row that can be evicted has pages that somebody else holds. For
   /// tests.
   void check() const;
-  /// Adds one to references[page] for every page of cache group `group` that the trees hold. For tests.
+  /// Adds one to references[page], of its pool, for every page of cache group `group` that the trees hold. For tests.
   void count_references(std::size_t group, std::span<std::int32_t> references) const;
 
  private:
@@ -134,7 +136,12 @@ class PrefixCache {
   void unlist(Node node);
   void count_held(Node node, std::int64_t one);  // of a row that can be evicted now, or could till now
 
+  [[nodiscard]] std::size_t groups() const { return pool_of_.size(); }
+  [[nodiscard]] PagePool& pool(std::size_t group) const { return pools_[pool_of_[group]]; }
+
   std::span<PagePool> pools_;
+  std::vector<std::size_t> pool_of_;     // [groups]
+  std::vector<std::int64_t> groups_in_;  // [pools]
   std::int32_t page_tokens_;
   std::int32_t together_;
   std::int32_t key_tokens_;  // that a row is known by
@@ -143,8 +150,8 @@ class PrefixCache {
   std::vector<std::int32_t> tokens_;            // [entries][key_tokens_]
   std::vector<std::int32_t> pages_;             // [entries][groups]
   std::vector<std::int32_t> holders_;           // [entries][groups]: sequences that hold the page and no lock
-  std::vector<std::vector<Node>> row_of_page_;  // [groups][pages]
-  std::vector<std::int64_t> held_;              // [groups]: evictable rows whose page has holders
+  std::vector<std::vector<Node>> row_of_page_;  // [pools][pages]: a page is of one group as long as it is in use
+  std::vector<std::int64_t> held_;              // [pools]: pages of evictable rows that have holders
   std::vector<Node> unused_;
   std::map<std::string, Node, std::less<>> roots_;
   Node newest_ = kNone, oldest_ = kNone;

@@ -89,14 +89,13 @@ std::int64_t whole(std::int64_t tokens, std::int64_t unit) {
   return (tokens + unit - 1) / unit * unit;
 }
 
-Status check_room(std::int64_t tokens, std::int64_t least, std::int64_t sinks, std::int64_t recent,
-                  const std::string& where) {
+Status check_room(std::string_view key, std::int64_t tokens, std::int64_t least, std::int64_t sinks,
+                  std::int64_t recent, const std::string& where) {
   if (tokens >= least) return Ok{};
   return fail(
-      "{}: \"tokens\": {} leaves nothing to choose beside {} of \"sink_tokens\" and {} of \"recent_tokens\"; give {} "
-      "or "
+      "{}: \"{}\": {} leaves nothing to choose beside {} of \"sink_tokens\" and {} of \"recent_tokens\"; give {} or "
       "more",
-      where, tokens, sinks, recent, least);
+      where, key, tokens, sinks, recent, least);
 }
 
 Result<BlockSelection> parse_prefill(const Json& prefill, const std::string& where) {
@@ -123,7 +122,8 @@ Result<BlockSelection> parse_prefill(const Json& prefill, const std::string& whe
   }
   const std::int64_t least =
       whole(selection.sink_tokens, kKeyBlock) + kKeyBlock + whole(selection.recent_tokens, kKeyBlock);
-  MILLRACE_CHECK_OK(check_room(selection.tokens, least, selection.sink_tokens, selection.recent_tokens, where));
+  MILLRACE_CHECK_OK(
+      check_room("tokens", selection.tokens, least, selection.sink_tokens, selection.recent_tokens, where));
   return selection;
 }
 
@@ -197,7 +197,8 @@ Result<PageSelection> parse_decode(const Json& decode, const std::string& where)
   // Whole pages are read: of 16 positions, and for the sake of the earliest recent one up to a page more. One is
   // chosen.
   const std::int64_t least = whole(selection.sink_tokens, 16) + 16 + whole(selection.recent_tokens - 1, 16) + 16;
-  MILLRACE_CHECK_OK(check_room(selection.tokens, least, selection.sink_tokens, selection.recent_tokens, where));
+  MILLRACE_CHECK_OK(
+      check_room("tokens", selection.tokens, least, selection.sink_tokens, selection.recent_tokens, where));
   return selection;
 }
 
@@ -215,10 +216,12 @@ Result<KvRetention> parse_keep(const Json& keep, const std::string& where) {
       retention.pin_system = value.get<bool>();
     } else if (key == "levels") {
       MILLRACE_CHECK_OK(parse_count(value, 0, place, retention.levels));
+    } else if (key == "last_tokens") {
+      MILLRACE_CHECK_OK(parse_count(value, 1, place, retention.last_tokens));
     } else {
       return fail(
-          "{} is not supported by this version (it has \"select\", \"tokens\", \"sink_tokens\", \"recent_tokens\", "
-          "\"queries\", \"pin_system\" and \"levels\")",
+          "{} is not supported by this version (it has \"select\", \"tokens\", \"last_tokens\", \"sink_tokens\", "
+          "\"recent_tokens\", \"queries\", \"pin_system\" and \"levels\")",
           place);
     }
   }
@@ -231,7 +234,19 @@ Result<KvRetention> parse_keep(const Json& keep, const std::string& where) {
   // Whole pages are kept: of 16 positions, and for the sake of the earliest recent one up to a page more. One is
   // chosen.
   const std::int64_t least = whole(retention.sink_tokens, 16) + 16 + whole(retention.recent_tokens, 16) + 16;
-  MILLRACE_CHECK_OK(check_room(retention.tokens, least, retention.sink_tokens, retention.recent_tokens, where));
+  MILLRACE_CHECK_OK(
+      check_room("tokens", retention.tokens, least, retention.sink_tokens, retention.recent_tokens, where));
+  if (!keep.contains("last_tokens")) return retention;
+  MILLRACE_CHECK_OK(
+      check_room("last_tokens", retention.last_tokens, least, retention.sink_tokens, retention.recent_tokens, where));
+  if (retention.last_tokens > retention.tokens) {
+    return fail(
+        "{}: \"last_tokens\": {} is more than \"tokens\": {}; what levels keep falls from the first to the last", where,
+        retention.last_tokens, retention.tokens);
+  }
+  if (retention.levels == 1) {
+    return fail("{}: \"last_tokens\" is for several levels, and \"levels\" is 1", where);
+  }
   return retention;
 }
 

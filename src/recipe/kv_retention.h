@@ -23,9 +23,19 @@ struct KvRetention {
   std::int64_t queries = 32;        // the last rows of a prompt whose attention counts
   bool pin_system = true;           // what stands before a chat's first message beside the system's is kept for ever
   std::int64_t levels = 0;          // parts of the layers that keep pages of their own; 0: every layer does
+  // What the last level keeps, no more than the first, which keeps `tokens`; those between them fall evenly (Cai et al.
+  // 2024, "PyramidKV", arXiv 2406.02069). 0: as many.
+  std::int64_t last_tokens = 0;
   // Of the model that runs with it, no part of a recipe: pages further away count as if they stood at its far end.
   std::int64_t context = std::numeric_limits<std::int64_t>::max();
 
+  /// What one of the levels keeps.
+  [[nodiscard]] KvRetention of_level(std::int64_t level, std::int64_t count) const {
+    KvRetention own = *this;
+    if (last_tokens > 0 && count > 1) own.tokens -= (tokens - last_tokens) * level / (count - 1);
+    own.last_tokens = 0;
+    return own;
+  }
   [[nodiscard]] bool measures() const { return choice == KeepChoice::heavy_hitters || choice == KeepChoice::relevance; }
 };
 

@@ -39,23 +39,27 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::
   cache->layout_ = layout;
   cache->pages_ = pages;
   cache->swap_pages_ = swap_pages;
-  const std::size_t all_pages = static_cast<std::size_t>(pages) + static_cast<std::size_t>(swap_pages);
-  for (const CacheGroup& group : layout.groups) {
-    MILLRACE_TRY(Buffer memory, backend.allocate(group.page_bytes * all_pages));
+  const std::size_t rows = static_cast<std::size_t>(pages) + static_cast<std::size_t>(swap_pages);
+  const auto pages_of = [&](std::int32_t pool) {
+    return rows * static_cast<std::size_t>(layout.pools[static_cast<std::size_t>(pool)].groups);
+  };
+  for (std::size_t p = 0; p < layout.pools.size(); ++p) {
+    const std::size_t all_pages = pages_of(static_cast<std::int32_t>(p));
+    MILLRACE_TRY(Buffer memory, backend.allocate(layout.pools[p].page_bytes * all_pages));
     cache->memory_.push_back(std::move(memory));
   }
-  for (const KeyBounds& bounds : layout.key_bounds) {
-    MILLRACE_TRY(Buffer memory, backend.allocate(bounds.page_bytes * all_pages));
+  for (const KeyNotes& bounds : layout.key_bounds) {
+    MILLRACE_TRY(Buffer memory, backend.allocate(bounds.page_bytes * pages_of(bounds.pool)));
     cache->key_bounds_.push_back(std::move(memory));
   }
-  for (const KeyBuckets& buckets : layout.key_buckets) {
-    MILLRACE_TRY(Buffer memory, backend.allocate(buckets.page_bytes * all_pages));
+  for (const KeyNotes& buckets : layout.key_buckets) {
+    MILLRACE_TRY(Buffer memory, backend.allocate(buckets.page_bytes * pages_of(buckets.pool)));
     cache->key_buckets_.push_back(std::move(memory));
   }
   for (const KvPlace& place : layout.layers) {
-    const auto group = static_cast<std::size_t>(place.group);
-    cache->layers_.push_back({.pages = cache->memory_[group].data(),
-                              .page_bytes = layout.groups[group].page_bytes,
+    const auto pool = static_cast<std::size_t>(layout.groups[static_cast<std::size_t>(place.group)].pool);
+    cache->layers_.push_back({.pages = cache->memory_[pool].data(),
+                              .page_bytes = layout.pools[pool].page_bytes,
                               .key_offset = place.key_offset,
                               .value_offset = place.value_offset,
                               .key_scale_offset = place.key_scale_offset,
@@ -73,7 +77,7 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const PageLayout& layout, std::
       const auto buckets = static_cast<std::size_t>(place.key_buckets);
       layer.key_buckets = static_cast<std::uint8_t*>(cache->key_buckets_[buckets].memory.get());
       layer.key_bucket_bytes = layout.key_buckets[buckets].page_bytes;
-      layer.hash = layout.key_buckets[buckets].hash;
+      layer.hash = place.hash;
     }
   }
   return cache;
@@ -85,23 +89,25 @@ std::vector<std::int64_t> KvCache::windows() const {
   return windows;
 }
 
+std::vector<std::int32_t> KvCache::pools() const {
+  std::vector<std::int32_t> pools;
+  for (const CacheGroup& group : layout_.groups) pools.push_back(group.pool);
+  return pools;
+}
+
 void KvCache::copy(std::span<const PageCopy> copies) {
-  for (const PageCopy& copy : copies) {
-    const auto group = static_cast<std::size_t>(copy.group);
-    const std::size_t bytes = layout_.groups[group].page_bytes;
-    backend_->copy(memory_[group], static_cast<std::size_t>(copy.to) * bytes, memory_[group],
+  const auto copy_page = [this](Buffer& memory, const PageCopy& copy, std::size_t bytes) {
+    backend_->copy(memory, static_cast<std::size_t>(copy.to) * bytes, memory,
                    static_cast<std::size_t>(copy.from) * bytes, bytes);
+  };
+  for (const PageCopy& copy : copies) {
+    const std::int32_t pool = layout_.groups[static_cast<std::size_t>(copy.group)].pool;
+    copy_page(memory_[static_cast<std::size_t>(pool)], copy, layout_.pools[static_cast<std::size_t>(pool)].page_bytes);
     for (std::size_t b = 0; b < key_bounds_.size(); ++b) {
-      if (layout_.key_bounds[b].group != copy.group) continue;
-      const std::size_t size = layout_.key_bounds[b].page_bytes;
-      backend_->copy(key_bounds_[b], static_cast<std::size_t>(copy.to) * size, key_bounds_[b],
-                     static_cast<std::size_t>(copy.from) * size, size);
+      if (layout_.key_bounds[b].pool == pool) copy_page(key_bounds_[b], copy, layout_.key_bounds[b].page_bytes);
     }
     for (std::size_t b = 0; b < key_buckets_.size(); ++b) {
-      if (layout_.key_buckets[b].group != copy.group) continue;
-      const std::size_t size = layout_.key_buckets[b].page_bytes;
-      backend_->copy(key_buckets_[b], static_cast<std::size_t>(copy.to) * size, key_buckets_[b],
-                     static_cast<std::size_t>(copy.from) * size, size);
+      if (layout_.key_buckets[b].pool == pool) copy_page(key_buckets_[b], copy, layout_.key_buckets[b].page_bytes);
     }
   }
 }
@@ -110,16 +116,19 @@ KvLimits kv_limits(const KvCache& cache) {
   return {.pages = cache.pages(),
           .page_tokens = cache.layout().page_tokens,
           .windows = cache.windows(),
+          .pools = cache.pools(),
           .swap_pages = cache.swap_pages()};
 }
 
 void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
   noise_.resize(layout_.groups.size());
   if (noise_[group].empty()) noise_[group] = ordinary_noise(layout_, group);
-  backend_->write(memory_[group], static_cast<std::size_t>(page) * layout_.groups[group].page_bytes, noise_[group]);
+  const std::int32_t pool = layout_.groups[group].pool;
+  backend_->write(memory_[static_cast<std::size_t>(pool)],
+                  static_cast<std::size_t>(page) * layout_.groups[group].page_bytes, noise_[group]);
   // Bounds and buckets are each page's own: rows choose by them, and should not all choose the same.
   for (std::size_t b = 0; b < key_bounds_.size(); ++b) {
-    if (layout_.key_bounds[b].group != static_cast<std::int32_t>(group)) continue;
+    if (layout_.key_bounds[b].pool != pool) continue;
     const std::size_t bytes = layout_.key_bounds[b].page_bytes;
     std::vector<std::uint16_t> bounds(bytes / sizeof(std::uint16_t));
     for (std::size_t i = 0; i < bounds.size(); i += 8) {
@@ -132,7 +141,7 @@ void KvCache::fill_with_noise(std::size_t group, std::int32_t page) {
     backend_->write(key_bounds_[b], static_cast<std::size_t>(page) * bytes, std::as_bytes(std::span(bounds)));
   }
   for (std::size_t b = 0; b < key_buckets_.size(); ++b) {
-    if (layout_.key_buckets[b].group != static_cast<std::int32_t>(group)) continue;
+    if (layout_.key_buckets[b].pool != pool) continue;
     const std::size_t bytes = layout_.key_buckets[b].page_bytes;
     std::vector<std::uint8_t> buckets(bytes);
     for (std::size_t i = 0; i < bytes; i += 16) {

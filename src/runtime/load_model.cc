@@ -77,6 +77,12 @@ std::int64_t kept_tokens(const LoadOptions& options, const ModelConfig& config) 
   return sees_all ? most : 0;
 }
 
+std::int32_t groups_in_pool(const PageLayout& layout) {
+  std::int32_t most = 1;
+  for (const PoolShape& pool : layout.pools) most = std::max(most, pool.groups);
+  return most;
+}
+
 /// Where prompts are computed in blocks, a step must have room for one beside the sequences that answer, and for its
 /// logits, which may be wanted.
 Decoder::Limits step_limits(const LoadOptions& options, const ModelConfig& config) {
@@ -369,6 +375,7 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
   MILLRACE_TRY(model.memory, plan_memory({.weights = plan.weight_bytes + plan.neuron_store.cache_bytes,
                                           .workspace = plan.workspace_bytes,
                                           .kv_page_row = plan.layout.bytes_per_page_row(),
+                                          .groups_in_pool = groups_in_pool(plan.layout),
                                           .page_tokens = kPageTokens,
                                           .max_position = plan.config.max_position,
                                           .available = plan.backend->free_memory(),

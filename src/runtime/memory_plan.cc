@@ -68,8 +68,10 @@ Result<MemoryPlan> plan_memory(const MemoryNeeds& needs) {
   if (swap > budget) {
     return fail("--swap-memory is {}, a part of the KV memory, which is {}", format_size(swap), format_size(budget));
   }
-  const std::uint64_t all =
-      std::min<std::uint64_t>(budget / needs.kv_page_row, std::numeric_limits<std::int32_t>::max());
+  // Pages of a pool have numbers of 32 bits.
+  const std::uint64_t all = std::min<std::uint64_t>(
+      budget / needs.kv_page_row,
+      static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max() / needs.groups_in_pool));
   const std::uint64_t swap_pages = std::min(all, swap / needs.kv_page_row), pages = all - swap_pages;
   if (pages == 0) {
     return fail("{} of KV memory hold no page: a page of {} tokens takes {}", format_size(budget), needs.page_tokens,

@@ -10,9 +10,10 @@
 namespace millrace {
 
 struct MemoryNeeds {
-  std::uint64_t weights = 0;      // bytes of the packed weights
-  std::uint64_t workspace = 0;    // bytes of activations
-  std::uint64_t kv_page_row = 0;  // bytes of one page in every cache group
+  std::uint64_t weights = 0;        // bytes of the packed weights
+  std::uint64_t workspace = 0;      // bytes of activations
+  std::uint64_t kv_page_row = 0;    // bytes of one page in every cache group
+  std::int32_t groups_in_pool = 1;  // the most cache groups that take pages from one pool
   std::int32_t page_tokens = 16;
   std::int64_t max_position = 0;                                    // the model's context
   std::uint64_t available = 0;                                      // bytes that the machine has left
@@ -28,7 +29,7 @@ struct MemoryNeeds {
 
 struct MemoryPlan {
   std::uint64_t weights = 0, workspace = 0, kv = 0;
-  std::int32_t kv_pages = 0;                                    // of each cache group
+  std::int32_t kv_pages = 0;                                    // for each cache group
   std::int32_t swap_pages = 0;                                  // and behind them
   std::int64_t max_sequence_tokens = 0, max_prompt_tokens = 0;  // prompt and answer together, prompt alone
 };

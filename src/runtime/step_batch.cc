@@ -85,7 +85,7 @@ void UnscheduledSequences::settle() {
     const std::int64_t end = ran_[e].first_position + ran_[e].rows;
     if (keep_->measures()) sequence.retention->add(*masses_, e, ran_[e].first_position, end);
     if (end == sequence.retention->next_decision()) {
-      allocator_->drop(sequence.kv, sequence.retention->decide(), 0);
+      allocator_->drop(sequence.kv, sequence.retention->decide(), {});
     }
   }
   ran_.clear();

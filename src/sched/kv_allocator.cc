@@ -1,6 +1,7 @@
 #include "sched/kv_allocator.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "core/check.h"
@@ -18,19 +19,48 @@ std::int64_t farthest(const std::vector<std::int64_t>& windows) {
   return all ? 0 : *std::ranges::max_element(windows);
 }
 
+/// With a pool for each group where nothing is said of them.
+KvLimits with_pools(KvLimits limits) {
+  if (limits.pools.empty()) {
+    limits.pools.resize(limits.windows.size());
+    std::iota(limits.pools.begin(), limits.pools.end(), 0);
+  }
+  MILLRACE_CHECK(limits.pools.size() == limits.windows.size(), "{} groups with windows, {} with pools",
+                 limits.windows.size(), limits.pools.size());
+  return limits;
+}
+
+std::vector<std::int32_t> count_groups(const std::vector<std::int32_t>& pools) {
+  std::vector<std::int32_t> groups;
+  for (const std::int32_t pool : pools) {
+    groups.resize(std::max(groups.size(), static_cast<std::size_t>(pool) + 1), 0);
+    ++groups[static_cast<std::size_t>(pool)];
+  }
+  return groups;
+}
+
+std::vector<PagePool> make_pools(std::span<const std::int32_t> groups_in, std::int32_t rows) {
+  std::vector<PagePool> pools;
+  for (const std::int32_t groups : groups_in) pools.emplace_back(rows * groups);
+  return pools;
+}
+
 }  // namespace
 
 KvAllocator::KvAllocator(const KvLimits& limits)
-    : limits_(limits),
+    : limits_(with_pools(limits)),
       window_(farthest(limits.windows)),
-      pools_(limits.windows.size(), PagePool(limits.pages)),
-      swap_(limits.windows.size(), PagePool(limits.swap_pages)),
-      cache_(pools_, limits.page_tokens, window_, limits.rows_together) {}
+      groups_in_(count_groups(limits_.pools)),
+      pools_(make_pools(groups_in_, limits.pages)),
+      swap_(make_pools(groups_in_, limits.swap_pages)),
+      cache_(pools_, limits.page_tokens, window_, limits.rows_together, limits_.pools),
+      reserved_(pools_.size(), 0) {}
 
 SequenceKv KvAllocator::make() {
   SequenceKv kv;
-  kv.tables.reserve(pools_.size());
-  for (PagePool& pool : pools_) kv.tables.emplace_back(pool, limits_.page_tokens);
+  kv.tables.reserve(groups());
+  for (std::size_t g = 0; g < groups(); ++g) kv.tables.emplace_back(pools_[pool_of(g)], limits_.page_tokens);
+  kv.reserved.assign(pools_.size(), 0);
   return kv;
 }
 
@@ -38,29 +68,53 @@ std::int64_t KvAllocator::rows_for(std::int64_t tokens) const {
   return (tokens + limits_.page_tokens - 1) / limits_.page_tokens;
 }
 
+std::int64_t KvAllocator::sum(std::span<const std::int64_t> pages, std::size_t pool) const {
+  std::int64_t all = 0;
+  for (std::size_t g = 0; g < pages.size(); ++g) all += pool_of(g) == pool ? pages[g] : 0;
+  return all;
+}
+
+std::int64_t KvAllocator::held(const SequenceKv& kv, std::size_t pool) const {
+  std::int64_t all = 0;
+  for (std::size_t g = 0; g < groups(); ++g) all += pool_of(g) == pool ? count_pages(kv.tables[g].entries()) : 0;
+  return all;
+}
+
+bool KvAllocator::can_hold(std::int64_t positions, std::span<const std::int64_t> most) const {
+  for (std::size_t p = 0; p < pools_.size(); ++p) {
+    if (std::max(rows_for(positions) * groups_in_[p], sum(most, p)) > pools_[p].count()) return false;
+  }
+  return true;
+}
+
 std::int64_t KvAllocator::available() const {
-  std::int64_t free = limits_.pages;
-  for (std::size_t g = 0; g < pools_.size(); ++g) free = std::min(free, pools_[g].free_count() + cache_.evictable(g));
-  return free - reserved_;
+  std::int64_t rows = limits_.pages;
+  for (std::size_t p = 0; p < pools_.size(); ++p) rows = std::min(rows, available(p) / groups_in_[p]);
+  return rows;
 }
 
 std::int64_t KvAllocator::used_rows() const {
-  return limits_.pages - available() - reserved_;
+  std::int64_t rows = limits_.pages;
+  for (std::size_t p = 0; p < pools_.size(); ++p) rows = std::min(rows, unused(p) / groups_in_[p]);
+  return limits_.pages - rows;
 }
 
 std::int64_t KvAllocator::cached_rows() const {
-  std::int64_t cached = limits_.pages;
-  for (std::size_t g = 0; g < pools_.size(); ++g) cached = std::min(cached, cache_.evictable(g));
-  return cached;
+  std::int64_t rows = limits_.pages;
+  for (std::size_t p = 0; p < pools_.size(); ++p) rows = std::min(rows, cache_.evictable(p) / groups_in_[p]);
+  return rows;
 }
 
-bool KvAllocator::make_room(std::int64_t rows) {
-  for (const PagePool& pool : pools_) {
-    while (pool.free_count() < rows) {
-      if (!cache_.evict()) return false;
-    }
+void KvAllocator::make_room(std::size_t pool, std::int64_t pages) {
+  while (pools_[pool].free_count() < pages) {
+    const bool evicted = cache_.evict();
+    MILLRACE_CHECK(evicted, "{} pages of pool {} were available, and {} can't be had", available(pool), pool, pages);
   }
-  return true;
+}
+
+void KvAllocator::reserve(SequenceKv& kv, std::size_t pool, std::int64_t pages) {
+  kv.reserved[pool] += pages;
+  reserved_[pool] += pages;
 }
 
 KvAllocator::Admission KvAllocator::admit(SequenceKv& kv, const Candidate& candidate, std::vector<PageCopy>& copies) {
@@ -81,13 +135,24 @@ KvAllocator::Admission KvAllocator::admit(SequenceKv& kv, const Candidate& candi
   // Locking takes rows out of what can be evicted; the copied row must survive until its copy has a page.
   std::int64_t taken = 0;
   for (const PrefixCache::Node node : match.rows) taken += cache_.can_be_evicted(node) ? 1 : 0;
-  const std::int64_t needed = rows_for(candidate.positions) - static_cast<std::int64_t>(match.rows.size());
-  admission.wanted = needed + taken + candidate.spare;
-  if (match.partial != PrefixCache::kNone &&
-      admission.wanted + (cache_.can_be_evicted(match.partial) ? 1 : 0) > available()) {
+  const auto found = static_cast<std::int64_t>(match.rows.size());
+  const auto needed = [&](std::size_t pool) {
+    return std::max(rows_for(candidate.positions) * groups_in_[pool], sum(candidate.most, pool)) -
+           found * groups_in_[pool];
+  };
+  const auto there_are = [&](std::int64_t more_rows) {
+    for (std::size_t p = 0; p < pools_.size(); ++p) {
+      if (needed(p) + (taken + candidate.spare + more_rows) * groups_in_[p] > available(p)) return false;
+    }
+    return true;
+  };
+  for (std::size_t p = 0; p < pools_.size(); ++p) {
+    admission.wanted = std::max(admission.wanted, needed(p) / groups_in_[p] + taken + candidate.spare);
+  }
+  if (match.partial != PrefixCache::kNone && !there_are(cache_.can_be_evicted(match.partial) ? 1 : 0)) {
     match.partial = PrefixCache::kNone;  // computed again: else a sequence that needs every page could never have them
   }
-  if (admission.wait || admission.wanted > available()) {
+  if (admission.wait || !there_are(0)) {
     if (kv.root != PrefixCache::kNone) cache_.unlock(std::exchange(kv.root, PrefixCache::kNone));
     return admission;
   }
@@ -96,21 +161,20 @@ KvAllocator::Admission KvAllocator::admit(SequenceKv& kv, const Candidate& candi
   // What stands before a row without pages is out of every window.
   std::size_t first = kv.nodes.size();
   while (first > 0 && cache_.pages(kv.nodes[first - 1]).front() >= 0) --first;
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
+  for (std::size_t g = 0; g < groups(); ++g) {
     for (std::size_t row = 0; row < kv.nodes.size(); ++row) {
       kv.tables[g].append(row < first ? -1 : cache_.pages(kv.nodes[row])[g]);
     }
   }
   kv.rows = static_cast<std::int64_t>(kv.nodes.size());
-  kv.reserved = needed;
-  reserved_ += needed;
+  for (std::size_t p = 0; p < pools_.size(); ++p) reserve(kv, p, needed(p));
   admission.admitted = true;
   admission.cached_tokens = static_cast<std::int64_t>(kv.nodes.size()) * limits_.page_tokens;
   if (match.partial == PrefixCache::kNone) return admission;
   cache_.lock(match.partial);
   const bool grown = grow(kv, admission.cached_tokens + 1);
   MILLRACE_CHECK(grown, "no page for a copy, though {} were available", available());
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
+  for (std::size_t g = 0; g < groups(); ++g) {
     copies.push_back({static_cast<std::int32_t>(g), cache_.pages(match.partial)[g], kv.tables[g].entries().back()});
   }
   cache_.unlock(match.partial);
@@ -121,17 +185,16 @@ KvAllocator::Admission KvAllocator::admit(SequenceKv& kv, const Candidate& candi
 bool KvAllocator::grow(SequenceKv& kv, std::int64_t tokens) {
   const std::int64_t more = rows_for(tokens) - kv.rows;
   if (more <= 0) return true;
-  const std::int64_t promised = std::min(more, kv.reserved);
-  if (more - promised > available()) return false;
-  const bool room = make_room(more);
-  MILLRACE_CHECK(room, "{} rows were available, and {} can't be had", available(), more);
+  for (std::size_t p = 0; p < pools_.size(); ++p) {
+    if (more * groups_in_[p] - kv.reserved[p] > available(p)) return false;
+  }
+  for (std::size_t p = 0; p < pools_.size(); ++p) make_room(p, more * groups_in_[p]);
   for (PageTable& table : kv.tables) {
     const bool grown = table.grow(tokens);
     MILLRACE_CHECK(grown, "the pool has too few pages for {} tokens", tokens);
   }
   kv.rows += more;
-  kv.reserved -= promised;
-  reserved_ -= promised;
+  for (std::size_t p = 0; p < pools_.size(); ++p) reserve(kv, p, -std::min(more * groups_in_[p], kv.reserved[p]));
   return true;
 }
 
@@ -148,7 +211,9 @@ std::int64_t KvAllocator::catch_up(SequenceKv& kv, std::span<const std::int32_t>
   while (at % together == 0 && at + together < static_cast<std::int64_t>(tokens.size()) &&
          static_cast<std::int64_t>(kv.nodes.size()) * page == at && kv.rows * page == at) {
     // A row that could be evicted counts as available: it is only taken in place of one that was promised.
-    if (kv.reserved < limits_.rows_together) break;
+    for (std::size_t p = 0; p < pools_.size(); ++p) {
+      if (kv.reserved[p] < std::int64_t{limits_.rows_together} * groups_in_[p]) return at - computed;
+    }
     set.clear();
     PrefixCache::Node parent = kv.nodes.empty() ? kv.root : kv.nodes.back();
     for (std::int64_t row = at; row < at + together && parent != PrefixCache::kNone; row += page) {
@@ -159,10 +224,9 @@ std::int64_t KvAllocator::catch_up(SequenceKv& kv, std::span<const std::int32_t>
     for (const PrefixCache::Node node : set) {
       cache_.lock(node);
       kv.nodes.push_back(node);
-      for (std::size_t g = 0; g < pools_.size(); ++g) kv.tables[g].append(cache_.pages(node)[g]);
+      for (std::size_t g = 0; g < groups(); ++g) kv.tables[g].append(cache_.pages(node)[g]);
       ++kv.rows;
-      --kv.reserved;
-      --reserved_;
+      for (std::size_t p = 0; p < pools_.size(); ++p) reserve(kv, p, -groups_in_[p]);
     }
     at += together;
   }
@@ -173,9 +237,9 @@ void KvAllocator::publish(SequenceKv& kv, std::span<const std::int32_t> tokens, 
                           std::int64_t step) {
   if (kv.root == PrefixCache::kNone || kv.apart) return;
   const std::int64_t page = limits_.page_tokens;
-  std::vector<std::int32_t> pages(pools_.size());
+  std::vector<std::int32_t> pages(groups());
   const auto pages_of = [&](std::size_t row) {
-    for (std::size_t g = 0; g < pools_.size(); ++g) pages[g] = kv.tables[g].entries()[row];
+    for (std::size_t g = 0; g < groups(); ++g) pages[g] = kv.tables[g].entries()[row];
   };
   while (static_cast<std::int64_t>(kv.nodes.size() + 1) * page <= filled) {
     if (kv.partial != PrefixCache::kNone) cache_.drop_partial(std::exchange(kv.partial, PrefixCache::kNone));
@@ -195,7 +259,7 @@ void KvAllocator::publish(SequenceKv& kv, std::span<const std::int32_t> tokens, 
 }
 
 void KvAllocator::trim(SequenceKv& kv, std::int64_t position) {
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
+  for (std::size_t g = 0; g < groups(); ++g) {
     const std::int64_t window = limits_.windows[g];
     if (window == 0 || position < window) continue;
     const std::span<const std::int32_t> entries = kv.tables[g].entries();
@@ -215,7 +279,7 @@ void KvAllocator::leave_cache(SequenceKv& kv) {
   if (std::exchange(kv.apart, true)) return;
   const auto hold = [&](PrefixCache::Node node, std::size_t row) {
     // Of what others had computed already, the sequence has pages of its own.
-    for (std::size_t g = 0; g < pools_.size(); ++g) {
+    for (std::size_t g = 0; g < groups(); ++g) {
       const std::int32_t page = kv.tables[g].entries()[row];
       if (page >= 0 && page == cache_.pages(node)[g]) cache_.hold_page(node, g);
     }
@@ -225,84 +289,91 @@ void KvAllocator::leave_cache(SequenceKv& kv) {
   unlock_rows(kv);
 }
 
-void KvAllocator::promise(SequenceKv& kv, std::int64_t most) {
-  std::int64_t held = 0;
-  for (const PageTable& table : kv.tables) held = std::max(held, count_pages(table.entries()));
-  const std::int64_t more = std::min(most - held - kv.reserved, available());
-  if (more <= 0) return;
-  kv.reserved += more;
-  reserved_ += more;
+void KvAllocator::promise(SequenceKv& kv, std::span<const std::int64_t> most) {
+  for (std::size_t p = 0; p < pools_.size(); ++p) {
+    reserve(kv, p, std::max<std::int64_t>(0, std::min(sum(most, p) - held(kv, p) - kv.reserved[p], available(p))));
+  }
 }
 
-std::int64_t KvAllocator::drop(SequenceKv& kv, std::span<const std::vector<std::int32_t>> entries, std::int64_t most) {
+std::int64_t KvAllocator::drop(SequenceKv& kv, std::span<const std::vector<std::int32_t>> entries,
+                               std::span<const std::int64_t> most) {
   leave_cache(kv);
   std::int64_t freed = 0;
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
-    const std::int64_t before = pools_[g].free_count() + cache_.evictable(g);
+  for (std::size_t p = 0; p < pools_.size(); ++p) freed -= unused(p);
+  for (std::size_t g = 0; g < groups(); ++g) {
     for (const std::int32_t entry : entries[g]) {
       cache_.let_page_go(g, kv.tables[g].entries()[static_cast<std::size_t>(entry)]);
     }
     kv.tables[g].drop(entries[g]);
-    freed += pools_[g].free_count() + cache_.evictable(g) - before;
   }
+  for (std::size_t p = 0; p < pools_.size(); ++p) freed += unused(p);
   promise(kv, most);
   return freed;
 }
 
 bool KvAllocator::swap_out(SequenceKv& kv, std::vector<PageCopy>& copies) {
   MILLRACE_CHECK(kv.apart && !kv.is_swapped(), "a sequence that has dropped nothing is swapped, or one twice");
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
-    if (count_pages(kv.tables[g].entries()) > swap_[g].free_count()) return false;
+  for (std::size_t p = 0; p < pools_.size(); ++p) {
+    if (held(kv, p) > swap_[p].free_count()) return false;
   }
-  kv.swapped.resize(pools_.size());
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
+  kv.swapped.resize(groups());
+  for (std::size_t g = 0; g < groups(); ++g) {
+    const std::size_t pool = pool_of(g);
     for (const std::int32_t page : kv.tables[g].entries()) {
-      kv.swapped[g].push_back(page < 0 ? -1 : *swap_[g].acquire());
-      if (page >= 0) copies.push_back({static_cast<std::int32_t>(g), page, limits_.pages + kv.swapped[g].back()});
+      kv.swapped[g].push_back(page < 0 ? -1 : *swap_[pool].acquire());
+      if (page < 0) continue;
+      copies.push_back({static_cast<std::int32_t>(g), page, pools_[pool].count() + kv.swapped[g].back()});
     }
   }
   release_pages(kv);
   return true;
 }
 
-bool KvAllocator::swap_in(SequenceKv& kv, std::int64_t most, std::int64_t spare, std::vector<PageCopy>& copies) {
-  std::int64_t rows = 0;
-  for (const std::vector<std::int32_t>& group : kv.swapped) rows = std::max(rows, count_pages(group));
-  if (std::max(rows, most) + spare > available()) return false;
-  const bool room = make_room(rows);
-  MILLRACE_CHECK(room, "{} rows were available, and {} can't be had", available(), rows);
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
+KvAllocator::Admission KvAllocator::swap_in(SequenceKv& kv, std::span<const std::int64_t> most, std::int64_t spare,
+                                            std::vector<PageCopy>& copies) {
+  Admission admission{.admitted = true};
+  std::vector<std::int64_t> swapped;
+  for (const std::vector<std::int32_t>& group : kv.swapped) swapped.push_back(count_pages(group));
+  for (std::size_t p = 0; p < pools_.size(); ++p) {
+    const std::int64_t pages = std::max(sum(swapped, p), sum(most, p));
+    admission.wanted = std::max(admission.wanted, pages / groups_in_[p] + spare);
+    if (pages + spare * groups_in_[p] > available(p)) admission.admitted = false;
+  }
+  if (!admission.admitted) return admission;
+  for (std::size_t p = 0; p < pools_.size(); ++p) make_room(p, sum(swapped, p));
+  for (std::size_t g = 0; g < groups(); ++g) {
+    const std::size_t pool = pool_of(g);
     for (const std::int32_t from : kv.swapped[g]) {
       if (from < 0) {
         kv.tables[g].append(-1);
         continue;
       }
-      kv.tables[g].take(*pools_[g].acquire());
-      copies.push_back({static_cast<std::int32_t>(g), limits_.pages + from, kv.tables[g].entries().back()});
+      kv.tables[g].take(*pools_[pool].acquire());
+      copies.push_back({static_cast<std::int32_t>(g), pools_[pool].count() + from, kv.tables[g].entries().back()});
     }
   }
   release_swapped(kv);
   promise(kv, most);
-  return true;
+  return admission;
 }
 
 void KvAllocator::release_swapped(SequenceKv& kv) {
   for (std::size_t g = 0; g < kv.swapped.size(); ++g) {
     for (const std::int32_t page : kv.swapped[g]) {
-      if (page >= 0) swap_[g].release(page);
+      if (page >= 0) swap_[pool_of(g)].release(page);
     }
   }
   kv.swapped.clear();
 }
 
 void KvAllocator::release_pages(SequenceKv& kv) {
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
+  for (std::size_t g = 0; g < groups(); ++g) {
     for (const std::int32_t page : kv.tables[g].entries()) {
       if (kv.apart && page >= 0) cache_.let_page_go(g, page);
     }
     kv.tables[g].clear_entries();
   }
-  reserved_ -= std::exchange(kv.reserved, 0);
+  for (std::size_t p = 0; p < pools_.size(); ++p) reserve(kv, p, -kv.reserved[p]);
 }
 
 void KvAllocator::unlock_rows(SequenceKv& kv) {
@@ -326,13 +397,21 @@ void KvAllocator::release(SequenceKv& kv) {
 }
 
 void KvAllocator::check(std::span<const SequenceKv* const> live) const {
-  std::int64_t reserved = 0;
-  for (const SequenceKv* kv : live) reserved += kv->reserved;
-  MILLRACE_CHECK(reserved == reserved_, "{} rows promised, {} counted", reserved, reserved_);
-  MILLRACE_CHECK(available() >= 0, "{} rows available", available());
   cache_.check();
-  for (std::size_t g = 0; g < pools_.size(); ++g) {
-    std::vector<std::int32_t> references(static_cast<std::size_t>(limits_.pages), 0);
+  for (std::size_t p = 0; p < pools_.size(); ++p) {
+    std::int64_t reserved = 0;
+    for (const SequenceKv* kv : live) reserved += kv->reserved[p];
+    MILLRACE_CHECK(reserved == reserved_[p], "{} pages of pool {} promised, {} counted", reserved, p, reserved_[p]);
+    MILLRACE_CHECK(available(p) >= 0, "{} pages of pool {} available", available(p), p);
+    check_pool(live, p);
+  }
+}
+
+void KvAllocator::check_pool(std::span<const SequenceKv* const> live, std::size_t pool) const {
+  std::vector<std::int32_t> references(static_cast<std::size_t>(pools_[pool].count()), 0);
+  std::int64_t swapped = 0;
+  for (std::size_t g = 0; g < groups(); ++g) {
+    if (pool_of(g) != pool) continue;
     for (const SequenceKv* kv : live) {
       const auto entries = static_cast<std::int64_t>(kv->tables[g].entries().size());
       MILLRACE_CHECK(kv->is_swapped() ? entries == 0 : entries == kv->rows - kv->tables[g].dropped(),
@@ -340,21 +419,20 @@ void KvAllocator::check(std::span<const SequenceKv* const> live) const {
       for (const std::int32_t page : kv->tables[g].entries()) {
         if (page >= 0) ++references[static_cast<std::size_t>(page)];
       }
+      swapped += kv->is_swapped() ? count_pages(kv->swapped[g]) : 0;
     }
     cache_.count_references(g, references);
-    std::int32_t free = 0;
-    for (std::int32_t page = 0; page < limits_.pages; ++page) {
-      const std::int32_t counted = references[static_cast<std::size_t>(page)];
-      MILLRACE_CHECK(counted == pools_[g].references(page), "page {} has {} references, {} counted", page,
-                     pools_[g].references(page), counted);
-      free += counted == 0 ? 1 : 0;
-    }
-    MILLRACE_CHECK(free == pools_[g].free_count(), "{} pages free, {} counted", pools_[g].free_count(), free);
-    std::int64_t swapped = 0;
-    for (const SequenceKv* kv : live) swapped += kv->is_swapped() ? count_pages(kv->swapped[g]) : 0;
-    MILLRACE_CHECK(swapped + swap_[g].free_count() == limits_.swap_pages, "{} swap pages free, {} taken of {}",
-                   swap_[g].free_count(), swapped, limits_.swap_pages);
   }
+  std::int32_t free = 0;
+  for (std::int32_t page = 0; page < pools_[pool].count(); ++page) {
+    const std::int32_t counted = references[static_cast<std::size_t>(page)];
+    MILLRACE_CHECK(counted == pools_[pool].references(page), "page {} has {} references, {} counted", page,
+                   pools_[pool].references(page), counted);
+    free += counted == 0 ? 1 : 0;
+  }
+  MILLRACE_CHECK(free == pools_[pool].free_count(), "{} pages free, {} counted", pools_[pool].free_count(), free);
+  MILLRACE_CHECK(swapped + swap_[pool].free_count() == swap_[pool].count(), "{} swap pages free, {} taken of {}",
+                 swap_[pool].free_count(), swapped, swap_[pool].count());
 }
 
 }  // namespace millrace

@@ -16,17 +16,16 @@ Retention::Retention(const KvRetention& retention, std::span<const std::int64_t>
       pinned_(pinned),
       windows_(windows.begin(), windows.end()),
       keepers_(windows.size()) {
+  const std::int64_t levels = std::ranges::count(windows, 0);
+  std::int64_t level = 0;
   for (std::size_t g = 0; g < windows.size(); ++g) {
-    if (windows[g] == 0) keepers_[g].emplace(retention, page_tokens, pinned, static_cast<std::uint32_t>(g));
+    if (windows[g] != 0) continue;
+    keepers_[g].emplace(retention.of_level(level++, levels), page_tokens, pinned, static_cast<std::uint32_t>(g));
   }
 }
 
-std::int64_t Retention::most_pages() const {
-  std::int64_t most = 0;
-  for (std::size_t g = 0; g < keepers_.size(); ++g) {
-    most = std::max(most, keepers_[g] ? keepers_[g]->most() + 1 : windows_[g] / page_tokens_ + 2);
-  }
-  return most;
+std::int64_t Retention::most_pages(std::size_t group) const {
+  return keepers_[group] ? keepers_[group]->most() + 1 : windows_[group] / page_tokens_ + 2;
 }
 
 std::int64_t Retention::kept_pages() const {

@@ -22,8 +22,8 @@ class Retention {
  public:
   static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
 
-  /// `windows`: of the cache groups, 0 for none; groups with a window keep what it reaches. Rows from `answer_begin` on
-  /// are the answer's. Positions before `pinned` are kept for ever.
+  /// `windows`: of the cache groups, 0 for none; groups with a window keep what it reaches, others are levels. Rows
+  /// from `answer_begin` on are the answer's. Positions before `pinned` are kept for ever.
   Retention(const KvRetention& retention, std::span<const std::int64_t> windows, std::int32_t page_tokens,
             std::int64_t answer_begin, std::int64_t pinned);
 
@@ -33,8 +33,8 @@ class Retention {
   [[nodiscard]] std::int64_t measured_from() const { return measured_from_; }
   /// Of those, how many of a prompt's last rows must be computed, whoever else has their keys and values.
   [[nodiscard]] std::int64_t computed_from() const { return std::min(measured_from_, answer_begin_); }
-  /// Pages that a table has at most, from the first decision on: of a group with a window what that reaches.
-  [[nodiscard]] std::int64_t most_pages() const;
+  /// Pages that a group's table has at most, from the first decision on: with a window what that reaches.
+  [[nodiscard]] std::int64_t most_pages(std::size_t group) const;
 
   /// The same of the groups without a window, and without the page that is being filled.
   [[nodiscard]] std::int64_t kept_pages() const;

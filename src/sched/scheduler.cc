@@ -42,12 +42,12 @@ Status Scheduler::add(SequenceId id, SequenceSpec spec) {
   if (limits_.keep && spec.samples && spec.max_tokens > prompt_tokens) {
     retention.emplace(*limits_.keep, limits_.kv.windows, limits_.kv.page_tokens, prompt_tokens,
                       std::min(spec.pinned_tokens, prompt_tokens));
-    const std::int64_t rows = std::max(kv_.rows_for(prompt_tokens) + 1, retention->most_pages());
-    if (std::min(rows, kv_.rows_for(spec.max_tokens)) > kv_.total_rows()) {
+    const std::vector<std::int64_t> most = promised_pages(*retention, spec.max_tokens);
+    if (!kv_.can_hold(std::min(prompt_tokens + kv_.page_tokens(), spec.max_tokens), most)) {
       return fail(
           "the request needs KV memory for {} tokens of prompt, or for {} that are kept, but there is room for "
           "{} tokens",
-          prompt_tokens, retention->most_pages() * kv_.page_tokens(), kv_.total_rows() * kv_.page_tokens());
+          prompt_tokens, std::ranges::max(most) * kv_.page_tokens(), kv_.total_rows() * kv_.page_tokens());
     }
   } else if (kv_.rows_for(spec.max_tokens) > kv_.total_rows()) {
     return fail("the request needs KV memory for {} tokens ({} of prompt), but there is room for {} tokens",
@@ -151,13 +151,16 @@ Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
   const auto spare = static_cast<std::int64_t>(running_.size());
   KvAllocator::Admission admission;
   if (slot.kv.is_swapped()) {
-    admission = {.cached_tokens = slot.computed, .wanted = most_rows(slot) + spare};
-    admission.admitted = kv_.swap_in(slot.kv, most_rows(slot), spare, plan.copies);
+    admission = kv_.swap_in(slot.kv, most_pages(slot, {}), spare, plan.copies);
+    admission.cached_tokens = slot.computed;
   } else {
+    std::vector<std::int64_t> most;
+    if (slot.retention) most = promised_pages(*slot.retention, slot.max_tokens);
     admission = kv_.admit(slot.kv,
                           {.name = slot.cache_name,
                            .tokens = shared_tokens(slot),
                            .positions = promised_positions(slot),
+                           .most = most,
                            .share = slot.shares,
                            .may_wait = !slot.waited,
                            .spare = spare,
@@ -189,14 +192,33 @@ Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
 
 std::int64_t Scheduler::promised_positions(const Slot& slot) const {
   if (!slot.retention) return slot.tokens();
-  const std::int64_t page = kv_.page_tokens();
-  return std::min(slot.max_tokens, std::max(slot.prompt_tokens + page, slot.retention->most_pages() * page));
+  // What is dropped first may be others', too, and give no memory back: a row more is there in any case.
+  return std::min(slot.max_tokens, slot.prompt_tokens + kv_.page_tokens());
 }
 
-std::int64_t Scheduler::most_rows(const Slot& slot) const {
-  std::int64_t dropped = std::numeric_limits<std::int64_t>::max();
-  for (const PageTable& table : slot.kv.tables) dropped = std::min(dropped, table.dropped());
-  return std::min(slot.retention->most_pages(), kv_.rows_for(slot.max_tokens) - dropped);
+std::vector<std::int64_t> Scheduler::promised_pages(const Retention& retention, std::int64_t max_tokens) const {
+  const std::vector<std::int64_t>& windows = limits_.kv.windows;
+  std::int64_t first_drop = 0;  // that many rows are taken before nothing is promised anew
+  for (std::size_t g = 0; g < windows.size(); ++g) {
+    if (windows[g] > 0) continue;
+    first_drop = first_drop == 0 ? retention.most_pages(g) : std::min(first_drop, retention.most_pages(g));
+  }
+  std::vector<std::int64_t> pages;
+  for (std::size_t g = 0; g < windows.size(); ++g) {
+    const std::int64_t most = retention.most_pages(g);
+    pages.push_back(std::min(windows[g] > 0 ? std::max(most, first_drop) : most, kv_.rows_for(max_tokens)));
+  }
+  return pages;
+}
+
+std::vector<std::int64_t> Scheduler::most_pages(const Slot& slot,
+                                                std::span<const std::vector<std::int32_t>> dropped) const {
+  std::vector<std::int64_t> pages;
+  for (std::size_t g = 0; g < slot.kv.tables.size(); ++g) {
+    const std::int64_t gone = slot.kv.tables[g].dropped() + (dropped.empty() ? 0 : std::ssize(dropped[g]));
+    pages.push_back(std::min(slot.retention->most_pages(g), kv_.rows_for(slot.max_tokens) - gone));
+  }
+  return pages;
 }
 
 std::size_t Scheduler::place_of(const Rank& rank) const {
@@ -355,12 +377,7 @@ void Scheduler::decide(Slot& slot) {
   for (const auto& entries : dropped) pages += std::ssize(entries);
   if (pages == 0) return;
   counters_.dropped_pages += pages;
-  std::int64_t least = std::numeric_limits<std::int64_t>::max();
-  for (std::size_t g = 0; g < dropped.size(); ++g) {
-    least = std::min(least, slot.kv.tables[g].dropped() + std::ssize(dropped[g]));
-  }
-  counters_.freed_pages +=
-      kv_.drop(slot.kv, dropped, std::min(slot.retention->most_pages(), kv_.rows_for(slot.max_tokens) - least));
+  counters_.freed_pages += kv_.drop(slot.kv, dropped, most_pages(slot, dropped));
 }
 
 void Scheduler::commit(const StepPlan& plan, std::span<const std::int32_t> sampled, const PageMasses* masses) {

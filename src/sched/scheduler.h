@@ -105,7 +105,7 @@ class Scheduler {
   [[nodiscard]] std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
   [[nodiscard]] std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
 
-  /// Of KV memory, in pages of a cache group and in slots (a slot is one position's place in a page).
+  /// Of KV memory, in pages for each cache group and in slots (a slot is one position's place in a page).
   struct KvUse {
     std::int64_t pages = 0, used_pages = 0, cached_pages = 0;
     std::int64_t allocated_slots = 0, unused_slots = 0;  // of the used pages; unused: no token has been scheduled there
@@ -179,8 +179,11 @@ class Scheduler {
   Admission try_admit(SlotIndex index, StepPlan& plan);
   /// Positions that rows are promised for.
   [[nodiscard]] std::int64_t promised_positions(const Slot& slot) const;
-  /// Rows that the slot's pages, and those that it will still take, make at most from now on.
-  [[nodiscard]] std::int64_t most_rows(const Slot& slot) const;
+  /// Pages that a sequence which keeps some has of each cache group at most, once the answer has begun.
+  [[nodiscard]] std::vector<std::int64_t> promised_pages(const Retention& retention, std::int64_t max_tokens) const;
+  /// The same from now on, when these entries of each group's table have been dropped, too; or nothing is.
+  [[nodiscard]] std::vector<std::int64_t> most_pages(const Slot& slot,
+                                                     std::span<const std::vector<std::int32_t>> dropped) const;
   void decide(Slot& slot);
   [[nodiscard]] std::size_t place_of(const Rank& rank) const;
   bool make_room(SlotIndex index, std::int64_t tokens, StepPlan& plan);

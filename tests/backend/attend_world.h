@@ -57,7 +57,7 @@ class AttendWorld {
       kv_.key_bucket_bytes = layout.key_buckets[1].page_bytes;
       buckets_.assign(kv_.key_bucket_bytes * static_cast<std::size_t>(pages_each_ * sequences), 0xff);
       kv_.key_buckets = buckets_.data();
-      kv_.hash = layout.key_buckets[1].hash;
+      kv_.hash = layout.layers[1].hash;
       for (std::int32_t head = 0; head < shape.kv_heads; ++head) {
         planes_.push_back(hash_planes(kv_.hash, static_cast<std::uint32_t>(head), shape.head_dim));
       }

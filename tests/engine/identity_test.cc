@@ -49,6 +49,7 @@ class Identity : public testing::TestWithParam<const char*> {
 
   static void expect_the_same_alone_and_together(const LoadedModel& model);
   static void expect_the_same_in_all_settings(const std::string& recipe, std::size_t longer = 1);
+  static void expect_the_same_preempted(const char* recipe);
 
   /// 64 requests of mixed lengths and settings; half of them begin with one of three common prompts, which are `longer`
   /// times as long.
@@ -276,10 +277,10 @@ TEST_P(Identity, OfAnswersThatChooseNeuronsToo) {
 
 /// Sequences that keep some pages: with a policy that keeps everything, the answers are those of a dense model.
 TEST_P(Identity, OfSequencesThatKeepSomePagesToo) {
-  const auto recipe = [](const char* select, int tokens, int levels) {
+  const auto recipe = [](const char* select, int tokens, int levels, int last = 0) {
     return fmt::format(R"({{"millrace_recipe": 1, "attention": {{"keep": {{"select": "{}", "tokens": {},
-        "sink_tokens": 16, "recent_tokens": 16, "levels": {}}}}}}})",
-                       select, tokens, levels);
+        {} "sink_tokens": 16, "recent_tokens": 16, "levels": {}}}}}}})",
+                       select, tokens, last > 0 ? fmt::format(R"("last_tokens": {},)", last) : "", levels);
   };
   const LoadedModel dense = load(96, 4000);
   const std::vector<std::int64_t> windows = dense.runner->cache().windows();
@@ -299,19 +300,34 @@ TEST_P(Identity, OfSequencesThatKeepSomePagesToo) {
   }
   expect_the_same_in_all_settings(recipe("heavy_hitters", 64, 0));
   expect_the_same_in_all_settings(recipe("relevance", 80, 2));
+  // The last level keeps less than the first.
+  expect_the_same_in_all_settings(recipe("heavy_hitters", 112, 0, 64));
+  const LoadedModel falling = load(96, 4000, DType::f32, recipe("heavy_hitters", 112, 0, 64));
+  const LoadedModel equal = load(96, 4000, DType::f32, recipe("heavy_hitters", 112, 0));
+  const bool of_levels = std::ranges::count(equal.runner->cache().windows(), 0) > 1;
+  EXPECT_EQ(each_alone(falling, all, 3) != each_alone(equal, all, 3), of_levels);
+  const LoadedModel everything = load(96, 4000, DType::f32, recipe("heavy_hitters", 512, 0, 256));
+  EXPECT_EQ(each_alone(everything, all, 3), of_dense);
 }
 
 /// Whoever reads too slowly is preempted by who waits: swapped out, or computed again where there is no room for that.
 TEST_P(Identity, OfSequencesThatKeepSomePagesAndArePreempted) {
-  constexpr const char* kRecipe = R"({"millrace_recipe": 1, "attention": {"keep": {"select": "heavy_hitters",
-      "tokens": 64, "sink_tokens": 16, "recent_tokens": 16, "levels": 0}}})";
-  const LoadedModel wide = load(96, 4000, DType::f32, kRecipe);
+  expect_the_same_preempted(R"({"millrace_recipe": 1, "attention": {"keep": {"select": "heavy_hitters",
+      "tokens": 64, "sink_tokens": 16, "recent_tokens": 16, "levels": 0}}})");
+  // Levels of unequal budgets, whose bounds of keys are swapped with them.
+  expect_the_same_preempted(R"({"millrace_recipe": 1, "attention": {"keep": {"select": "heavy_hitters", "tokens": 96,
+      "last_tokens": 64, "sink_tokens": 16, "recent_tokens": 16, "levels": 0}, "decode": {"select": "quest",
+      "tokens": 64, "sink_tokens": 16, "recent_tokens": 16, "dense_layers": 1}}})");
+}
+
+void Identity::expect_the_same_preempted(const char* recipe) {
+  const LoadedModel wide = load(96, 4000, DType::f32, recipe);
   const std::vector<std::int64_t> windows = wide.runner->cache().windows();
   const std::vector<Request> all = requests(wide.runner->config().vocab);
   const Answers alone = each_alone(wide, all, 1);
   for (const std::int32_t swap_pages : {0, 30}) {
     SCOPED_TRACE(swap_pages);
-    const LoadedModel model = load(96, 45, DType::f32, kRecipe, swap_pages);
+    const LoadedModel model = load(96, 45, DType::f32, recipe, swap_pages);
     EngineCore engine(*model.runner, nullptr);
     std::mt19937 random(7);
     Answers answers;

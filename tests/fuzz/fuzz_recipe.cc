@@ -36,11 +36,13 @@ void check_attention(const AttentionPolicy& policy) {
     }
   }
   if (!policy.keep) return;
-  PageKeeper keeper(*policy.keep, 16, 0, 0);
-  std::int64_t pages = 0;
-  for (std::int64_t end = 16; end <= 3000; end += 16) {
-    pages += 1 - static_cast<std::int64_t>(keeper.drop(end).size());
-    require(pages <= keeper.most());
+  for (std::int64_t level = 0; level < 3; ++level) {
+    PageKeeper keeper(policy.keep->of_level(level, 3), 16, 0, 0);
+    std::int64_t pages = 0;
+    for (std::int64_t end = 16; end <= 3000; end += 16) {
+      pages += 1 - static_cast<std::int64_t>(keeper.drop(end).size());
+      require(pages <= keeper.most());
+    }
   }
 }
 

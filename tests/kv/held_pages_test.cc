@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "kv/prefix_world.h"
 
 namespace millrace {
@@ -34,6 +36,34 @@ TEST(HeldPages, GiveNoMemoryBack) {
   w.pools[1].release(pages[1]);
   w.cache.check();
   w.cache.unlock(root);
+}
+
+TEST(HeldPages, AreCountedInThePoolOfTheirGroup) {
+  std::vector<PagePool> pools{PagePool(4), PagePool(2)};
+  const Tokens pool_of{0, 1, 0};
+  PrefixCache cache(pools, 4, 0, 1, pool_of);
+  const PrefixCache::Node root = cache.lock_root("");
+  const Tokens pages{*pools[0].acquire(), *pools[1].acquire(), *pools[0].acquire()};
+  const PrefixCache::Node row = cache.insert(root, Tokens{1, 2, 3, 4}, pages, 1);
+  cache.hold_page(row, 2);
+  pools[0].release(pages[0]);
+  pools[1].release(pages[1]);
+  cache.unlock(row);
+  EXPECT_EQ(cache.evictable(0), 1) << "one of two";
+  EXPECT_EQ(cache.evictable(1), 1);
+  cache.let_page_go(2, pages[2]);
+  pools[0].release(pages[2]);
+  EXPECT_EQ(cache.evictable(0), 2);
+  cache.check();
+  std::vector<std::int32_t> references(4, 0);
+  cache.count_references(0, references);
+  cache.count_references(2, references);
+  EXPECT_EQ(std::ranges::count(references, 1), 2);
+  ASSERT_TRUE(cache.evict());
+  EXPECT_EQ(pools[0].free_count(), 4);
+  EXPECT_EQ(pools[1].free_count(), 2);
+  cache.check();
+  cache.unlock(root);
 }
 
 TEST(HeldPages, CanBeHadAgainWhenTheyAreLetGo) {

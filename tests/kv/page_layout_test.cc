@@ -44,6 +44,44 @@ TEST(PageLayout, LevelsHaveGroupsOfTheirOwn) {
   EXPECT_EQ(layout.groups[2].page_bytes, 2 * layout.groups[0].page_bytes);
 }
 
+TEST(PageLayout, LevelsWithPagesOfOneSizeHaveACommonPool) {
+  const auto pools_of = [](const PageLayout& layout) {
+    std::vector<std::int32_t> pools;
+    for (const CacheGroup& group : layout.groups) pools.push_back(group.pool);
+    return pools;
+  };
+  // Two layers, one with a window, two, and one alone.
+  const std::vector<KvShape> shapes{{.kv_heads = 2, .head_dim = 8, .key_bounds = true, .level = 0},
+                                    {.kv_heads = 2, .head_dim = 8, .level = 0},
+                                    {.kv_heads = 1, .head_dim = 32, .window = 64},
+                                    {.kv_heads = 2, .head_dim = 8, .key_bounds = true, .key_buckets = 3, .level = 1},
+                                    {.kv_heads = 2, .head_dim = 8, .key_bounds = true, .key_buckets = 3, .level = 1},
+                                    {.kv_heads = 2, .head_dim = 8, .key_bounds = true, .level = 2}};
+  const PageLayout layout = make_page_layout(shapes, 16, KvFormat::f32);
+  EXPECT_EQ(pools_of(layout), (std::vector<std::int32_t>{0, 1, 0, 2})) << "no level beside one of another size";
+  ASSERT_EQ(layout.pools.size(), 3u);
+  EXPECT_EQ(layout.pools[0].groups, 2);
+  EXPECT_EQ(layout.pools[0].page_bytes, layout.groups[0].page_bytes);
+  EXPECT_EQ(layout.groups[1].page_bytes, layout.pools[0].page_bytes) << "a window stays apart, whatever its size";
+  EXPECT_EQ(layout.pools[2].groups, 1);
+  // Bounds of the first layer that has some, of either level, stand together; the first level has no second.
+  std::vector<std::int32_t> bounds, buckets;
+  for (const KvPlace& place : layout.layers) {
+    bounds.push_back(place.key_bounds);
+    buckets.push_back(place.key_buckets);
+  }
+  EXPECT_EQ(bounds, (std::vector<std::int32_t>{0, -1, -1, 0, 1, 2}));
+  EXPECT_EQ(buckets, (std::vector<std::int32_t>{-1, -1, -1, 0, 1, -1}));
+  EXPECT_EQ(layout.layers[3].hash.layer, 3u);
+  EXPECT_EQ(layout.layers[4].hash.layer, 4u);
+  EXPECT_EQ(layout.key_bounds[1].pool, 0);
+  EXPECT_EQ(layout.key_bounds[2].pool, 2);
+  // Every page of a pool has what lies beside it.
+  const std::size_t bound = layout.key_bounds[0].page_bytes, bucket = layout.key_buckets[0].page_bytes;
+  EXPECT_EQ(layout.bytes_per_page_row(),
+            3 * layout.pools[0].page_bytes + layout.pools[2].page_bytes + 2 * 2 * (bound + bucket) + bound);
+}
+
 TEST(PageLayout, ALayerWithASourceHasItsPlaceAndNoBytes) {
   const std::vector<KvShape> shapes{{.kv_heads = 1, .head_dim = 16},
                                     {.kv_heads = 1, .head_dim = 16, .source_layer = 0}};
@@ -98,8 +136,8 @@ TEST(PageLayout, BoundsOfKeysStandBesideThePages) {
   for (const KvPlace& place : layout.layers) which.push_back(place.key_bounds);
   EXPECT_EQ(which, (std::vector<std::int32_t>{-1, 0, 0, -1, 1})) << "the third has those of the layer that it reads";
   ASSERT_EQ(layout.key_bounds.size(), 2u);
-  for (const KeyBounds& of : layout.key_bounds) {
-    EXPECT_EQ(of.group, 0);
+  for (const KeyNotes& of : layout.key_bounds) {
+    EXPECT_EQ(of.pool, 0);
     EXPECT_EQ(of.page_bytes, bounds);
   }
   EXPECT_EQ(layout.groups[0].page_bytes, 6 * block);
@@ -119,12 +157,11 @@ TEST(PageLayout, BucketsOfKeysStandBesideThePages) {
   ASSERT_EQ(layout.key_buckets.size(), 2u);
   EXPECT_EQ(layout.key_buckets[0].page_bytes, 64u);   // a byte for each of 3 heads and 16 positions, in whole lines
   EXPECT_EQ(layout.key_buckets[1].page_bytes, 128u);  // of 5 heads
-  for (const KeyBuckets& of : layout.key_buckets) {
-    EXPECT_EQ(of.group, 0);
-    EXPECT_EQ(of.hash.seed, 7u);
-  }
-  EXPECT_EQ(layout.key_buckets[0].hash.layer, 1u);
-  EXPECT_EQ(layout.key_buckets[1].hash.layer, 4u);
+  for (const KeyNotes& of : layout.key_buckets) EXPECT_EQ(of.pool, 0);
+  for (const std::size_t l : {1u, 2u, 4u}) EXPECT_EQ(layout.layers[l].hash.seed, 7u);
+  EXPECT_EQ(layout.layers[1].hash.layer, 1u);
+  EXPECT_EQ(layout.layers[2].hash.layer, 1u);
+  EXPECT_EQ(layout.layers[4].hash.layer, 4u);
   const std::size_t keys = 2u * 3 * (3 * 16 * 20 * 2) + 2u * (5 * 16 * 20 * 2), bounds = 5 * 2 * 32 * 2;
   EXPECT_EQ(layout.bytes_per_page_row(), keys + bounds + 64 + 128);
 }

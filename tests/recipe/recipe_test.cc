@@ -181,55 +181,6 @@ TEST(Recipe, SaysWhatBlocksPromptsRead) {
                     R"("recent_tokens"; give 256 or more)");
 }
 
-TEST(Recipe, SaysWhatIsKept) {
-  const auto recipe = parse_recipe(
-      R"({"millrace_recipe": 1, "attention": {"keep": {"select": "heavy_hitters", "tokens": 1024}}})", "r.json");
-  ASSERT_TRUE(recipe.ok()) << recipe.error().message;
-  ASSERT_TRUE(recipe->attention.keep);
-  EXPECT_FALSE(recipe->lossless());
-  EXPECT_FALSE(recipe->attention.reads_all());
-  EXPECT_EQ(recipe->attention.keep->choice, KeepChoice::heavy_hitters);
-  EXPECT_EQ(recipe->attention.keep->tokens, 1024);
-  EXPECT_EQ(recipe->attention.keep->queries, 32);
-  EXPECT_EQ(recipe->attention.keep->levels, 0);
-  EXPECT_TRUE(recipe->attention.keep->pin_system);
-  const auto other = parse_recipe(R"({"millrace_recipe": 1, "attention": {"keep": {"select": "relevance", "tokens": 512,
-      "sink_tokens": 0, "recent_tokens": 100, "queries": 8, "levels": 3, "pin_system": false}}})",
-                                  "r.json");
-  ASSERT_TRUE(other.ok()) << other.error().message;
-  EXPECT_EQ(other->attention.keep->choice, KeepChoice::relevance);
-  EXPECT_EQ(other->attention.keep->recent_tokens, 100);
-  EXPECT_EQ(other->attention.keep->queries, 8);
-  EXPECT_EQ(other->attention.keep->levels, 3);
-  EXPECT_FALSE(other->attention.keep->pin_system);
-  const auto refused = [](const std::string& keep) {
-    return message(R"({"millrace_recipe": 1, "attention": {"keep": )" + keep + "}}");
-  };
-  const std::string where = R"(r.json: "attention"."keep")";
-  EXPECT_EQ(refused("[]"), where + " is not an object");
-  EXPECT_EQ(refused(R"({"tokens": 512})"), where + R"(: "select" and "tokens" must be there)");
-  EXPECT_EQ(
-      refused(R"({"select": "quest", "tokens": 512})"),
-      where + R"(."select": "quest" is not supported; this version has heavy_hitters, relevance, recent, random)");
-  EXPECT_EQ(refused(R"({"select": "recent", "tokens": 111})"),
-            where + R"(: "tokens": 111 leaves nothing to choose beside 16 of "sink_tokens" and 64 of )"
-                    R"("recent_tokens"; give 112 or more)");
-  EXPECT_NE(refused(R"({"select": "recent", "tokens": 512, "queries": 4})").find("\"queries\" is for heavy_hitters"),
-            std::string::npos);
-  EXPECT_EQ(refused(R"({"select": "relevance", "tokens": 512, "queries": 0})"),
-            where + R"(."queries": 0 is not a whole number from 1 on)");
-  EXPECT_EQ(refused(R"({"select": "recent", "tokens": 512, "pin_system": 1})"),
-            where + R"(."pin_system": 1 is not true or false)");
-  EXPECT_NE(refused(R"({"select": "recent", "tokens": 512, "dense_layers": 2})").find("not supported"),
-            std::string::npos);
-  const auto with_hyper = [](const char* select) {
-    return message(R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "hyper"}, "keep": {"select": ")" +
-                   std::string(select) + R"(", "tokens": 512}}})");
-  };
-  EXPECT_NE(with_hyper("relevance").find("attention that hyper only estimates"), std::string::npos);
-  EXPECT_EQ(with_hyper("recent"), "");
-}
-
 TEST(Recipe, PromptsMayApproximateWhatIsFar) {
   const auto recipe =
       parse_recipe(R"({"millrace_recipe": 1, "attention": {"prefill": {"select": "hyper"}}})", "r.json");

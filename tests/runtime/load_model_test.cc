@@ -73,7 +73,7 @@ TEST(LoadModel, ApproximateAttentionIsRefusedWhereTheBackendHasNone) {
   // Layers that approximate have buckets, and these alone.
   EXPECT_EQ(plan->layout.layers[0].key_buckets, -1);
   EXPECT_EQ(plan->layout.layers[1].key_buckets, 0);
-  EXPECT_EQ(plan->layout.key_buckets[0].hash.seed, 9u);
+  EXPECT_EQ(plan->layout.layers[1].hash.seed, 9u);
   EXPECT_TRUE(plan->layout.key_bounds.empty());
   options.wrap_backend = [](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
     return std::make_unique<PlainBackend>(std::move(inner));

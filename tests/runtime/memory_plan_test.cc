@@ -88,6 +88,17 @@ TEST(MemoryPlan, AnswersMayGoOnBeyondTheContextWhereSomePagesAreKept) {
             "recipe, 1600 and a page of 16, must fit into it");
 }
 
+TEST(MemoryPlan, PagesOfAPoolHaveNumbers) {
+  MemoryNeeds needs = small_model();
+  needs.kv_page_row = 64;
+  needs.available = std::uint64_t{1} << 50;
+  needs.kv_memory = std::uint64_t{1} << 45;
+  needs.groups_in_pool = 16;
+  const auto plan = plan_memory(needs);
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  EXPECT_EQ(plan->kv_pages, (std::int32_t{1} << 27) - 1);
+}
+
 TEST(MemoryPlan, RefusalsHaveTheFigures) {
   MemoryNeeds needs = small_model();
   needs.available = 50 * kMiB;

@@ -15,6 +15,11 @@ std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
   return x ^ (x >> 32);
 }
 
+/// What pages of a group hold differs from what others of its pool do.
+std::uint64_t of_group(std::size_t group) {
+  return mix(group, 1);
+}
+
 }  // namespace
 
 void FakeSequence::append(std::int32_t token) {
@@ -95,7 +100,11 @@ FakeNode::FakeNode(const SchedulerLimits& limits, bool look_everywhere)
     : limits_(limits), look_everywhere_(look_everywhere), scheduler_(limits) {
   const std::size_t pages = static_cast<std::size_t>(limits.kv.pages) + static_cast<std::size_t>(limits.kv.swap_pages);
   const std::size_t slots = pages * static_cast<std::size_t>(limits.kv.page_tokens);
-  memory_.assign(limits.kv.windows.size(), std::vector<std::uint64_t>(slots, 0));
+  memory_.resize(limits.kv.windows.size());
+  for (std::size_t g = 0; g < memory_.size(); ++g) {  // each group brings its pages with it
+    std::vector<std::uint64_t>& memory = memory_of(g);
+    memory.resize(memory.size() + slots, 0);
+  }
 }
 
 bool FakeNode::add(SequenceId id, SequenceSpec spec, std::uint64_t seed) {
@@ -165,9 +174,17 @@ void FakeNode::check_plan(const StepPlan& plan) const {
                  plan.entries.size());
 }
 
+std::vector<std::uint64_t>& FakeNode::memory_of(std::size_t group) {
+  return memory_[limits_.kv.pools.empty() ? group : static_cast<std::size_t>(limits_.kv.pools[group])];
+}
+
 std::uint64_t& FakeNode::slot(std::size_t group, std::int32_t page, std::int64_t position) {
   const std::int64_t page_tokens = limits_.kv.page_tokens;
-  return memory_[group].at(static_cast<std::size_t>(page * page_tokens + position % page_tokens));
+  return memory_of(group).at(static_cast<std::size_t>(page * page_tokens + position % page_tokens));
+}
+
+std::uint64_t FakeNode::read(std::size_t group, std::int32_t page, std::int64_t position) {
+  return slot(group, page, position) ^ of_group(group);
 }
 
 std::vector<SequenceId> FakeNode::run() {
@@ -180,7 +197,7 @@ std::vector<SequenceId> FakeNode::run() {
     for (std::int64_t row = planned.first_position; row < planned.first_position + planned.rows; ++row) {
       MILLRACE_CHECK(row < static_cast<std::int64_t>(entry.sequence->tokens.size()), "a row of no token yet");
       for (std::size_t g = 0; g < entry.tables.size(); ++g) {
-        slot(g, page_of(entry, g, row), row) = entry.sequence->chain[static_cast<std::size_t>(row)];
+        slot(g, page_of(entry, g, row), row) = entry.sequence->chain[static_cast<std::size_t>(row)] ^ of_group(g);
       }
     }
   }
@@ -191,7 +208,7 @@ std::vector<SequenceId> FakeNode::run() {
   for (const Entry& entry : step.entries) {
     for (const auto& table : entry.tables) most_pages = std::max(most_pages, table.size());
   }
-  masses.reset(memory_.size(), std::vector(step.entries.size(), static_cast<std::int64_t>(most_pages)));
+  masses.reset(limits_.kv.windows.size(), std::vector(step.entries.size(), static_cast<std::int64_t>(most_pages)));
   for (std::size_t e = 0; e < step.entries.size(); ++e) {
     const StepEntry& planned = step.plan.entries[e];
     const Entry& entry = step.entries[e];
@@ -200,7 +217,7 @@ std::vector<SequenceId> FakeNode::run() {
       look(entry, row);
       if (row >= entry.measured_from) measure(entry, e, row, masses);
     }
-    last[e] = slot(0, page_of(entry, 0, end - 1), end - 1);
+    last[e] = read(0, page_of(entry, 0, end - 1), end - 1);
     if (entry.sequence->policy.keep) last[e] = mix(last[e], kept(entry));
     rows_run_ += planned.rows;
   }
@@ -248,7 +265,7 @@ std::vector<SequenceId> FakeNode::fail() {
 void FakeNode::copy(const StepPlan& plan) {
   const auto page_tokens = static_cast<std::size_t>(limits_.kv.page_tokens);
   for (const PageCopy& copy : plan.copies) {
-    const auto begin = memory_[static_cast<std::size_t>(copy.group)].begin();
+    const auto begin = memory_of(static_cast<std::size_t>(copy.group)).begin();
     std::copy_n(begin + copy.from * static_cast<std::int64_t>(page_tokens), page_tokens,
                 begin + copy.to * static_cast<std::int64_t>(page_tokens));
   }
@@ -266,7 +283,7 @@ void FakeNode::measure(const Entry& entry, std::size_t index, std::int64_t row, 
       const auto place = static_cast<std::int64_t>(p) + entry.dropped[g];
       if (place * limits_.kv.page_tokens > row) break;
       masses.of(g, index)[p] +=
-          fake_mass(entry.sequence->chain[static_cast<std::size_t>(row)], slot(g, entry.tables[g][p], 0));
+          fake_mass(entry.sequence->chain[static_cast<std::size_t>(row)], read(g, entry.tables[g][p], 0));
     }
   }
 }
@@ -276,7 +293,7 @@ std::uint64_t FakeNode::kept(const Entry& entry) {
   std::uint64_t all = 0;
   for (std::size_t g = 0; g < entry.tables.size(); ++g) {
     if (limits_.kv.windows[g] > 0) continue;
-    for (const std::int32_t page : entry.tables[g]) all = mix(all, slot(g, page, 0));
+    for (const std::int32_t page : entry.tables[g]) all = mix(all, read(g, page, 0));
   }
   return all;
 }
@@ -288,13 +305,13 @@ void FakeNode::look_at_kept(const Entry& entry, std::size_t group, std::int64_t 
   std::int64_t number = 0;
   for (const std::int32_t page : entry.tables[group]) {
     while (number * page_tokens <= row &&
-           slot(group, page, 0) != chain[static_cast<std::size_t>(number * page_tokens)]) {
+           read(group, page, 0) != chain[static_cast<std::size_t>(number * page_tokens)]) {
       ++number;
     }
     if (number * page_tokens > row) break;  // behind the row
     for (std::int64_t position = number * page_tokens;
          position <= std::min(row, number * page_tokens + page_tokens - 1); ++position) {
-      MILLRACE_CHECK(slot(group, page, position) == chain[static_cast<std::size_t>(position)],
+      MILLRACE_CHECK(read(group, page, position) == chain[static_cast<std::size_t>(position)],
                      "row {} finds at position {} of group {}, in page {}, what is not of its own past", row, position,
                      group, page);
     }
@@ -326,7 +343,7 @@ void FakeNode::look(const Entry& entry, std::int64_t row) {
 void FakeNode::look_at(const Entry& entry, std::size_t group, std::int64_t position, std::int64_t row) {
   const std::int32_t page = entry.tables[group].at(static_cast<std::size_t>(position / limits_.kv.page_tokens));
   MILLRACE_CHECK(page >= 0, "row {} has no page for position {} of group {}", row, position, group);
-  MILLRACE_CHECK(slot(group, page, position) == entry.sequence->chain[static_cast<std::size_t>(position)],
+  MILLRACE_CHECK(read(group, page, position) == entry.sequence->chain[static_cast<std::size_t>(position)],
                  "row {} finds at position {} of group {}, in page {}, what is not of its own past", row, position,
                  group, page);
 }

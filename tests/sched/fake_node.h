@@ -92,7 +92,9 @@ class FakeNode {
   };
 
   void copy(const StepPlan& plan);
+  std::vector<std::uint64_t>& memory_of(std::size_t group);
   std::uint64_t& slot(std::size_t group, std::int32_t page, std::int64_t position);
+  std::uint64_t read(std::size_t group, std::int32_t page, std::int64_t position);
   void check_plan(const StepPlan& plan) const;
   void look(const Entry& entry, std::int64_t position);
   void look_at(const Entry& entry, std::size_t group, std::int64_t position, std::int64_t row);
@@ -104,7 +106,7 @@ class FakeNode {
   SchedulerLimits limits_;
   bool look_everywhere_;
   Scheduler scheduler_;
-  std::vector<std::vector<std::uint64_t>> memory_;  // [groups][pages * page_tokens]
+  std::vector<std::vector<std::uint64_t>> memory_;  // [pools][pages * page_tokens]
   std::map<SequenceId, std::shared_ptr<FakeSequence>> alive_;
   std::deque<Step> steps_;
   std::mt19937 random_{1};

@@ -12,8 +12,8 @@ namespace {
 
 class RandomLoad {
  public:
-  RandomLoad(std::uint32_t seed, bool thorough)
-      : random_(seed), limits_(draw_limits()), thorough_(thorough), node_(limits_, thorough) {
+  RandomLoad(std::uint32_t seed, bool thorough, bool levels)
+      : random_(seed), levels_(levels), limits_(draw_limits()), thorough_(thorough), node_(limits_, thorough) {
     depth_ = pick(3);
     for (std::vector<std::int32_t>& document : documents_) {
       document.resize(static_cast<std::size_t>(longest()));
@@ -50,14 +50,18 @@ class RandomLoad {
   }
 
   SchedulerLimits draw_limits() {
-    static const std::vector<std::vector<std::int64_t>> kWindows = {{0}, {0}, {0, 5},  {0, 20},
-                                                                    {7}, {1}, {40, 3}, {16, 0, 64}};
+    static const std::vector<std::vector<std::int64_t>> kWindows = {
+        {0}, {0}, {0, 5}, {0, 20}, {7}, {1}, {40, 3}, {16, 0, 64}, {0, 0}, {0, 0, 0}, {0, 9, 0}, {0, 0, 0, 0}};
     SchedulerLimits limits;
     limits.kv.page_tokens = std::vector<std::int32_t>{1, 2, 4, 4, 8, 16}[static_cast<std::size_t>(pick(6))];
     limits.kv.pages = static_cast<std::int32_t>(3 + pick(pick(2) == 0 ? 12 : 80));
-    limits.kv.windows = kWindows[static_cast<std::size_t>(pick(static_cast<std::int64_t>(kWindows.size())))];
+    const std::int64_t of_levels = 4;  // the last
+    const auto all = static_cast<std::int64_t>(kWindows.size());
+    const std::int64_t chosen = levels_ ? all - of_levels + pick(of_levels) : pick(all);
+    limits.kv.windows = kWindows[static_cast<std::size_t>(chosen)];
+    if (levels_ || pick(4) != 0) draw_pools(limits.kv);
     limits.kv.prefix_cache = pick(4) != 0;
-    limits.share_answers = pick(3) != 0;
+    limits.share_answers = !levels_ && pick(3) != 0;
     limits.max_batch_tokens = static_cast<std::int32_t>(pick(3) == 0 ? 1 + pick(6) : 1 + pick(100));
     limits.max_sequences = static_cast<std::int32_t>(1 + pick(12));
     limits.max_logit_rows = limits.max_sequences + static_cast<std::int32_t>(pick(2) * pick(20));
@@ -69,9 +73,21 @@ class RandomLoad {
         limits.max_logit_rows = std::max(limits.max_logit_rows, least);
       }
     }
-    if (!limits.share_answers && pick(2) == 0) limits.keep = draw_retention(limits);
+    if (levels_ || (!limits.share_answers && pick(2) == 0)) limits.keep = draw_retention(limits);
     if (limits.keep && pick(3) != 0) limits.kv.swap_pages = static_cast<std::int32_t>(pick(limits.kv.pages));
     return limits;
+  }
+
+  /// One for all groups without a window, or two.
+  void draw_pools(KvLimits& limits) {
+    const std::int64_t common = 1 + pick(2);
+    std::vector<std::int64_t> names;  // by number
+    for (std::size_t g = 0; g < limits.windows.size(); ++g) {
+      const std::int64_t name = limits.windows[g] == 0 ? pick(common) : 2 + static_cast<std::int64_t>(g);
+      const auto found = std::ranges::find(names, name);
+      limits.pools.push_back(static_cast<std::int32_t>(found - names.begin()));
+      if (found == names.end()) names.push_back(name);
+    }
   }
 
   KvRetention draw_retention(const SchedulerLimits& limits) {
@@ -82,6 +98,10 @@ class RandomLoad {
                      .recent_tokens = 1 + pick(2 * page),
                      .queries = 1 + pick(20)};
     keep.tokens = whole(keep.sink_tokens) + whole(keep.recent_tokens) + 2 * page + pick(6 * page);
+    if (pick(3) != 0) {
+      keep.last_tokens = keep.tokens;
+      keep.tokens += pick(12 * page);
+    }
     return keep;
   }
 
@@ -262,6 +282,7 @@ class RandomLoad {
   }
 
   std::mt19937_64 random_;
+  bool levels_;
   SchedulerLimits limits_;
   bool thorough_;
   FakeNode node_;
@@ -277,8 +298,8 @@ class RandomLoad {
 
 }  // namespace
 
-RandomLoadReport run_random_load(std::uint32_t seed, std::int64_t steps, bool thorough) {
-  return RandomLoad(seed, thorough).run(steps);
+RandomLoadReport run_random_load(std::uint32_t seed, std::int64_t steps, bool thorough, bool levels) {
+  return RandomLoad(seed, thorough, levels).run(steps);
 }
 
 }  // namespace millrace

@@ -14,7 +14,8 @@ struct RandomLoadReport {
 /// Draws limits from `seed` (tiny to moderate page pools, budgets, windows, prefix cache on and off), then runs `steps`
 /// steps of arrivals, cancels, holds and steps that fail, and lets everybody end. Aborts where anything is wrong.
 /// `thorough`: rows look at every slot they may see, and every invariant is checked in every step instead of now and
-/// then.
-RandomLoadReport run_random_load(std::uint32_t seed, std::int64_t steps, bool thorough);
+/// then. `levels`: the limits are such that several levels take pages from common pools and keep some, most of them
+/// unequally many.
+RandomLoadReport run_random_load(std::uint32_t seed, std::int64_t steps, bool thorough, bool levels = false);
 
 }  // namespace millrace

@@ -48,10 +48,24 @@ TEST(SchedulerProperty, ManyShortLivesLookedAtEverywhere) {
 
 TEST(SchedulerProperty, LongerLives) {
   Sum sum;
-  for (std::uint32_t seed = 1001; seed <= 1020; ++seed) sum.add(run_random_load(seed, 4000, false));
+  for (std::uint32_t seed = 1001; seed <= 1020; ++seed) sum.add(run_random_load(seed, 4000, false, seed % 2 == 0));
   sum.print();
   EXPECT_GT(sum.total.completed, 1000);
   EXPECT_GT(sum.total.swaps, 10);
+}
+
+TEST(SchedulerProperty, LevelsThatTakePagesFromOnePool) {
+  Sum sum;
+  for (std::uint32_t seed = 2001; seed <= 2150; ++seed) {
+    SCOPED_TRACE(seed);
+    sum.add(run_random_load(seed, 400, true, true));
+  }
+  sum.print();
+  EXPECT_GT(sum.total.completed, 1000);
+  EXPECT_GT(sum.total.preemptions, 100);
+  EXPECT_GT(sum.total.swaps, 10);
+  EXPECT_GT(sum.total.freed_pages, 1000);
+  EXPECT_LT(sum.total.freed_pages, sum.total.dropped_pages);
 }
 
 }  // namespace
