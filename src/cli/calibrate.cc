@@ -1,13 +1,15 @@
-// `millrace calibrate`: how large a model's activations are on a text, for recipes that leave out the small ones; or
-// such a recipe, for what may be lost.
+// `millrace calibrate`: how large a model's activations are on a text, for recipes that leave out the small ones, and
+// what its attention, keys and values are like; or a recipe that leaves out activations, for what may be lost.
 
 #include "convert/calibrate.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "cli/calibrate_target.h"
 #include "cli/options.h"
@@ -32,6 +34,60 @@ void print(const std::vector<ActivationProfile::Entry>& entries, const char* wha
       std::printf(" %10.4g", magnitude_at(entry.magnitudes, share));
     std::printf("\n");
   }
+}
+
+double mean(const std::vector<double>& of_heads) {
+  return std::accumulate(of_heads.begin(), of_heads.end(), 0.0) / static_cast<double>(of_heads.size());
+}
+
+double largest(const std::vector<double>& of_heads) {
+  return *std::ranges::max_element(of_heads);
+}
+
+void print(const AttentionProfile& profile) {
+  std::printf("\nwhat attention gives, %% (means of heads), and the fewest pages of %lld that have %.0f %% of it\n",
+              static_cast<long long>(kProfilePage), 100.0 * kProfileMass);
+  std::printf("%-8s %8s %8s %8s %8s\n", "layer", fmt::format("first {}", kProfileSinks).c_str(),
+              fmt::format("last {}", kProfileRecent).c_str(), "between", "pages");
+  for (const AttentionProfile::Layer& layer : profile.layers) {
+    std::printf("%-8lld %8.1f %8.1f %8.1f %8.1f\n", static_cast<long long>(layer.layer), 100.0 * mean(layer.sinks),
+                100.0 * mean(layer.recent), 100.0 * mean(layer.between), mean(layer.pages));
+  }
+}
+
+void print(const KvProfile& profile) {
+  std::printf("\nthe largest key and value, and the largest channel of a head over its median one\n");
+  std::printf("%-8s %10s %8s %10s %8s\n", "layer", "key", "over", "value", "over");
+  for (const KvProfile::Layer& layer : profile.layers) {
+    std::printf("%-8lld %10.4g %8.1f %10.4g %8.1f\n", static_cast<long long>(layer.layer), largest(layer.keys.largest),
+                largest(layer.keys.largest_ratio), largest(layer.values.largest), largest(layer.values.largest_ratio));
+  }
+}
+
+nlohmann::ordered_json summary(const AttentionProfile& profile) {
+  auto layers = nlohmann::ordered_json::array();
+  for (const AttentionProfile::Layer& layer : profile.layers) {
+    layers.push_back({{"layer", layer.layer},
+                      {"rows", layer.rows},
+                      {"sinks", mean(layer.sinks)},
+                      {"recent", mean(layer.recent)},
+                      {"between", mean(layer.between)},
+                      {"pages", mean(layer.pages)}});
+  }
+  return layers;
+}
+
+nlohmann::ordered_json summary(const KvProfile& profile) {
+  const auto sizes = [](const KvProfile::Numbers& numbers) {
+    return nlohmann::ordered_json{{"largest", largest(numbers.largest)},
+                                  {"largest_ratio", largest(numbers.largest_ratio)},
+                                  {"rms_ratio", largest(numbers.rms_ratio)}};
+  };
+  auto layers = nlohmann::ordered_json::array();
+  for (const KvProfile::Layer& layer : profile.layers) {
+    layers.push_back({{"layer", layer.layer}, {"keys", sizes(layer.keys)}, {"values", sizes(layer.values)}});
+  }
+  return layers;
 }
 
 /// `file` writes to `part`, which becomes the profile.
@@ -102,11 +158,13 @@ Status calibrate(const CalibrateFlags& flags, const std::string& part, std::ofst
                                    progress_bar("calibrating")));
   MILLRACE_CHECK_OK(keep(flags, part, file, activation_profile_text(profile)));
   if (flags.model.json) {
-    const nlohmann::ordered_json document{{"model", profile.model},
-                                          {"tokens", profile.tokens},
-                                          {"inputs", profile.inputs.size()},
-                                          {"gates", profile.gates.size()},
-                                          {"output", flags.output}};
+    nlohmann::ordered_json document{{"model", profile.model},
+                                    {"tokens", profile.tokens},
+                                    {"inputs", profile.inputs.size()},
+                                    {"gates", profile.gates.size()},
+                                    {"output", flags.output}};
+    if (profile.attention) document["attention"] = summary(*profile.attention);
+    if (profile.kv) document["kv"] = summary(*profile.kv);
     std::printf("%s\n", document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     return Ok{};
   }
@@ -114,6 +172,8 @@ Status calibrate(const CalibrateFlags& flags, const std::string& part, std::ofst
               static_cast<long long>(profile.tokens));
   print(profile.inputs, "inputs");
   print(profile.gates, "act(gate)");
+  if (profile.attention) print(*profile.attention);
+  if (profile.kv) print(*profile.kv);
   return Ok{};
 }
 
@@ -135,8 +195,8 @@ Status run(const CalibrateFlags& flags) {
 
 void add_calibrate(CLI::App& app, Command& chosen) {
   auto flags = std::make_shared<CalibrateFlags>();
-  CLI::App* command =
-      app.add_subcommand("calibrate", "Measure how large activations are, for a recipe's \"activations\"");
+  CLI::App* command = app.add_subcommand(
+      "calibrate", "Measure what activations, attention, keys and values are like, for recipes that refer to it");
   add_model_flags(*command, flags->model);
   command->add_option("--text", flags->text, "Text that the model reads; with --dummy it may do without");
   command->add_option("--tokens", flags->tokens, "Of it that are read at most")->check(CLI::Range(1, 100'000'000));

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "convert/activation_watch.h"
+#include "convert/attention_watch.h"
 #include "convert/neuron_watch.h"
 #include "core/memory.h"
 #include "core/philox.h"
@@ -101,11 +102,16 @@ Result<NeuronProfiles> profile_neurons(LoadOptions options, const CalibrationTex
 Result<ActivationProfile> profile_activations(LoadOptions options, const CalibrationText& text,
                                               const std::function<void(std::int64_t, std::int64_t)>& progress) {
   ActivationWatch* watch = nullptr;
+  AttentionWatch* attention = nullptr;
   set_limits(options);
+  const bool keeps_all = !options.recipe.attention.keep;
   options.wrap_backend = [&](std::unique_ptr<Backend> inner) -> std::unique_ptr<Backend> {
     auto wrapped = std::make_unique<ActivationWatch>(std::move(inner));
     watch = wrapped.get();
-    return wrapped;
+    if (!keeps_all) return wrapped;
+    auto outer = std::make_unique<AttentionWatch>(std::move(wrapped));
+    attention = outer.get();
+    return outer;
   };
   MILLRACE_TRY(const ModelPlan plan, plan_model(options));
   if (!plan.backend->host_memory()) return fail("activations are looked at on the cpu alone: give --device cpu");
@@ -123,6 +129,10 @@ Result<ActivationProfile> profile_activations(LoadOptions options, const Calibra
   ActivationProfile profile = watch->profile();
   profile.model = model;
   profile.tokens = tokens;
+  if (attention != nullptr) {
+    profile.attention = attention->attention();
+    profile.kv = attention->kv();
+  }
   return profile;
 }
 

@@ -1,4 +1,4 @@
-// Running a model on a text to learn how large its activations are (`millrace calibrate`).
+// Running a model on a text to learn what its activations, attention, keys and values are like (`millrace calibrate`).
 #pragma once
 
 #include <functional>
@@ -12,7 +12,8 @@ namespace millrace {
 
 /// Runs the model as `options` say on the text, each position once; rows count as where the recipe is judged
 /// (rows_for_policy), so that what they leave out before a layer is seen in it; with cats inputs of down are looked at
-/// as they are before the gate's threshold. Without a text as many tokens drawn by lot, for models whose
+/// as they are before the gate's threshold. Attention and what is stored are looked at in the same pass, unless the
+/// recipe keeps some of it only. Without a text as many tokens drawn by lot, for models whose
 /// weights are made up. `options`: limits, wrap_backend and max_model_len are set here. Errors: the model cannot be
 /// loaded or runs on a device whose memory is not the host's; a text that has no tokens, or a model that has no
 /// tokenizer.

@@ -15,6 +15,7 @@ using Json = nlohmann::ordered_json;
 constexpr std::size_t kDeepest = 8, kMostValues = 4'000'000;
 constexpr std::uint64_t kMostKeyPairs = 1'000'000;  // of objects, which are searched key by key
 constexpr std::size_t kLongestModel = 256;
+constexpr std::string_view kKeys[] = {"millrace_activations", "model", "tokens", "inputs", "gates", "attention", "kv"};
 
 Result<MagnitudeQuantiles> parse_quantiles(const Json& numbers, const std::string& where) {
   if (!numbers.is_array() || numbers.size() < 2) return fail("{}: \"magnitudes\" is no list of numbers", where);
@@ -90,6 +91,10 @@ Result<ActivationProfile> parse_activation_profile(std::string_view text, const 
   if (!document.is_object() || version == document.end() || *version != 1) {
     return fail("{}: no profile of activations that `millrace calibrate` has written", name);
   }
+  for (const auto& [key, value] : document.items()) {
+    if (std::ranges::find(kKeys, key) == std::end(kKeys))
+      return fail("{}: \"{}\" is not known to this version", name, key);
+  }
   ActivationProfile profile;
   const auto model = document.find("model"), tokens = document.find("tokens");
   if (model == document.end() || !model->is_string() || model->get_ref<const std::string&>().size() > kLongestModel ||
@@ -100,15 +105,23 @@ Result<ActivationProfile> parse_activation_profile(std::string_view text, const 
   profile.tokens = tokens->get<std::int64_t>();
   MILLRACE_TRY(profile.inputs, parse_entries(document, "inputs", name));
   MILLRACE_TRY(profile.gates, parse_entries(document, "gates", name));
+  if (const auto section = document.find("attention"); section != document.end()) {
+    MILLRACE_TRY(profile.attention, parse_attention_profile(*section, name + ": \"attention\""));
+  }
+  if (const auto section = document.find("kv"); section != document.end()) {
+    MILLRACE_TRY(profile.kv, parse_kv_profile(*section, name + ": \"kv\""));
+  }
   return profile;
 }
 
 std::string activation_profile_text(const ActivationProfile& profile) {
-  const Json document{{"millrace_activations", 1},
-                      {"model", profile.model},
-                      {"tokens", profile.tokens},
-                      {"inputs", entries_json(profile.inputs)},
-                      {"gates", entries_json(profile.gates)}};
+  Json document{{"millrace_activations", 1},
+                {"model", profile.model},
+                {"tokens", profile.tokens},
+                {"inputs", entries_json(profile.inputs)},
+                {"gates", entries_json(profile.gates)}};
+  if (profile.attention) document["attention"] = attention_profile_json(*profile.attention);
+  if (profile.kv) document["kv"] = kv_profile_json(*profile.kv);
   return document.dump() + "\n";
 }
 

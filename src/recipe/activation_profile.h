@@ -2,7 +2,8 @@
 //
 //   {"millrace_activations": 1, "model": "0123456789abcdef", "tokens": 65536,
 //    "inputs": [{"layers": ["model.layers.0.self_attn.q_proj", …], "magnitudes": [257 numbers]}, …],
-//    "gates": [{"layers": ["model.layers.0.mlp.down_proj"], "magnitudes": [257 numbers]}, …]}
+//    "gates": [{"layers": ["model.layers.0.mlp.down_proj"], "magnitudes": [257 numbers]}, …],
+//    "attention": {…}, "kv": {…}}      (recipe/attention_profile.h; either may be absent)
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "core/result.h"
+#include "recipe/attention_profile.h"
 
 namespace millrace {
 
@@ -31,13 +33,16 @@ struct ActivationProfile {
   std::string model;        // fingerprint of the model's files (runtime/model_fingerprint.h)
   std::int64_t tokens = 0;  // of text that were read
   std::vector<Entry> inputs, gates;
+  std::optional<AttentionProfile> attention = {};
+  std::optional<KvProfile> kv = {};
 
   /// Null where the profile has none of that layer.
   [[nodiscard]] const MagnitudeQuantiles* inputs_of(std::string_view layer) const;
   [[nodiscard]] const MagnitudeQuantiles* gate_of(std::string_view layer) const;
 };
 
-/// Errors name `name` and the place: not JSON, another version, numbers that are no quantiles.
+/// Errors name `name` and the place: not JSON, another version, a key that is not known, numbers that
+/// are no quantiles, and those of the sections.
 Result<ActivationProfile> parse_activation_profile(std::string_view text, const std::string& name);
 /// The file's text.
 std::string activation_profile_text(const ActivationProfile& profile);
