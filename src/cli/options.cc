@@ -48,21 +48,29 @@ Result<std::optional<std::uint64_t>> optional_size(const std::string& text, cons
   return std::optional<std::uint64_t>(*size);
 }
 
+/// The profile that a recipe in `folder` names: beside it, so that the two can be moved together.
+Result<std::shared_ptr<const ActivationProfile>> read_profile(const std::filesystem::path& folder,
+                                                              const std::string& name) {
+  const std::filesystem::path file = folder / name;
+  MILLRACE_TRY(const std::string text, read_text_file(file, std::size_t{256} << 20));
+  MILLRACE_TRY(ActivationProfile profile, parse_activation_profile(text, file.string()));
+  return std::make_shared<const ActivationProfile>(std::move(profile));
+}
+
 /// A recipe is a promise about how a model runs, so one that asks for what this build does not do is refused.
 Result<Recipe> read_recipe(const std::string& path) {
   if (path.empty()) return Recipe();
   MILLRACE_TRY(const std::string text, read_text_file(path, std::size_t{1} << 20));
   MILLRACE_TRY(Recipe recipe, parse_recipe(text, path));
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   if (recipe.activations && !recipe.activations->profile_file.empty()) {
-    // Beside the recipe, so that the two can be moved together.
-    const std::filesystem::path file = std::filesystem::path(path).parent_path() / recipe.activations->profile_file;
-    MILLRACE_TRY(const std::string profile, read_text_file(file, std::size_t{256} << 20));
-    MILLRACE_TRY(ActivationProfile parsed, parse_activation_profile(profile, file.string()));
-    recipe.activations->profile = std::make_shared<const ActivationProfile>(std::move(parsed));
+    MILLRACE_TRY(recipe.activations->profile, read_profile(folder, recipe.activations->profile_file));
+  }
+  if (PageBudgets& budgets = recipe.attention.budgets; !budgets.profile_file.empty()) {
+    MILLRACE_TRY(budgets.profile, read_profile(folder, budgets.profile_file));
   }
   if (recipe.neurons && !recipe.neurons->profile_file.empty()) {
-    const std::filesystem::path file = std::filesystem::path(path).parent_path() / recipe.neurons->profile_file;
-    MILLRACE_TRY(NeuronProfiles profiles, read_neuron_profiles(file));
+    MILLRACE_TRY(NeuronProfiles profiles, read_neuron_profiles(folder / recipe.neurons->profile_file));
     recipe.neurons->profiles = std::make_shared<const NeuronProfiles>(std::move(profiles));
   }
   return recipe;

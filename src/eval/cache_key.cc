@@ -78,6 +78,9 @@ Result<std::string> run_key(const LoadOptions& options, const ModelPlan& plan, s
   if (options.recipe.activations && options.recipe.activations->profile != nullptr) {
     profile.add(activation_profile_text(*options.recipe.activations->profile));
   }
+  if (options.recipe.attention.budgets.profile != nullptr) {
+    profile.add(activation_profile_text(*options.recipe.attention.budgets.profile));
+  }
   if (options.recipe.neurons && options.recipe.neurons->profiles != nullptr) {
     profile.add(neuron_profiles_bytes(*options.recipe.neurons->profiles));
   }

@@ -56,6 +56,7 @@ AttentionPolicy layer_policy(const ModelConfig& config, const AttentionPolicy& p
   if (policy.prefill && index < policy.prefill->dense_layers) of_layer.prefill.reset();
   if (policy.hyper && index < policy.hyper->dense_layers) of_layer.hyper.reset();
   if (policy.decode && index < policy.decode->dense_layers) of_layer.decode.reset();
+  if (of_layer.decode && !policy.budgets.tokens.empty()) of_layer.decode->tokens = policy.budgets.tokens[layer];
   if (policy.skip && index < policy.skip->dense_layers) of_layer.skip.reset();
   return of_layer;
 }

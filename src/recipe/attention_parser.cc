@@ -176,16 +176,30 @@ Result<HyperAttention> parse_hyper(const Json& prefill, const std::string& where
   return hyper;
 }
 
-Result<PageSelection> parse_decode(const Json& decode, const std::string& where) {
+/// The selection, and whose profile shares its positions out to the layers.
+struct Decode {
+  PageSelection selection;
+  std::string profile_file;
+};
+
+Result<Decode> parse_decode(const Json& decode, const std::string& where) {
   if (!decode.is_object()) return fail("{} is not an object", where);
   PageSelection selection;
+  std::string profile_file;
   for (const auto& [key, value] : decode.items()) {
     const std::string place = fmt::format("{}.\"{}\"", where, key);
     MILLRACE_TRY(const bool known, parse_reading(key, value, Names<PageChoice>(kPageChoices), place, selection));
     if (known) continue;
+    if (key == "profile") {
+      if (!value.is_string() || value.get_ref<const std::string&>().empty()) {
+        return fail("{} is not the name of a file that `millrace calibrate` has written", place);
+      }
+      profile_file = value.get<std::string>();
+      continue;
+    }
     return fail(
         "{} is not supported by this version (it has \"select\", \"mass\", \"tokens\", \"sink_tokens\", "
-        "\"recent_tokens\" and \"dense_layers\")",
+        "\"recent_tokens\", \"dense_layers\" and \"profile\")",
         place);
   }
   if (!decode.contains("select") || (!decode.contains("mass") && !decode.contains("tokens"))) {
@@ -194,12 +208,13 @@ Result<PageSelection> parse_decode(const Json& decode, const std::string& where)
   if (selection.choice != PageChoice::quest && (decode.contains("mass") || !decode.contains("tokens"))) {
     return fail("{}: \"mass\" is for quest: others do not know what attention a page has; give \"tokens\"", where);
   }
-  // Whole pages are read: of 16 positions, and for the sake of the earliest recent one up to a page more. One is
-  // chosen.
-  const std::int64_t least = whole(selection.sink_tokens, 16) + 16 + whole(selection.recent_tokens - 1, 16) + 16;
+  if (!profile_file.empty() && decode.contains("mass")) {
+    return fail("{}: \"profile\" shares \"tokens\" out to the layers, \"mass\" leaves it to each row: give one of them",
+                where);
+  }
   MILLRACE_CHECK_OK(
-      check_room("tokens", selection.tokens, least, selection.sink_tokens, selection.recent_tokens, where));
-  return selection;
+      check_room("tokens", selection.tokens, least_tokens(selection), selection.sink_tokens, selection.recent_tokens, where));
+  return Decode{selection, std::move(profile_file)};
 }
 
 Result<KvRetention> parse_keep(const Json& keep, const std::string& where) {
@@ -282,7 +297,9 @@ Result<AttentionPolicy> parse_attention(const Json& attention, const std::string
     } else if (key == "prefill") {
       MILLRACE_TRY(policy.prefill, parse_prefill(value, place));
     } else if (key == "decode") {
-      MILLRACE_TRY(policy.decode, parse_decode(value, place));
+      MILLRACE_TRY(Decode decode, parse_decode(value, place));
+      policy.decode = decode.selection;
+      policy.budgets.profile_file = std::move(decode.profile_file);
     } else if (key == "keep") {
       MILLRACE_TRY(policy.keep, parse_keep(value, place));
     } else if (key == "skip_softmax") {

@@ -7,6 +7,7 @@
 #include "recipe/chunk_skipping.h"
 #include "recipe/hyper_attention.h"
 #include "recipe/kv_retention.h"
+#include "recipe/page_budgets.h"
 #include "recipe/page_selection.h"
 
 namespace millrace {
@@ -14,7 +15,8 @@ namespace millrace {
 struct AttentionPolicy {
   std::optional<BlockSelection> prefill = {};  // rows of prompts, or
   std::optional<HyperAttention> hyper = {};    // likewise: one of the two at most
-  std::optional<PageSelection> decode = {};    // rows of answers
+  std::optional<PageSelection> decode = {};    // rows of answers,
+  PageBudgets budgets = {};                    // which may read more in some layers than in others
   std::optional<KvRetention> keep = {};        // of all layers together
   std::optional<ChunkSkipping> skip = {};      // all rows
 

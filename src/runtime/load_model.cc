@@ -16,6 +16,7 @@
 #include "quant/codec.h"
 #include "quant/kv_codec.h"
 #include "recipe/neuron_placement.h"
+#include "runtime/attention_budgets.h"
 #include "runtime/model_fingerprint.h"
 
 namespace millrace {
@@ -358,12 +359,13 @@ Result<ModelPlan> plan_model(const LoadOptions& options) {
   if (options.wrap_backend) plan.backend = options.wrap_backend(std::move(plan.backend));
   MILLRACE_CHECK_OK(check_kv_format(options, *plan.backend));
   MILLRACE_CHECK_OK(check_selection(options, *plan.backend));
+  MILLRACE_TRY(plan.attention, attention_with_budgets(options, plan));
   MILLRACE_CHECK_OK(check_activations(options, plan));
   MILLRACE_TRY(const TensorSource source, tensor_source(options, checkpoint));
   MILLRACE_TRY(plan.weight_bytes, measure_weights(options, plan, source));
   MILLRACE_CHECK_OK(place_weights(options, source, plan));
   plan.workspace_bytes = Decoder::workspace_bytes(plan.config, step_limits(options, plan.config));
-  plan.layout = make_page_layout(kv_shapes(plan.config, options.recipe.attention), kPageTokens, kv_format(options));
+  plan.layout = make_page_layout(kv_shapes(plan.config, plan.attention), kPageTokens, kv_format(options));
   return plan;
 }
 
@@ -398,7 +400,7 @@ Result<LoadedModel> load_model(const LoadOptions& options) {
   if (!plan.resident_neurons.empty()) MILLRACE_CHECK_OK(backend.open_neuron_store(plan.neuron_store));
   MILLRACE_TRY(ModelWeights weights, loader.load(plan.weight_bytes, options.progress));
   const Decoder::Limits limits = step_limits(options, plan.config);
-  AttentionPolicy attention = options.recipe.attention;
+  AttentionPolicy& attention = plan.attention;
   if (attention.keep && model.memory.max_sequence_tokens > plan.config.max_position) {
     attention.keep->context = plan.config.max_position;
   }

@@ -53,6 +53,7 @@ struct ModelPlan {
   ModelConfig config;
   TensorNames names;
   std::unique_ptr<Backend> backend;
+  AttentionPolicy attention;  // the recipe's, with budgets of layers where it names a profile
   PageLayout layout;
   std::uint64_t weight_bytes = 0;     // as the backend will pack them
   std::uint64_t workspace_bytes = 0;  // activations

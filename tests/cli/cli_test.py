@@ -272,6 +272,43 @@ class Contract(unittest.TestCase):
             self.assertEqual(failed.returncode, 1)
             self.assertIn("is of another model", failed.stderr)
 
+    def test_profiles_say_what_attention_and_keys_are_like(self):
+        text = ROOT / "README.md"
+        with tempfile.TemporaryDirectory() as folder:
+            recipe, profile = (pathlib.Path(folder, name) for name in ("r.json", "p.json"))
+            flags = ("calibrate", "--text", str(text), "--tokens", "1024", "--output", str(profile))
+            written = document(*flags)
+            sections = json.loads(profile.read_text())
+            self.assertEqual([layer["layer"] for layer in written["attention"]], list(range(5)))
+            for layer, whole in zip(written["attention"], sections["attention"]["layers"]):
+                self.assertAlmostEqual(layer["sinks"] + layer["recent"] + layer["between"], 1, delta=1e-6)
+                self.assertGreaterEqual(layer["pages"], 1)
+                self.assertLessEqual(layer["pages"], 32)  # of a window
+                self.assertAlmostEqual(layer["pages"], sum(whole["pages"]) / len(whole["pages"]))
+                self.assertEqual(layer["rows"], 2 * 23)  # of each window every seventeenth from 128 on
+            for layer in written["kv"]:
+                self.assertGreaterEqual(layer["keys"]["largest_ratio"], 1)
+                self.assertGreater(layer["values"]["largest"], 0)
+            table = millrace(*flags)
+            self.assertIn("what attention gives", table.stdout)
+            self.assertIn("the largest key and value", table.stdout)
+
+            def judged(**more):
+                recipe.write_text(json.dumps({"millrace_recipe": 1, "attention": {"decode": {
+                    "select": "quest", "tokens": 160, "dense_layers": 0, **more}}}))
+                return document("eval", "--text", str(text), "--recipe", str(recipe), "--window", "512",
+                                "--reference-cache", folder)
+
+            by_layer, alike = judged(profile="p.json"), judged()
+            self.assertNotEqual(by_layer["kl_mean"], alike["kl_mean"])
+            self.assertAlmostEqual(by_layer["read_kv"], alike["read_kv"], delta=0.05)
+            profile.write_text(profile.read_text().replace(written["model"], "0123456789abcdef"))
+            judged()
+            recipe.write_text(recipe.read_text().replace('"select"', '"profile": "p.json", "select"'))
+            failed = millrace("eval", "--text", str(text), "--recipe", str(recipe))
+            self.assertEqual(failed.returncode, 1)
+            self.assertIn("is of another model", failed.stderr)
+
     def test_thresholds_for_a_target_lose_no_more(self):
         text = ROOT / "docs" / "architecture.md"
         with tempfile.TemporaryDirectory() as folder:

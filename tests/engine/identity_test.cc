@@ -9,7 +9,9 @@
 #include <random>
 
 #include "engine/engine_core.h"
+#include "recipe/activation_profile.h"
 #include "runtime/load_model.h"
+#include "runtime/model_fingerprint.h"
 
 namespace millrace {
 namespace {
@@ -37,6 +39,9 @@ class Identity : public testing::TestWithParam<const char*> {
     options.recipe = std::move(*parse_recipe(recipe, "recipe"));
     options.limits = {.max_rows = rows, .max_logit_rows = rows};
     options.max_model_len = max_model_len;
+    if (!options.recipe.attention.budgets.profile_file.empty()) {
+      options.recipe.attention.budgets.profile = made_up_profile(options);
+    }
     const auto plan = plan_model(options);
     EXPECT_TRUE(plan.ok()) << plan.error().message;
     const std::uint64_t page = plan->layout.bytes_per_page_row();
@@ -45,6 +50,20 @@ class Identity : public testing::TestWithParam<const char*> {
     auto model = load_model(options);
     EXPECT_TRUE(model.ok()) << model.error().message;
     return std::move(*model);
+  }
+
+  /// Of the model: each layer needs twice as many pages as the one before.
+  static std::shared_ptr<const ActivationProfile> made_up_profile(LoadOptions options) {
+    options.recipe = {};
+    const auto plan = plan_model(options);
+    ActivationProfile profile{
+        .model = model_fingerprint(plan->checkpoint), .tokens = 1, .inputs = {}, .gates = {}, .attention = {{}}};
+    for (std::size_t l = 0; l < plan->config.layers.size(); ++l) {
+      const std::vector<double> shares(static_cast<std::size_t>(plan->config.layers[l].attention.heads), 0.3),
+          pages(shares.size(), static_cast<double>(1u << l));
+      profile.attention->layers.push_back({static_cast<std::int64_t>(l), 1, shares, shares, shares, pages});
+    }
+    return std::make_shared<const ActivationProfile>(std::move(profile));
   }
 
   static void expect_the_same_alone_and_together(const LoadedModel& model);
@@ -180,6 +199,22 @@ TEST_P(Identity, OfAnswersThatSelectPagesToo) {
   EXPECT_EQ(of_dense != of_selecting, std::ranges::find(windows, 0) != windows.end());
   // Prompts do not: they say the first token.
   for (const auto& [key, tokens] : of_dense) EXPECT_EQ(of_selecting.at(key).front(), tokens.front()) << key.first;
+}
+
+TEST_P(Identity, OfAnswersWhoseLayersSelectByAProfileToo) {
+  const auto recipe = [](int tokens) {
+    return fmt::format(R"({{"millrace_recipe": 1, "attention": {{"decode": {{"select": "quest", "tokens": {},
+        "sink_tokens": 16, "recent_tokens": 16, "dense_layers": 0, "profile": "p"}}}}}})",
+                       tokens);
+  };
+  expect_the_same_in_all_settings(recipe(80));
+  const LoadedModel dense = load(96, 4000), selecting = load(96, 4000, DType::f32, recipe(80)),
+                    all_read = load(96, 4000, DType::f32, recipe(8192));
+  const std::vector<std::int64_t> windows = dense.runner->cache().windows();
+  const std::vector<Request> all = requests(dense.runner->config().vocab);
+  const Answers of_dense = each_alone(dense, all, 4);
+  EXPECT_EQ(of_dense != each_alone(selecting, all, 4), std::ranges::find(windows, 0) != windows.end());
+  EXPECT_EQ(of_dense, each_alone(all_read, all, 4)) << "every layer's budget reaches the length";
 }
 
 TEST_P(Identity, OfPromptsThatSelectBlocksToo) {

@@ -2,12 +2,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 #include "kv/block_choice.h"
 #include "kv/hyper_choice.h"
 #include "kv/page_choice.h"
 #include "kv/page_keeper.h"
 #include "recipe/activation_profile.h"
+#include "recipe/page_budgets.h"
 #include "recipe/recipe.h"
 
 namespace {
@@ -46,6 +48,22 @@ void check_attention(const AttentionPolicy& policy) {
   }
 }
 
+/// Budgets come to what was wanted, and none is below the least.
+void check_budgets(const AttentionProfile& profile) {
+  constexpr std::int64_t kLeast = 7, kMeans[] = {7, 8, 64, 1000};
+  std::vector<double> needs;
+  for (const AttentionProfile::Layer& layer : profile.layers) needs.push_back(layer.pages.front());
+  for (const std::int64_t mean : kMeans) {
+    const std::vector<std::int64_t> pages = page_budgets(needs, mean, kLeast);
+    std::int64_t all = 0;
+    for (const std::int64_t of_layer : pages) {
+      require(of_layer >= kLeast);
+      all += of_layer;
+    }
+    require(all == mean * std::ssize(needs));
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -63,6 +81,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       require(magnitude_at(entry.magnitudes, 0.5) <= magnitude_at(entry.magnitudes, 1.0));
     }
     require(parse_activation_profile(activation_profile_text(*profile), "again").ok());
+    if (profile->attention && profile->attention->layers.size() < 100) check_budgets(*profile->attention);
   } else {
     require(!profile.error().message.empty());
   }

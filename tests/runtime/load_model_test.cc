@@ -261,5 +261,48 @@ TEST(LoadModel, WhatLeavesOutInputsIsCheckedAgainstBackendLayersAndModel) {
   EXPECT_EQ(with_profile(), "");
 }
 
+TEST(LoadModel, LayersHaveBudgetsByTheProfileOfTheModel) {
+  LoadOptions options;
+  options.path = MILLRACE_SOURCE_DIR "/models/millrace-tiny";
+  const auto plain = plan_model(options);
+  ASSERT_TRUE(plain.ok()) << plain.error().message;
+  options.recipe = *parse_recipe(
+      R"({"millrace_recipe": 1, "attention": {"decode": {"select": "quest", "tokens": 256, "dense_layers": 2,
+          "profile": "p"}}})",
+      "r.json");
+  const auto refused = [&] {
+    const auto plan = plan_model(options);
+    return plan.ok() ? std::string() : plan.error().message;
+  };
+  EXPECT_EQ(refused(), "the profile p was not read");
+  ActivationProfile profile{.model = "0123456789abcdef", .tokens = 1, .inputs = {}, .gates = {}};
+  const auto with_profile = [&] {
+    options.recipe.attention.budgets.profile = std::make_shared<const ActivationProfile>(profile);
+    return refused();
+  };
+  EXPECT_NE(with_profile().find("is of another model (0123456789abcdef)"), std::string::npos);
+  profile.model = model_fingerprint(plain->checkpoint);
+  EXPECT_NE(with_profile().find("has no \"attention\""), std::string::npos);
+  profile.attention = AttentionProfile();
+  EXPECT_EQ(with_profile(), "the profile p has nothing of the attention of layer 2");
+  // Layers that are dense need not be in it.
+  const auto heads = static_cast<std::size_t>(plain->config.layers[2].attention.heads);
+  for (std::int64_t l = 2; l < 5; ++l) {
+    const std::vector<double> shares(heads, 0.1), pages(heads, static_cast<double>(l));
+    profile.attention->layers.push_back({l, 1, shares, shares, shares, pages});
+  }
+  EXPECT_EQ(with_profile(), "");
+  const auto plan = plan_model(options);
+  const std::vector<std::int64_t>& tokens = plan->attention.budgets.tokens;
+  ASSERT_EQ(tokens.size(), 5u);
+  EXPECT_EQ(tokens[2] + tokens[3] + tokens[4], 3 * 256);
+  EXPECT_EQ(tokens[2], 176);  // 11 pages, 16 and 21: by 2, 3 and 4
+  EXPECT_EQ(tokens[4], 336);
+  EXPECT_FALSE(layer_policy(plan->config, plan->attention, 1).decode);
+  EXPECT_EQ(layer_policy(plan->config, plan->attention, 4).decode->tokens, 336);
+  profile.attention->layers[1].pages.pop_back();
+  EXPECT_NE(with_profile().find("layer 3 has "), std::string::npos);
+}
+
 }  // namespace
 }  // namespace millrace
