@@ -96,8 +96,9 @@ std::vector<float> prompt_logits(ModelRunner& runner, std::span<const std::int32
     const std::size_t first_row = plan.entries.size() * static_cast<std::size_t>(rows);
     run(0);
     for (int s = others / 2 + 1; s <= others; ++s) run(s);
-    const std::span<const float> logits = runner.run(sequences.batch(plan));
-    const auto wanted = logits.subspan(first_row * vocab, static_cast<std::size_t>(rows) * vocab);
+    const Result<std::span<float>> logits = runner.run(sequences.batch(plan));
+    EXPECT_TRUE(logits.ok());
+    const std::span<const float> wanted = logits->subspan(first_row * vocab, static_cast<std::size_t>(rows) * vocab);
     result.insert(result.end(), wanted.begin(), wanted.end());
   }
   return result;
