@@ -68,11 +68,14 @@ Status run(const RunFlags& flags) {
   MILLRACE_TRY(request.prompt, prompt_ids(flags, model));
   const std::size_t prompt_tokens = request.prompt.size();
   const bool stream = !flags.model.json;
-  if (stream && model.tokenizer && flags.prompt) print_now(*flags.prompt);
+  bool in_line = stream && model.tokenizer && flags.prompt;
+  if (in_line) print_now(*flags.prompt);
   const Result<Generated> generated = generate(engine, std::move(request), [&](const TokenEvent& event) {
-    if (stream) print_now(event.text);
+    if (!stream) return;
+    print_now(event.text);
+    in_line = in_line || !event.text.empty();
   });
-  if (!generated.ok() && stream) print_now("\n");
+  if (!generated.ok() && in_line) print_now("\n");
   MILLRACE_TRY(const Generated answer, generated);
   if (stream) {
     print_now("\n");

@@ -22,7 +22,8 @@ class AttentionWatch final : public ForwardingBackend {
   void rope_store(const ForwardBatch& batch, const RopeStoreArgs& args) override;
   void attend(const ForwardBatch& batch, const AttendArgs& args) override;
 
-  /// Nothing where some layer has seen no row at position 128 or later, or attention that is no number.
+  /// Nothing where some layer has seen no row at position 136 (the first that is looked at) or later, or attention that
+  /// is no number.
   [[nodiscard]] std::optional<AttentionProfile> attention() const;
   /// Nothing where nothing was stored.
   [[nodiscard]] std::optional<KvProfile> kv() const;

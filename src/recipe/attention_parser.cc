@@ -212,8 +212,8 @@ Result<Decode> parse_decode(const Json& decode, const std::string& where) {
     return fail("{}: \"profile\" shares \"tokens\" out to the layers, \"mass\" leaves it to each row: give one of them",
                 where);
   }
-  MILLRACE_CHECK_OK(
-      check_room("tokens", selection.tokens, least_tokens(selection), selection.sink_tokens, selection.recent_tokens, where));
+  MILLRACE_CHECK_OK(check_room("tokens", selection.tokens, least_tokens(selection), selection.sink_tokens,
+                               selection.recent_tokens, where));
   return Decode{selection, std::move(profile_file)};
 }
 

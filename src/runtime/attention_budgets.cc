@@ -20,7 +20,7 @@ Result<AttentionPolicy> attention_with_budgets(const LoadOptions& options, const
   if (!budgets.profile->attention) {
     return fail(
         "the profile {} has no \"attention\", which the recipe's \"decode\" needs: make one with `millrace calibrate` "
-        "and a text of more than 128 tokens",
+        "and windows of text of more than 136 tokens",
         budgets.profile_file);
   }
   std::vector<std::size_t> selecting;
