@@ -82,6 +82,7 @@ Status EngineCore::prepare(Request& request) const {
         "holds {}, the model's context is {})",
         prompt_tokens, room, runner_->max_prompt_tokens(), runner_->cache().token_capacity(), config.max_position);
   }
+  MILLRACE_CHECK_OK(check_begun(request, config.vocab, room - prompt_tokens));
   if (embeds(request)) return Ok{};
   if (request.max_new_tokens < 0) return fail("max_new_tokens is {}, expected 0 or more", request.max_new_tokens);
   request.max_new_tokens = std::min(request.max_new_tokens, room - prompt_tokens);
@@ -106,6 +107,7 @@ void EngineCore::submit(RequestId id, Request request, Sink sink, Clock::time_po
   r.choices.resize(choices);
   const auto prompt_tokens = static_cast<std::int64_t>(r.request.prompt.size());
   // One process runs one model with one recipe, so they need no place in the name.
+  std::vector<TakenToken> caught_up(r.request.begun.size());
   const std::string cache_name = rope_regime(runner_->config(), prompt_tokens) + '/' + r.request.cache_salt;
   for (std::size_t c = 0; c < choices; ++c) {
     ChoiceState& choice = r.choices[c];
@@ -113,6 +115,11 @@ void EngineCore::submit(RequestId id, Request request, Sink sink, Clock::time_po
     choice.sequence = next_sequence_++;
     choice.sampling = r.request.sampling;
     choice.sampling.choice = static_cast<std::uint32_t>(c);
+    if (!r.request.begun.empty() && r.request.begun[c].ended) {
+      choice.finish = FinishReason::stop;
+      --r.unfinished;
+      continue;
+    }
     choice.stop_strings = StopStrings(r.request.stop);
     if (tokenizer_ != nullptr && !embed) {
       choice.detokenizer = std::make_unique<Detokenizer>(*tokenizer_, !r.request.special_text);
@@ -121,10 +128,22 @@ void EngineCore::submit(RequestId id, Request request, Sink sink, Clock::time_po
     if (needs_counts(choice.sampling)) {
       for (const std::int32_t token : r.request.prompt) choice.counts.add_prompt(token);
     }
-    const bool all_logits = r.request.prompt_logprobs && c == 0 && !embed;
+    std::vector<std::int32_t> tokens = r.request.prompt;
+    if (!r.request.begun.empty()) {
+      const BegunAnswer& begun = r.request.begun[c];
+      tokens.insert(tokens.end(), begun.tokens.begin(), begun.tokens.end());
+      choice.reported = begun.prompt_reported;
+      for (const std::int32_t token : begun.tokens) {
+        caught_up[c] = take_token(choice, token);
+        if (caught_up[c].finish != FinishReason::none || !caught_up[c].error.empty()) break;
+      }
+    }
+    const bool all_logits = r.request.prompt_logprobs && c == 0 && !embed && choice.reported < prompt_tokens;
+    const auto answer_tokens = static_cast<std::int64_t>(tokens.size()) - prompt_tokens;
     const Status added =
-        scheduler_.add(choice.sequence, {.tokens = r.request.prompt,
+        scheduler_.add(choice.sequence, {.tokens = std::move(tokens),
                                          .max_tokens = embed ? prompt_tokens : prompt_tokens + r.request.max_new_tokens,
+                                         .answer_tokens = answer_tokens,
                                          .priority = r.request.priority,
                                          .cache_name = cache_name,
                                          .samples = !embed,
@@ -135,6 +154,13 @@ void EngineCore::submit(RequestId id, Request request, Sink sink, Clock::time_po
     sequences_.emplace(choice.sequence, &choice);
   }
   requests_.emplace(id, std::move(state));
+  // An answer may have had all but the word that it has ended.
+  for (std::size_t c = 0; c < caught_up.size() && requests_.contains(id); ++c) {
+    TakenToken& last = caught_up[c];
+    if (!last.error.empty()) last.finish = FinishReason::error;
+    if (last.finish != FinishReason::none)
+      finish(r.choices[c], {.finish = last.finish, .error = std::move(last.error)});
+  }
 }
 
 void EngineCore::cancel(RequestId id) {
@@ -272,12 +298,13 @@ void EngineCore::sample_rows(const StepPlan& plan, const ModelRunner::Outcome& o
     if (rows == 0) continue;
     const std::span<float> own = outcome.logits.subspan(first * vocab, rows * vocab);
     first += rows;
-    ChoiceState& choice = *sequences_.at(entry.id);
-    if (entry.all_logits) report_prompt(choice, entry, own);
+    const auto choice = sequences_.find(entry.id);
+    if (choice != sequences_.end() && entry.all_logits) report_prompt(*choice->second, entry, own);
     if (!entry.samples) continue;
-    const std::int32_t drawn = outcome.tokens[first - 1];
+    // Cancelled by a sink that was told of a prompt, in this very step: a token is drawn for it, and dropped.
+    const std::int32_t drawn = sequences_.contains(entry.id) ? outcome.tokens[first - 1] : 0;
     sampled_.push_back(drawn >= 0 ? Sampled{.id = entry.id, .token = drawn}
-                                  : sample_row(choice, entry, own.last(vocab)));
+                                  : sample_row(*choice->second, entry, own.last(vocab)));
   }
 }
 
@@ -310,7 +337,8 @@ void EngineCore::report_prompt(ChoiceState& choice, const StepEntry& entry, std:
   const Request& request = choice.request->request;
   const auto vocab = static_cast<std::size_t>(runner_->config().vocab);
   const auto report = [&](std::int64_t position, std::optional<TokenLogprobs> logprobs) {
-    if (position != choice.reported) return;  // computed again after a preemption
+    if (position != choice.reported) return;          // computed again after a preemption
+    if (choice.finish != FinishReason::none) return;  // cancelled by its own sink
     ++choice.reported;
     emit(choice, {.token = request.prompt[static_cast<std::size_t>(position)],
                   .of_prompt = true,
@@ -351,38 +379,25 @@ void EngineCore::deliver(const Sampled& sampled) {
   const auto found = sequences_.find(sampled.id);
   if (found == sequences_.end()) return;  // cancelled by the sink of another one, in this very step
   ChoiceState& choice = *found->second;
-  const Request& request = choice.request->request;
   const auto now = Clock::now();
   if (!sampled.error.empty()) {
     finish(choice, {.finish = FinishReason::error, .error = sampled.error});
     return;
   }
-  if (needs_counts(choice.sampling)) choice.counts.add_generated(sampled.token);
-  if (choice.generated++ == 0) {
+  if (choice.first_token == Clock::time_point{}) {
     choice.first_token = now;
   } else {
     inter_token_.push_back(seconds(now - choice.last_token));
+    ++choice.later_tokens;
   }
   choice.last_token = now;
-
-  TokenEvent event{.token = sampled.token, .logprobs = sampled.logprobs};
-  const bool ended = std::ranges::find(request.stop_ids, sampled.token) != request.stop_ids.end();
-  if (choice.grammar && !ended) {
-    if (const Status accepted = choice.grammar->accept(sampled.token); !accepted.ok()) {
-      finish(choice, {.finish = FinishReason::error, .error = accepted.error().message});
-      return;
-    }
+  TakenToken taken = take_token(choice, sampled.token);
+  if (!taken.error.empty()) {
+    finish(choice, {.finish = FinishReason::error, .error = std::move(taken.error)});
+    return;
   }
-  if (choice.detokenizer != nullptr && !ended) {
-    event.text = choice.stop_strings.push(choice.detokenizer->push(sampled.token));
-  } else if (choice.detokenizer == nullptr && !ended) {
-    event.text = std::to_string(sampled.token) + ' ';
-  }
-  if (ended || choice.stop_strings.stopped() || (choice.grammar && choice.grammar->finished())) {
-    event.finish = FinishReason::stop;
-  } else if (choice.generated >= request.max_new_tokens) {
-    event.finish = FinishReason::length;
-  }
+  TokenEvent event{
+      .token = sampled.token, .text = std::move(taken.text), .logprobs = sampled.logprobs, .finish = taken.finish};
   if (event.finish == FinishReason::none) {
     emit(choice, std::move(event));
   } else {
@@ -456,11 +471,11 @@ RequestSummary EngineCore::summarize(const RequestState& request) const {
   std::int64_t later_tokens = 0;
   for (const ChoiceState& choice : request.choices) {
     summary.generated_tokens += choice.generated;
-    if (choice.generated == 0) continue;
+    if (choice.first_token == Clock::time_point{}) continue;
     const double ttft = seconds(choice.first_token - request.submitted);
     summary.ttft = summary.ttft == 0.0 ? ttft : std::min(summary.ttft, ttft);
     decoding += seconds(choice.last_token - choice.first_token);
-    later_tokens += choice.generated - 1;
+    later_tokens += choice.later_tokens;
   }
   if (later_tokens > 0) summary.tpot = decoding / static_cast<double>(later_tokens);
   return summary;

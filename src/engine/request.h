@@ -41,12 +41,20 @@ enum class Task : std::uint8_t {
   embed_last   // that of the last position
 };
 
+/// What an answer has already that goes on here: begun by another engine of the same numeric class, it is completed as
+/// that one would have. Nothing of it is told again.
+struct BegunAnswer {
+  std::vector<std::int32_t> tokens;
+  std::int64_t prompt_reported = 0;  // tokens of the prompt that prompt_logprobs events were sent of
+  bool ended = false;                // nothing is to be done for it
+};
+
 struct Request {
   std::vector<std::int32_t> prompt;  // token ids, at least one
   Task task = Task::generate;
   SamplingParams sampling;             // its `choice` is set by the engine
   std::int32_t choices = 1;            // answers to the same prompt (OpenAI's `n`), each with its own random numbers
-  std::int64_t max_new_tokens = 256;   // of each choice; cut to what fits
+  std::int64_t max_new_tokens = 256;   // of each choice, with what it has already; cut to what fits
   std::vector<std::int32_t> stop_ids;  // end-of-sequence tokens; part of the answer's ids, never of its text
   std::vector<std::string> stop;       // stop strings; need a tokenizer
   bool special_text = false;           // keep the text of special tokens (for those who parse markers in it)
@@ -55,7 +63,8 @@ struct Request {
   std::shared_ptr<const Grammar> grammar;  // what the answer must match; null: anything
   std::int64_t pinned_tokens = 0;          // of the prompt, the first: kept for ever, where the recipe keeps some
   std::int32_t priority = 0;  // lower runs earlier (vLLM's meaning); a later request overtakes only so many (sched)
-  std::string cache_salt;     // requests with different salts share no KV memory (tenants)
+  std::vector<BegunAnswer> begun;  // [choices], or empty: all answers are at their beginning
+  std::string cache_salt;          // requests with different salts share no KV memory (tenants)
 };
 
 /// What a sink is told, in order for each choice: one event a token, and a last one with a finish reason (it may carry

@@ -34,9 +34,8 @@ Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), kv_(kv_li
 }
 
 Status Scheduler::add(SequenceId id, SequenceSpec spec) {
-  const auto prompt_tokens = static_cast<std::int64_t>(spec.tokens.size());
-  MILLRACE_CHECK(prompt_tokens > 0 && spec.max_tokens >= prompt_tokens, "{} of {} tokens", prompt_tokens,
-                 spec.max_tokens);
+  const auto tokens = static_cast<std::int64_t>(spec.tokens.size()), prompt_tokens = tokens - spec.answer_tokens;
+  MILLRACE_CHECK(prompt_tokens > 0 && spec.max_tokens >= tokens, "{} of {} tokens", tokens, spec.max_tokens);
   MILLRACE_CHECK(!by_id_.contains(id), "sequence {} exists", id);
   std::optional<Retention> retention;
   if (limits_.keep && spec.samples && spec.max_tokens > prompt_tokens) {
@@ -69,7 +68,7 @@ Status Scheduler::add(SequenceId id, SequenceSpec spec) {
   ++arrivals_;
   slot.cache_name = std::move(spec.cache_name);
   slot.max_tokens = spec.max_tokens;
-  slot.samples = spec.samples && spec.max_tokens > prompt_tokens;
+  slot.samples = spec.samples && spec.max_tokens > tokens;
   slot.all_logits = spec.all_logits;
   slot.shares = spec.shares && !spec.all_logits;
   slot.retention = std::move(retention);
@@ -182,9 +181,9 @@ Scheduler::Admission Scheduler::try_admit(SlotIndex index, StepPlan& plan) {
   slot.planned_in = slot.changed_in = step_;
   slot.state = State::running;
   if (slot.admission++ == 0) {
-    slot.cached_tokens = admission.cached_tokens;
+    slot.cached_tokens = std::min(admission.cached_tokens, slot.prompt_tokens);
     counters_.admitted_tokens += slot.prompt_tokens;
-    counters_.cached_tokens += admission.cached_tokens;
+    counters_.cached_tokens += slot.cached_tokens;
   }
   running_.insert(running_.begin() + static_cast<std::ptrdiff_t>(place_of(slot.rank)), index);
   return Admission::admitted;
@@ -229,12 +228,14 @@ std::size_t Scheduler::place_of(const Rank& rank) const {
 void Scheduler::plan_prompt(StepPlan& plan, SlotIndex index) {
   Slot& slot = slots_[index];
   if (slot.shares) {
+    const std::int64_t before = std::min(slot.computed, slot.prompt_tokens);
     const std::int64_t saved = kv_.catch_up(slot.kv, shared_tokens(slot), slot.computed);
     slot.computed += saved;
     if (saved > 0) slot.changed_in = step_;
     if (slot.admission == 1) {
-      slot.cached_tokens += saved;
-      counters_.cached_tokens += saved;
+      const std::int64_t of_prompt = std::min(slot.computed, slot.prompt_tokens) - before;
+      slot.cached_tokens += of_prompt;
+      counters_.cached_tokens += of_prompt;
     }
     if (slot.retention && slot.computed == slot.retention->next_decision()) decide(slot);
   }

@@ -51,8 +51,9 @@ struct SchedulerLimits {
 };
 
 struct SequenceSpec {
-  std::vector<std::int32_t> tokens;  // the prompt
+  std::vector<std::int32_t> tokens;  // the prompt, and what its answer has already
   std::int64_t max_tokens = 0;       // prompt and answer
+  std::int64_t answer_tokens = 0;    // of `tokens`, the last: computed as rows of the answer, as they were when drawn
   std::int32_t priority = 0;         // lower goes first
   std::string cache_name;            // the tree of the prefix cache that it may share
   bool samples = true;  // false, or no room in max_tokens: nothing is generated; it is done when the prompt is computed
