@@ -64,7 +64,7 @@ class Bootstrap(unittest.TestCase):
         (self.fake / "calls.txt").touch()
         names = "g++ make cmake ninja-build git ccache pkg-config python3 ca-certificates nlohmann-json3-dev libcli11-dev"
         names += " libspdlog-dev libfmt-dev libgtest-dev libbenchmark-dev libboost1.81-dev libssl-dev prometheus-cpp-dev"
-        names += " zlib1g-dev"
+        names += " zlib1g-dev libnats-dev nats-server"
         self.base = names.split()
         self.installed(self.base)
 

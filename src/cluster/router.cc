@@ -1,0 +1,262 @@
+#include "cluster/router.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/check.h"
+#include "core/fnv.h"
+
+namespace millrace {
+
+namespace {
+
+constexpr double kSecondsPerHour = 3600.0;
+constexpr double kBeatLag = 1.5;  // seconds after which a beat must know what was placed before
+constexpr double kRoom = 0.9;     // of the SLO, that predictions may fill
+constexpr float kAlike = 1.05f;   // scores within this of the best are taken for equal, and drawn by lot
+constexpr float kBehind = 1e12f;  // more than any answer costs
+constexpr std::uint64_t kUsable = std::uint64_t{1} << 63;  // a label of every node that may be used
+constexpr std::size_t kMostMatches = 64;
+
+/// A number from a lot, well mixed (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", fig.
+/// 15).
+constexpr std::uint64_t mix(std::uint64_t value) {
+  value += 0x9e3779b97f4a7c15u;
+  value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
+  value = (value ^ value >> 27) * 0x94d049bb133111ebu;
+  return value ^ value >> 31;
+}
+
+}  // namespace
+
+std::vector<std::uint64_t> PrefixIndex::pages_of(std::string_view salt, std::span<const std::int32_t> prompt) {
+  std::vector<std::uint64_t> pages;
+  Fnv1a hash;
+  hash.add(salt);
+  hash.add(std::uint64_t{salt.size()} << 32);
+  for (std::size_t i = 0; i + 1 < prompt.size(); ++i) {
+    hash.add(static_cast<std::uint64_t>(static_cast<std::uint32_t>(prompt[i])) + 1);
+    if ((i + 1) % kPageTokens == 0) pages.push_back(mix(hash.value()));
+  }
+  return pages;
+}
+
+void PrefixIndex::add(NodeIndex node, std::span<const std::uint64_t> pages) {
+  std::vector<std::uint64_t>& held = held_[node];
+  for (const std::uint64_t page : pages) {
+    std::vector<NodeIndex>& holders = holders_[page];
+    if (std::ranges::find(holders, node) != holders.end()) continue;
+    holders.push_back(node);
+    held.push_back(page);
+  }
+}
+
+void PrefixIndex::remove(NodeIndex node, std::span<const std::uint64_t> pages) {
+  for (const std::uint64_t page : pages) {
+    const auto holders = holders_.find(page);
+    if (holders == holders_.end() || std::erase(holders->second, node) == 0) continue;
+    if (holders->second.empty()) holders_.erase(holders);
+    std::vector<std::uint64_t>& held = held_[node];
+    const auto at = std::ranges::find(held, page);
+    *at = held.back();
+    held.pop_back();
+  }
+}
+
+void PrefixIndex::remove_all(NodeIndex node) {
+  const auto held = held_.extract(node);
+  if (held.empty()) return;
+  for (const std::uint64_t page : held.mapped()) {
+    const auto holders = holders_.find(page);
+    std::erase(holders->second, node);
+    if (holders->second.empty()) holders_.erase(holders);
+  }
+}
+
+void PrefixIndex::find(std::span<const std::uint64_t> pages, std::vector<Match>& matches) const {
+  matches.clear();
+  // Whoever has a page has had all before it, so how far anybody has them is found by halving.
+  std::size_t known = 0, unknown = pages.size() + 1;
+  while (unknown - known > 1) {
+    const std::size_t middle = known + (unknown - known) / 2;
+    (holders_.contains(pages[middle - 1]) ? known : unknown) = middle;
+  }
+  // Then back over the prompt, an eighth at a time: how much shorter another one is matters less and less.
+  for (std::size_t at = known; at > 0 && matches.size() < kMostMatches; at = std::min(at - 1, at - at / 8)) {
+    const auto holders = holders_.find(pages[at - 1]);
+    if (holders == holders_.end()) continue;
+    for (const NodeIndex node : holders->second) {
+      if (matches.size() == kMostMatches) break;
+      if (std::ranges::find(matches, node, &Match::node) != matches.end()) continue;
+      matches.push_back({node, static_cast<std::int64_t>(at)});
+    }
+  }
+}
+
+std::optional<std::uint64_t> Router::label(const std::string& name) {
+  if (const auto known = labels_.find(name); known != labels_.end()) return known->second;
+  if (labels_.size() == 63) return std::nullopt;  // the last bit is kUsable
+  return labels_[name] = std::uint64_t{1} << labels_.size();
+}
+
+void Router::set_node(NodeIndex node, const NodeFacts& facts) {
+  MILLRACE_CHECK(facts.speed.prefill > 0.0 && facts.speed.step > 0.0 && facts.places > 0, "node {} has no speed", node);
+  if (node >= facts_.size()) {
+    const std::size_t count = node + std::size_t{1};
+    facts_.resize(count);
+    have_.resize(count, 0);
+    recent_.resize(count);
+    for (std::vector<float>* column : {&inverse_prefill_, &step_, &step_per_sequence_, &usd_per_second_, &places_,
+                                       &inverse_places_, &sequences_, &queued_tokens_, &cached_, &scores_}) {
+      column->resize(count, 0.0f);
+    }
+  }
+  facts_[node] = facts;
+  have_[node] = facts.usable ? facts.labels | kUsable : 0;
+  inverse_prefill_[node] = static_cast<float>(1.0 / facts.speed.prefill);
+  step_[node] = static_cast<float>(facts.speed.step);
+  step_per_sequence_[node] = static_cast<float>(facts.speed.step_per_sequence);
+  places_[node] = static_cast<float>(facts.places);
+  inverse_places_[node] = 1.0f / places_[node];
+  const NodePrice& price = facts.price;
+  usd_per_second_[node] =
+      static_cast<float>((price.usd_per_hour + price.watts / 1000.0 * price.pue * price.usd_per_kwh) / kSecondsPerHour);
+}
+
+void Router::set_load(NodeIndex node, const NodeLoad& load, double now) {
+  std::vector<Placed>& recent = recent_[node];
+  std::erase_if(recent, [&](const Placed& placed) { return now - placed.at >= kBeatLag; });
+  double sequences = static_cast<double>(load.running + load.waiting);
+  double tokens = static_cast<double>(load.waiting_tokens);
+  for (const Placed& placed : recent) {
+    sequences += 1.0;
+    tokens += placed.tokens;
+  }
+  sequences_[node] = static_cast<float>(sequences);
+  queued_tokens_[node] = static_cast<float>(tokens);
+}
+
+void Router::placed(const RouteRequest& request, const Route& route, double now) {
+  const auto tokens = static_cast<double>(request.prompt_tokens - route.cached_tokens);
+  recent_[route.node].push_back({now, tokens});
+  sequences_[route.node] += 1.0f;
+  queued_tokens_[route.node] += static_cast<float>(tokens);
+}
+
+namespace {
+
+/// The numbers of Router's page, for one node. In floats: what they are made of is not known to four digits.
+struct Prediction {
+  float ttft, tpot, usd;
+};
+
+struct Asked {
+  explicit Asked(const RouteRequest& request)
+      : prompt(static_cast<float>(request.prompt_tokens)), answer(static_cast<float>(request.answer_tokens)) {}
+  float prompt, answer;
+};
+
+inline Prediction predict_one(const Asked& asked, float cached, float inverse_prefill, float step,
+                              float step_per_sequence, float usd_per_second, float places, float inverse_places,
+                              float sequences, float queued) {
+  const float others = std::min(sequences, places - 1.0f);  // that decode beside it
+  const float tpot = step + step_per_sequence * others;
+  // Where all places are taken, those before this one must end first: each takes an answer's time, `places` at once.
+  const float turns = std::max(0.0f, sequences + 1.0f - places) * inverse_places;
+  const float own = (asked.prompt - cached) * inverse_prefill;
+  const float wait = queued * inverse_prefill + turns * asked.answer * tpot;
+  return {wait + own + step, tpot, (own + asked.answer * (step * inverse_places + step_per_sequence)) * usd_per_second};
+}
+
+}  // namespace
+
+Route Router::predict(NodeIndex node, const RouteRequest& request) const {
+  const Prediction prediction =
+      predict_one(Asked(request), cached_[node], inverse_prefill_[node], step_[node], step_per_sequence_[node],
+                  usd_per_second_[node], places_[node], inverse_places_[node], sequences_[node], queued_tokens_[node]);
+  return {.node = node,
+          .ttft = static_cast<double>(prediction.ttft),
+          .tpot = static_cast<double>(prediction.tpot),
+          .usd = static_cast<double>(prediction.usd),
+          .cached_tokens = static_cast<std::int64_t>(cached_[node]),
+          .within_slo = prediction.ttft <= static_cast<float>(kRoom * request.ttft_slo) &&
+                        prediction.tpot <= static_cast<float>(kRoom * request.tpot_slo)};
+}
+
+void Router::score_all(const RouteRequest& request) {
+  const std::size_t count = facts_.size();
+  if (policy_ == RoutePolicy::round_robin) {
+    for (std::size_t n = 0; n < count; ++n) scores_[n] = static_cast<float>((n + count - turn_ % count) % count);
+    return;
+  }
+  if (policy_ == RoutePolicy::least_loaded) {
+    for (std::size_t n = 0; n < count; ++n) scores_[n] = sequences_[n] * inverse_places_[n];
+    return;
+  }
+  const Asked asked(request);
+  const bool cheapest = policy_ == RoutePolicy::cheapest_in_slo;
+  const float inverse_ttft = 1.0f / static_cast<float>(kRoom * request.ttft_slo);
+  const float inverse_tpot = 1.0f / static_cast<float>(kRoom * request.tpot_slo);
+  for (std::size_t n = 0; n < count; ++n) {
+    const Prediction p =
+        predict_one(asked, cached_[n], inverse_prefill_[n], step_[n], step_per_sequence_[n], usd_per_second_[n],
+                    places_[n], inverse_places_[n], sequences_[n], queued_tokens_[n]);
+    // Behind all that keep within it stand the others, by how far they miss it.
+    const float missed = std::max(p.ttft * inverse_ttft, p.tpot * inverse_tpot);
+    const float usd = missed <= 1.0f ? p.usd : kBehind * missed;
+    scores_[n] = cheapest ? usd : p.ttft;
+  }
+}
+
+std::vector<Route> Router::pick(const RouteRequest& request, std::size_t most) {
+  const std::uint64_t wanted = request.labels | kUsable;
+  const auto room = static_cast<double>(request.prompt_tokens) + request.answer_tokens;
+  prefixes_.find(request.pages, matches_);
+  std::erase_if(matches_, [this](const PrefixIndex::Match& match) { return match.node >= cached_.size(); });
+  for (const PrefixIndex::Match& match : matches_) {
+    cached_[match.node] = static_cast<float>(match.pages * PrefixIndex::kPageTokens);
+  }
+  score_all(request);
+  struct Ranked {
+    float score;
+    std::uint64_t lot;
+    NodeIndex node;
+  };
+  const auto better = [](const Ranked& a, const Ranked& b) {
+    return a.score != b.score ? a.score < b.score : a.lot < b.lot;
+  };
+  std::vector<Ranked> best;  // a heap, the worst on top
+  // More than are asked for, as the first is drawn from those that are nearly as good.
+  const std::size_t kept = most + 8;
+  for (NodeIndex node = 0; node < facts_.size(); ++node) {
+    if (best.size() == kept && scores_[node] > best.front().score) continue;
+    if ((have_[node] & wanted) != wanted || room > static_cast<double>(facts_[node].context)) continue;
+    if (std::ranges::find(request.avoid, node) != request.avoid.end()) continue;
+    const Ranked ranked{scores_[node], mix(request.lot ^ node), node};
+    if (best.size() == kept && !better(ranked, best.front())) continue;
+    best.push_back(ranked);
+    std::ranges::push_heap(best, better);
+    if (best.size() > kept) {
+      std::ranges::pop_heap(best, better);
+      best.pop_back();
+    }
+  }
+  ++turn_;
+  std::ranges::sort(best, better);
+  // Many routers see the same beat: were all of them to take the one best node, it would be the worst one next.
+  if (policy_ != RoutePolicy::round_robin && !best.empty()) {
+    const float alike = best.front().score * kAlike;
+    const auto end = std::ranges::find_if(best, [&](const Ranked& ranked) { return ranked.score > alike; });
+    std::ranges::sort(best.begin(), end, {}, &Ranked::lot);
+    // Of two by lot the one with less to do (Mitzenmacher 2001, "The power of two choices in randomized load
+    // balancing").
+    const auto load = [this](const Ranked& ranked) { return sequences_[ranked.node] * inverse_places_[ranked.node]; };
+    if (end - best.begin() > 1 && load(best[1]) < load(best[0])) std::swap(best[0], best[1]);
+  }
+  std::vector<Route> routes;
+  for (std::size_t i = 0; i < std::min(most, best.size()); ++i) routes.push_back(predict(best[i].node, request));
+  for (const PrefixIndex::Match& match : matches_) cached_[match.node] = 0.0f;
+  return routes;
+}
+
+}  // namespace millrace

@@ -1,0 +1,155 @@
+// Router: which node a request should run on. Pure: what is known of nodes and of the request in, a ranked list with
+// predictions out; times come from outside.
+//
+// Predictions are simple on purpose, so that what a node is observed to do can set each of their numbers:
+//
+//   wait = prompt tokens queued / prefill rate, and where all places are taken the time until one is free
+//   TTFT = wait + uncached prompt tokens / prefill rate + step
+//   TPOT = step + step_per_sequence * sequences
+//   cost = (uncached prompt tokens / prefill rate + answer tokens * (step / places + step_per_sequence))
+//          * ($/h + W * PUE * $/kWh): the node's seconds that are the request's share where all places are taken.
+//          By what others happen to do at the moment, full nodes would seem cheap, and would draw more.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace millrace {
+
+using NodeIndex = std::uint32_t;
+
+/// What a node does with a model.
+struct NodeSpeed {
+  double prefill = 1000.0;           // tokens of prompts a second
+  double step = 0.02;                // seconds of a step with one sequence that decodes
+  double step_per_sequence = 0.001;  // … for each further one
+};
+
+/// What its operator says of it.
+struct NodePrice {
+  double usd_per_hour = 0.0;
+  double watts = 0.0;        // while it works
+  double pue = 1.0;          // power of the site for each watt of the node
+  double usd_per_kwh = 0.0;  // now
+};
+
+struct NodeFacts {
+  NodeSpeed speed;
+  NodePrice price;
+  std::int64_t places = 16;        // sequences that run at once
+  std::int64_t context = 1 << 20;  // tokens of a sequence
+  std::uint64_t labels = 0;        // bits, as Router::label() gives them
+  bool usable = true;              // ready, and its circuit breaker is closed
+};
+
+/// What its last beat said.
+struct NodeLoad {
+  std::int64_t running = 0, waiting = 0;  // sequences
+  std::int64_t waiting_tokens = 0;        // of prompts
+};
+
+struct RouteRequest {
+  std::int64_t prompt_tokens = 0;
+  double answer_tokens = 0.0;                 // that are expected
+  std::span<const std::uint64_t> pages = {};  // PrefixIndex::pages_of its prompt
+  std::uint64_t labels = 0;                   // that the node must have: model, quality, region, data class
+  double ttft_slo = std::numeric_limits<double>::infinity();  // seconds
+  double tpot_slo = std::numeric_limits<double>::infinity();
+  std::uint64_t lot = 0;  // anything that differs from request to request
+  std::span<const NodeIndex> avoid = {};
+};
+
+struct Route {
+  NodeIndex node = 0;
+  double ttft = 0.0, tpot = 0.0;  // seconds
+  double usd = 0.0;
+  std::int64_t cached_tokens = 0;
+  bool within_slo = false;
+};
+
+enum class RoutePolicy : std::uint8_t {
+  round_robin,
+  least_loaded,     // fewest sequences for its places
+  prefix_aware,     // shortest predicted TTFT
+  cheapest_in_slo,  // cheapest of those that keep within the SLO with some room; of none, the one that misses it least
+};
+
+/// Which nodes have computed which beginnings of prompts. A beginning is known by a hash of all its tokens and of whose
+/// shared context it is, one for every page.
+class PrefixIndex {
+ public:
+  static constexpr std::int64_t kPageTokens = 16;
+
+  /// The hashes of a prompt's pages, as far as they are full and the next token is not the first of an answer.
+  static std::vector<std::uint64_t> pages_of(std::string_view salt, std::span<const std::int32_t> prompt);
+
+  void add(NodeIndex node, std::span<const std::uint64_t> pages);
+  void remove(NodeIndex node, std::span<const std::uint64_t> pages);
+  void remove_all(NodeIndex node);
+
+  struct Match {
+    NodeIndex node = 0;
+    std::int64_t pages = 0;
+  };
+  /// Nodes that have the longest beginnings, longest first; those that have shorter ones may be missing.
+  void find(std::span<const std::uint64_t> pages, std::vector<Match>& matches) const;
+
+  [[nodiscard]] std::size_t size() const { return holders_.size(); }
+
+ private:
+  std::unordered_map<std::uint64_t, std::vector<NodeIndex>> holders_;
+  std::unordered_map<NodeIndex, std::vector<std::uint64_t>> held_;
+};
+
+/// Not thread-safe. Nodes are numbers below a count that grows; what they are called, the caller knows.
+class Router {
+ public:
+  explicit Router(RoutePolicy policy = RoutePolicy::cheapest_in_slo) : policy_(policy) {}
+
+  /// A bit for a label such as "model=m" or "region=eu". At most 64 in all: none once they are used up.
+  std::optional<std::uint64_t> label(const std::string& name);
+
+  void set_node(NodeIndex node, const NodeFacts& facts);
+  /// A beat. What was placed since then and may not be in it yet (`placed_at` later than `now - lag`) still counts.
+  void set_load(NodeIndex node, const NodeLoad& load, double now);
+
+  /// The best nodes, best first, at most `most`. Empty: there is none that may.
+  std::vector<Route> pick(const RouteRequest& request, std::size_t most);
+  /// The caller takes this route: it counts as load until beats show it.
+  void placed(const RouteRequest& request, const Route& route, double now);
+
+  [[nodiscard]] PrefixIndex& prefixes() { return prefixes_; }
+  [[nodiscard]] const NodeFacts& facts(NodeIndex node) const { return facts_[node]; }
+  [[nodiscard]] std::size_t count() const { return facts_.size(); }
+
+ private:
+  struct Placed {
+    double at = 0.0;
+    double tokens = 0.0;  // of its prompt, not cached
+  };
+
+  [[nodiscard]] Route predict(NodeIndex node, const RouteRequest& request) const;
+  void score_all(const RouteRequest& request);
+
+  RoutePolicy policy_;
+  PrefixIndex prefixes_;
+  std::unordered_map<std::string, std::uint64_t> labels_;
+  std::vector<NodeFacts> facts_;
+  // What pick() goes through for every node, side by side.
+  std::vector<std::uint64_t> have_;  // labels, 0 where it may not be used
+  std::vector<float> inverse_prefill_, step_, step_per_sequence_, usd_per_second_, places_, inverse_places_;
+  std::vector<float> sequences_, queued_tokens_;  // by the last beat and what was placed since
+  std::vector<float> cached_;                     // tokens of the request; zero between calls
+  std::vector<float> scores_;                     // the lower the better
+  std::vector<std::vector<Placed>> recent_;
+  std::vector<PrefixIndex::Match> matches_;
+  std::uint64_t turn_ = 0;
+};
+
+}  // namespace millrace

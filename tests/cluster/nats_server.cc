@@ -1,0 +1,116 @@
+#include "nats_server.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <nats/nats.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+#include "core/check.h"
+
+namespace millrace::test {
+
+namespace {
+
+constexpr const char* kProgram = "nats-server";
+
+sockaddr_in loopback(int port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<std::uint16_t>(port));
+  return address;
+}
+
+int free_port() {
+  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = loopback(0);
+  socklen_t size = sizeof address;
+  MILLRACE_CHECK(::bind(socket, reinterpret_cast<sockaddr*>(&address), size) == 0, "no free port");
+  ::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size);
+  ::close(socket);
+  return ntohs(address.sin_port);
+}
+
+bool listens(int port) {
+  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = loopback(port);
+  const bool connected = ::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+  ::close(socket);
+  return connected;
+}
+
+}  // namespace
+
+bool NatsServer::available() {
+  for (const char* folder : {"/usr/sbin", "/usr/bin", "/usr/local/bin"}) {
+    if (std::filesystem::exists(std::filesystem::path(folder) / kProgram)) return true;
+  }
+  return false;
+}
+
+NatsServer::NatsServer() : port_(free_port()) {
+  std::string name = std::filesystem::temp_directory_path() / "millrace-nats-XXXXXX";
+  MILLRACE_CHECK(::mkdtemp(name.data()) != nullptr, "no folder {}", name);
+  folder_ = name;
+  start();
+}
+
+NatsServer::~NatsServer() {
+  stop();
+  std::error_code ignored;
+  std::filesystem::remove_all(folder_, ignored);
+}
+
+std::string NatsServer::url() const {
+  return fmt::format("nats://127.0.0.1:{}", port_);
+}
+
+void NatsServer::start() {
+  const std::string port = std::to_string(port_), folder = folder_ / "jetstream", log = folder_ / "log";
+  process_ = ::fork();
+  if (process_ == 0) {
+    ::setenv("PATH", "/usr/sbin:/usr/bin:/usr/local/bin", 1);
+    ::execlp(kProgram, kProgram, "--addr", "127.0.0.1", "--port", port.c_str(), "--jetstream", "--store_dir",
+             folder.c_str(), "--log", log.c_str(), static_cast<char*>(nullptr));
+    ::_exit(127);
+  }
+  MILLRACE_CHECK(process_ > 0, "no process for {}", kProgram);
+  for (int tries = 0; !listens(port_); ++tries) {
+    MILLRACE_CHECK(tries < 200, "{} does not listen on port {}", kProgram, port_);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+void NatsServer::stop() {
+  if (process_ <= 0) return;
+  ::kill(process_, SIGTERM);
+  ::waitpid(process_, nullptr, 0);
+  process_ = -1;
+}
+
+void NatsServer::make_bucket(const std::string& bucket) const {
+  natsConnection* connection = nullptr;
+  jsCtx* js = nullptr;
+  kvStore* store = nullptr;
+  kvConfig config;
+  kvConfig_Init(&config);
+  config.Bucket = bucket.c_str();
+  config.History = 1;
+  natsStatus status = natsConnection_ConnectTo(&connection, url().c_str());
+  if (status == NATS_OK) status = natsConnection_JetStream(&js, connection, nullptr);
+  if (status == NATS_OK) status = js_CreateKeyValue(&store, js, &config);
+  MILLRACE_CHECK(status == NATS_OK, "bucket {}: {}", bucket, natsStatus_GetText(status));
+  kvStore_Destroy(store);
+  jsCtx_Destroy(js);
+  natsConnection_Destroy(connection);
+}
+
+}  // namespace millrace::test

@@ -1,0 +1,38 @@
+// A NATS server of our own on loopback, for one test.
+#pragma once
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <string>
+
+namespace millrace::test {
+
+/// Started at construction with JetStream in a folder of its own, on a free port, and ended with the test.
+class NatsServer {
+ public:
+  /// Whether this machine has one (Debian: nats-server).
+  static bool available();
+
+  NatsServer();
+  ~NatsServer();
+  NatsServer(const NatsServer&) = delete;
+  NatsServer& operator=(const NatsServer&) = delete;
+
+  [[nodiscard]] std::string url() const;
+  [[nodiscard]] pid_t pid() const { return process_; }
+
+  /// Ends it as an administrator does; its files stay.
+  void stop();
+  /// On the same port, with the same files. Returns once it listens.
+  void start();
+  /// The bucket of nodes' records, as an operator makes it.
+  void make_bucket(const std::string& bucket) const;
+
+ private:
+  int port_;
+  std::filesystem::path folder_;
+  pid_t process_ = -1;
+};
+
+}  // namespace millrace::test

@@ -1,0 +1,250 @@
+// The transport and the registry over a real NATS server, and streams over both.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <optional>
+
+#include "cluster/gateway_streams.h"
+#include "cluster/nats_registry.h"
+#include "cluster/nats_transport.h"
+#include "cluster/node_agent.h"
+#include "nats_server.h"
+#include "sim_runner.h"
+
+namespace millrace::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+class Nats : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!NatsServer::available()) GTEST_SKIP() << "this machine has no nats-server (Debian: apt install nats-server)";
+    server_.emplace();
+  }
+
+  std::unique_ptr<NatsTransport> connect(const std::string& name) {
+    auto transport = NatsTransport::connect({.url = server_->url(), .name = name}, loop_,
+                                            [this](const std::string& message) { messages_.push_back(message); });
+    EXPECT_TRUE(transport.ok()) << transport.error().message;
+    return std::move(*transport);
+  }
+
+  /// Runs the loop until this holds; false after ten seconds.
+  bool run_until(const std::function<bool()>& holds, Duration most = seconds(10)) {
+    const Instant end = loop_.now() + most;
+    bool held = holds();
+    std::function<void()> look = [&] {
+      held = holds();
+      if (held || loop_.now() >= end) {
+        loop_.stop();
+      } else {
+        loop_.after(milliseconds(5), look);
+      }
+    };
+    if (held) return true;
+    loop_.after(milliseconds(5), look);
+    loop_.run();
+    return held;
+  }
+
+  EventLoop loop_;
+  std::optional<NatsServer> server_;
+  std::vector<std::string> messages_;
+};
+
+/// A node whose engine is simulated, and all that it needs.
+struct LiveNode {
+  LiveNode(std::unique_ptr<NatsTransport> own, EventLoop& loop, const std::string& name)
+      : transport(std::move(own)),
+        registry(*transport, loop, [](const std::string&) {}),
+        runner(*transport, "m", "c", milliseconds(10), 16),
+        agent(
+            *transport, registry, {name, {{"m", "c"}}}, runner,
+            [this](Beat& beat) { beat.running = static_cast<std::int64_t>(runner.held()); }, 1) {}
+
+  std::unique_ptr<NatsTransport> transport;
+  NatsRegistry registry;
+  SimRunner runner;
+  NodeAgent agent;
+};
+
+struct LiveGateway {
+  LiveGateway(std::unique_ptr<NatsTransport> own, EventLoop& loop)
+      : transport(std::move(own)),
+        registry(*transport, loop, [](const std::string&) {}),
+        streams(*transport, registry, "gateway", pick, 7) {}
+
+  static std::optional<std::string> pick(const PickQuery& query, const NodeTable& table) {
+    std::optional<std::string> best;
+    for (const auto& [name, node] : table.nodes()) {
+      if (node.health != NodeHealth::ready || NodeTable::model(node, query.placement.model) == nullptr) continue;
+      if (!best || node.beat.running < table.find(*best)->beat.running) best = name;
+    }
+    return best;
+  }
+
+  std::unique_ptr<NatsTransport> transport;
+  NatsRegistry registry;
+  GatewayStreams streams;
+};
+
+Placement work(std::int64_t tokens) {
+  Placement placement{.model = "m", .prompt = {1, 2, 3}, .max_new_tokens = tokens};
+  placement.sampling.seed = 5;
+  return placement;
+}
+
+TEST_F(Nats, CarriesMessagesInOrder) {
+  const auto one = connect("one"), other = connect("other");
+  std::vector<std::size_t> sizes;
+  std::vector<std::string> subjects;
+  other->subscribe("mr.put.other.*", [&](std::string_view subject, std::span<const std::byte> message) {
+    subjects.emplace_back(subject);
+    sizes.push_back(message.size());
+  });
+  EXPECT_TRUE(run_until([&] { return other->connected(); }));
+  // The subscription has reached the server once something comes.
+  EXPECT_TRUE(run_until([&] {
+    one->publish("mr.put.other.one", {});
+    return !sizes.empty();
+  }));
+  sizes.clear();
+  subjects.clear();
+  run_until([] { return false; }, milliseconds(100));
+  sizes.clear();
+  subjects.clear();
+  const Bytes large(kMaxMessage, std::byte{3});
+  for (std::size_t size = 1; size <= 100; ++size) one->publish("mr.put.other.one", std::span(large).first(size));
+  one->publish("mr.put.other.one", large);
+  one->publish("mr.put.nobody.one", large);
+  EXPECT_TRUE(run_until([&] { return sizes.size() == 101; }));
+  for (std::size_t i = 0; i < 100; ++i) EXPECT_EQ(sizes[i], i + 1);
+  EXPECT_EQ(sizes.back(), kMaxMessage);
+  EXPECT_EQ(subjects.front(), "mr.put.other.one");
+}
+
+TEST_F(Nats, FindsItsServerAgain) {
+  const auto one = connect("one"), other = connect("other");
+  int came = 0;
+  other->subscribe("a.b", [&](std::string_view, std::span<const std::byte>) { ++came; });
+  const auto speaks = [&] {
+    one->publish("a.b", {});
+    return came > 0;
+  };
+  EXPECT_TRUE(run_until(speaks));
+  server_->stop();
+  EXPECT_TRUE(run_until([&] { return !one->connected() && !other->connected(); }));
+  came = 0;
+  server_->start();
+  EXPECT_TRUE(run_until(speaks));
+  EXPECT_TRUE(run_until([&] { return one->connected() && other->connected(); }));
+  run_until([] { return false; }, milliseconds(50));  // until the last message is told
+  ASSERT_GE(messages_.size(), 2u);
+  EXPECT_EQ(messages_.front(), "the connection to NATS is lost; it is being looked for");
+  EXPECT_EQ(messages_.back(), "connected to NATS");
+}
+
+TEST_F(Nats, AServerThatComesLaterIsFound) {
+  server_->stop();
+  const auto one = connect("one");
+  EXPECT_FALSE(one->connected());
+  run_until([] { return false; }, milliseconds(300));
+  server_->start();
+  EXPECT_TRUE(run_until([&] { return one->connected(); }));
+}
+
+TEST_F(Nats, KeepsRecords) {
+  server_->make_bucket("mr_nodes");
+  const auto one = connect("one"), other = connect("other");
+  NatsRegistry writer(*one, loop_, [](const std::string&) {}), reader(*other, loop_, [](const std::string&) {});
+  std::uint64_t first = 0, second = 0;
+  writer.announce({"one", {{"m", "c1"}}},
+                  [&](const Result<std::uint64_t>& revision) { first = revision.ok() ? *revision : 0; });
+  EXPECT_TRUE(run_until([&] { return first > 0; }));
+  std::vector<std::pair<NodeRecord, std::uint64_t>> seen;
+  reader.watch([&](const std::string&, const NodeRecord* record, std::uint64_t incarnation) {
+    if (record != nullptr) seen.emplace_back(*record, incarnation);
+  });
+  EXPECT_TRUE(run_until([&] { return seen.size() == 1; })) << "what was there before";
+  writer.announce({"one", {{"m", "c2"}}},
+                  [&](const Result<std::uint64_t>& revision) { second = revision.ok() ? *revision : 0; });
+  EXPECT_TRUE(run_until([&] { return seen.size() == 2; }));
+  EXPECT_GT(second, first);
+  EXPECT_EQ(seen[0].second, first);
+  EXPECT_EQ(seen[1].second, second);
+  EXPECT_EQ(seen[1].first.models.front().numeric_class, "c2");
+}
+
+TEST_F(Nats, WithoutABucketTheReasonIsTold) {
+  const auto one = connect("one");
+  std::vector<std::string> told;
+  NatsRegistry registry(*one, loop_, [&](const std::string& message) { told.push_back(message); });
+  bool failed = false;
+  registry.announce({"one", {}}, [&](const Result<std::uint64_t>& revision) { failed = !revision.ok(); });
+  EXPECT_TRUE(run_until([&] { return failed; }));
+  ASSERT_FALSE(told.empty());
+  EXPECT_TRUE(told.front().starts_with("the record can't be written to mr_nodes: ")) << told.front();
+}
+
+TEST_F(Nats, AStreamOutlivesItsNode) {
+  server_->make_bucket("mr_nodes");
+  std::optional<LiveNode> first(std::in_place, connect("first"), loop_, "first");
+  LiveGateway gateway(connect("gateway"), loop_);
+  std::vector<std::int32_t> tokens;
+  std::optional<StreamDone> done;
+  const Placement asked = work(300);
+  gateway.streams.submit(asked, kSimVocab, [&](const StreamNews& news) {
+    if (const auto* came = std::get_if<TokenCame>(&news)) tokens.push_back(came->token);
+    if (const auto* end = std::get_if<StreamDone>(&news)) done = *end;
+    return Demand::more;
+  });
+  EXPECT_TRUE(run_until([&] { return tokens.size() > 50; }));
+  LiveNode second(connect("second"), loop_, "second");
+  EXPECT_TRUE(run_until([&] { return gateway.streams.nodes().find("second") != nullptr; }));
+  first.reset();
+  EXPECT_TRUE(run_until([&] { return done.has_value(); }, seconds(20)));
+  EXPECT_EQ(tokens, sim_answer("c", asked, 0));
+  EXPECT_EQ(done->migrations, 1);
+  EXPECT_EQ(done->node, "second");
+  EXPECT_TRUE(done->identical);
+}
+
+TEST_F(Nats, AServerThatRestartsMovesNothing) {
+  server_->make_bucket("mr_nodes");
+  LiveNode node(connect("node"), loop_, "node");
+  LiveGateway gateway(connect("gateway"), loop_);
+  std::vector<std::int32_t> tokens;
+  std::optional<StreamDone> done;
+  const Placement asked = work(400);
+  gateway.streams.submit(asked, kSimVocab, [&](const StreamNews& news) {
+    if (const auto* came = std::get_if<TokenCame>(&news)) tokens.push_back(came->token);
+    if (const auto* end = std::get_if<StreamDone>(&news)) done = *end;
+    return Demand::more;
+  });
+  EXPECT_TRUE(run_until([&] { return tokens.size() > 50; }));
+  server_->stop();
+  run_until([] { return false; }, seconds(1));
+  server_->start();
+  EXPECT_TRUE(run_until([&] { return done.has_value(); }, seconds(30)));
+  EXPECT_EQ(tokens, sim_answer("c", asked, 0));
+  EXPECT_EQ(done->migrations, 0);
+}
+
+TEST(NodeRecordTest, IsCheckedWhenRead) {
+  const NodeRecord record{"desk", {{"m", "c"}, {"n", "d"}}};
+  const auto back = parse_record(record_json(record));
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->node, "desk");
+  ASSERT_EQ(back->models.size(), 2u);
+  EXPECT_EQ(back->models[1].numeric_class, "d");
+  for (const char* bad : {"", "[]", "{}", R"({"node": 1})", R"({"node": "a"})", R"({"node": "a", "models": [1]})",
+                          R"({"node": "a", "models": [{"name": "m"}]})"}) {
+    EXPECT_FALSE(parse_record(bad).ok()) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace millrace::test
