@@ -59,5 +59,7 @@ void add_quantize(CLI::App& app, Command& chosen);
 void add_calibrate(CLI::App& app, Command& chosen);
 void add_serve(CLI::App& app, Command& chosen);
 void add_bench_serve(CLI::App& app, Command& chosen);
+void add_node(CLI::App& app, Command& chosen);
+void add_gateway(CLI::App& app, Command& chosen);
 
 }  // namespace millrace::cli

@@ -71,6 +71,14 @@ void GatewayStreams::cancel(StreamId id) {
   streams_.erase(id);
 }
 
+StreamDone GatewayStreams::so_far(StreamId id) const {
+  const auto stream = streams_.find(id);
+  if (stream == streams_.end()) return {};
+  StreamDone done = stream->second.done;
+  done.node = stream->second.node;
+  return done;
+}
+
 void GatewayStreams::resume(StreamId id) {
   Stream* stream = find(id);
   if (stream == nullptr || !std::exchange(stream->paused, false)) return;
@@ -174,7 +182,7 @@ bool GatewayStreams::is_lawful(const Stream& stream, const StreamEvent& event) {
   if (const auto* came = std::get_if<TokenCame>(&event)) {
     const PlacedChoice* choice = choice_of(came->choice);
     if (!accepted || choice == nullptr || came->token >= stream.vocab) return false;
-    if (came->logprobs.has_value() && stream.work.logprobs < 0) return false;
+    if (came->logprobs.has_value() && stream.work.logprobs < 0 && !came->of_prompt) return false;
     if (!came->of_prompt) return static_cast<std::int64_t>(choice->tokens.size()) < stream.work.max_new_tokens;
     const auto told = static_cast<std::size_t>(choice->prompt_reported);
     return stream.work.prompt_logprobs && choice->tokens.empty() && told < stream.work.prompt.size() &&
@@ -193,9 +201,8 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
     return false;
   }
   Demand demand = Demand::more;
-  if (const auto* accepted = std::get_if<Accepted>(&event)) {
+  if (std::holds_alternative<Accepted>(event)) {
     stream.phase = Phase::running;
-    if (stream.attempt == 1) stream.done.cached_tokens = accepted->cached_tokens;
     return true;
   }
   if (const auto* failed = std::get_if<AttemptFailed>(&event)) {
@@ -216,6 +223,8 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
     demand = stream.sink(*came);
   } else if (const auto* end = std::get_if<ChoiceEnd>(&event)) {
     stream.work.choices[static_cast<std::size_t>(end->choice)].ended = true;
+    if (stream.done.migrations == 0)
+      stream.done.cached_tokens = std::max(stream.done.cached_tokens, end->cached_tokens);
     demand = stream.sink(*end);
   }
   Stream* after = find(id);

@@ -62,6 +62,9 @@ class GatewayStreams {
   void cancel(StreamId id);
   void resume(StreamId id);
 
+  /// What StreamDone would say now.
+  [[nodiscard]] StreamDone so_far(StreamId id) const;
+
   [[nodiscard]] std::size_t count() const { return streams_.size(); }
   [[nodiscard]] const NodeTable& nodes() const { return nodes_; }
 

@@ -84,10 +84,7 @@ std::int32_t read_int32(WireReader& in, std::string_view what) {
 }
 
 void put_event(WireWriter& out, const StreamEvent& event) {
-  std::visit(Match{[&](const Accepted& accepted) {
-                     put_kind(out, EventKind::accepted);
-                     out.varint(static_cast<std::uint64_t>(accepted.cached_tokens));
-                   },
+  std::visit(Match{[&](const Accepted&) { put_kind(out, EventKind::accepted); },
                    [&](const TokenCame& came) {
                      put_kind(out, EventKind::token);
                      out.varint(static_cast<std::uint32_t>(came.choice));
@@ -99,6 +96,7 @@ void put_event(WireWriter& out, const StreamEvent& event) {
                      put_kind(out, EventKind::end);
                      out.varint(static_cast<std::uint32_t>(end.choice));
                      out.u8(end.reason == FinishReason::stop ? 0 : 1);
+                     out.varint(static_cast<std::uint64_t>(end.cached_tokens));
                    },
                    [&](const AttemptFailed& failed) {
                      put_kind(out, EventKind::failed);
@@ -111,7 +109,7 @@ void put_event(WireWriter& out, const StreamEvent& event) {
 StreamEvent read_event(WireReader& in) {
   switch (const std::uint8_t kind = in.u8(); static_cast<EventKind>(kind)) {
     case EventKind::accepted:
-      return Accepted{static_cast<std::int64_t>(in.varint(kMostTokens, "cached tokens"))};
+      return Accepted{};
     case EventKind::token: {
       TokenCame came{.choice = read_int32(in, "a choice"), .token = read_int32(in, "a token")};
       const std::uint8_t flags = in.u8();
@@ -124,7 +122,8 @@ StreamEvent read_event(WireReader& in) {
       const std::int32_t choice = read_int32(in, "a choice");
       const std::uint8_t reason = in.u8();
       if (reason > 1) in.refuse("a choice ended for no known reason");
-      return ChoiceEnd{choice, reason == 0 ? FinishReason::stop : FinishReason::length};
+      return ChoiceEnd{choice, reason == 0 ? FinishReason::stop : FinishReason::length,
+                       static_cast<std::int64_t>(in.varint(kMostTokens, "cached tokens"))};
     }
     case EventKind::failed: {
       const std::uint8_t error = in.u8();

@@ -47,9 +47,7 @@ constexpr std::size_t kMaxCredits = 4096;  // in a message
 // From a node to a gateway.
 
 /// It was taken: it waits or runs.
-struct Accepted {
-  std::int64_t cached_tokens = 0;  // of the prompt, that need not be computed, as far as is known
-};
+struct Accepted {};
 
 struct TokenCame {
   std::int32_t choice = 0;
@@ -61,6 +59,7 @@ struct TokenCame {
 struct ChoiceEnd {
   std::int32_t choice = 0;
   FinishReason reason = FinishReason::stop;  // stop or length
+  std::int64_t cached_tokens = 0;            // of the prompt, that this node had already; with the last end
 };
 
 /// The attempt has ended.

@@ -27,14 +27,21 @@ using StoreWatcher = std::unique_ptr<kvWatcher, Destroy<kvWatcher, kvWatcher_Des
 using Entry = std::unique_ptr<kvEntry, Destroy<kvEntry, kvEntry_Destroy>>;
 using JetStream = std::unique_ptr<jsCtx, Destroy<jsCtx, jsCtx_Destroy>>;
 
-/// The bucket, once it is there: operators make it (deploy/), a node may not.
-natsStatus open_store(natsConnection* connection, JetStream& context, Store& store) {
+natsStatus open_store(natsConnection* connection, JetStream& context, Store& store, bool makes_bucket) {
   jsCtx* js = nullptr;
   natsStatus status = natsConnection_JetStream(&js, connection, nullptr);
   if (status != NATS_OK) return status;
   context.reset(js);
   kvStore* bucket = nullptr;
   status = js_KeyValue(&bucket, js, kBucket);
+  if (status == NATS_NOT_FOUND && makes_bucket) {
+    kvConfig config;
+    kvConfig_Init(&config);
+    config.Bucket = kBucket;
+    config.History = 1;
+    config.StorageType = js_FileStorage;
+    status = js_CreateKeyValue(&bucket, js, &config);
+  }
   if (status == NATS_OK) store.reset(bucket);
   return status;
 }
@@ -81,6 +88,7 @@ struct NatsRegistry::Shared {
   natsConnection* connection = nullptr;
   std::function<void(const std::string&)> on_message;
   Watcher watcher;
+  bool makes_bucket = false;
 
   std::mutex mutex;
   std::condition_variable arrived;
@@ -117,7 +125,7 @@ struct NatsRegistry::Shared {
         task = std::move(shared->tasks.front());
         shared->tasks.pop_front();
       }
-      natsStatus status = store ? NATS_OK : open_store(shared->connection, context, store);
+      natsStatus status = store ? NATS_OK : open_store(shared->connection, context, store, false);
       std::uint64_t revision = 0;
       const std::string json = record_json(task.record);
       if (status == NATS_OK) {
@@ -172,7 +180,7 @@ struct NatsRegistry::Shared {
     while (!shared->ended()) {
       JetStream context;
       Store store;
-      natsStatus status = open_store(shared->connection, context, store);
+      natsStatus status = open_store(shared->connection, context, store, shared->makes_bucket);
       kvWatcher* raw = nullptr;
       if (status == NATS_OK) status = kvStore_WatchAll(&raw, store.get(), nullptr);
       if (status == NATS_OK) {
@@ -193,10 +201,11 @@ struct NatsRegistry::Shared {
 };
 
 NatsRegistry::NatsRegistry(NatsTransport& transport, EventLoop& loop,
-                           std::function<void(const std::string&)> on_message)
+                           std::function<void(const std::string&)> on_message, bool makes_bucket)
     : shared_(std::make_shared<Shared>()) {
   shared_->connection = transport.connection();
   shared_->on_message = std::move(on_message);
+  shared_->makes_bucket = makes_bucket;
   shared_->loop = &loop;
   writer_ = std::thread(Shared::write, shared_);
 }

@@ -23,7 +23,9 @@ Result<NodeRecord> parse_record(std::string_view json);
 class NatsRegistry : public Registry {
  public:
   /// `transport` must outlive it. `on_message`: on the loop, in one line, what is wrong with the store or a record.
-  NatsRegistry(NatsTransport& transport, EventLoop& loop, std::function<void(const std::string&)> on_message);
+  /// `makes_bucket`: where there is none, watch() makes it; a node's credentials do not allow that.
+  NatsRegistry(NatsTransport& transport, EventLoop& loop, std::function<void(const std::string&)> on_message,
+               bool makes_bucket = false);
   ~NatsRegistry() override;
 
   void announce(const NodeRecord& record, std::function<void(Result<std::uint64_t>)> done) override;

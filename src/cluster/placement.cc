@@ -104,6 +104,9 @@ Bytes encode(const Placement& placement) {
   put_sampling(out, placement.sampling);
   out.varint(static_cast<std::uint64_t>(placement.max_new_tokens));
   put_tokens(out, placement.stop_ids);
+  out.varint(placement.stop.size());
+  for (const std::string& stop : placement.stop) out.text(stop);
+  out.varint(placement.special_text ? 1 : 0);
   out.signed_varint(placement.logprobs);
   out.varint(placement.prompt_logprobs ? 1 : 0);
   put_grammar(out, placement.grammar);
@@ -132,6 +135,9 @@ Result<Placement> decode_placement(std::span<const std::byte> bytes) {
   placement.sampling = read_sampling(in);
   placement.max_new_tokens = static_cast<std::int64_t>(in.varint(kMostTokens, "max_new_tokens"));
   placement.stop_ids = read_tokens(in, kMostStops, "stop tokens");
+  placement.stop.resize(in.count(kMostStops, 1, "stop strings"));
+  for (std::string& stop : placement.stop) stop = in.text(kMostName * 16, "a stop string");
+  placement.special_text = in.flag("the sign of special tokens");
   placement.logprobs = static_cast<std::int32_t>(in.signed_varint(-1, kInt32Max, "logprobs"));
   placement.prompt_logprobs = in.flag("prompt_logprobs");
   placement.grammar = read_grammar(in);

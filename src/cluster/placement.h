@@ -32,7 +32,9 @@ struct Placement {
   SamplingParams sampling = {};     // of all choices; its `choice` is not sent
   std::int64_t max_new_tokens = 1;  // of each choice, those that came included
   std::vector<std::int32_t> stop_ids = {};
-  std::int32_t logprobs = -1;  // as Request has it
+  std::vector<std::string> stop = {};  // stop strings; the gateway looks for them too, and believes itself
+  bool special_text = false;           // stop strings may stand in the text of special tokens
+  std::int32_t logprobs = -1;          // as Request has it
   bool prompt_logprobs = false;
   std::optional<GrammarSpec> grammar = {};  // what the answers must match
   std::int64_t pinned_tokens = 0;

@@ -40,8 +40,8 @@ struct NodePrice {
 };
 
 struct NodeFacts {
-  NodeSpeed speed;
-  NodePrice price;
+  NodeSpeed speed = {};
+  NodePrice price = {};
   std::int64_t places = 16;        // sequences that run at once
   std::int64_t context = 1 << 20;  // tokens of a sequence
   std::uint64_t labels = 0;        // bits, as Router::label() gives them

@@ -120,10 +120,7 @@ void EngineCore::submit(RequestId id, Request request, Sink sink, Clock::time_po
       --r.unfinished;
       continue;
     }
-    choice.stop_strings = StopStrings(r.request.stop);
-    if (tokenizer_ != nullptr && !embed) {
-      choice.detokenizer = std::make_unique<Detokenizer>(*tokenizer_, !r.request.special_text);
-    }
+    if (!embed) choice.text = AnswerText(tokenizer_, r.request.special_text, r.request.stop);
     if (r.request.grammar != nullptr) choice.grammar = r.request.grammar->start();
     if (needs_counts(choice.sampling)) {
       for (const std::int32_t token : r.request.prompt) choice.counts.add_prompt(token);
@@ -435,13 +432,12 @@ void EngineCore::emit(ChoiceState& choice, TokenEvent event) {
 
 void EngineCore::finish(ChoiceState& choice, TokenEvent event) {
   RequestState& request = *choice.request;
-  if (choice.detokenizer != nullptr && !choice.stop_strings.stopped()) {
-    event.text += choice.stop_strings.push(choice.detokenizer->finish());
-    event.text += choice.stop_strings.finish();
-    if (choice.stop_strings.stopped()) event.finish = FinishReason::stop;
+  if (!choice.text.stopped()) {
+    event.text += choice.text.finish();
+    if (choice.text.stopped()) event.finish = FinishReason::stop;
   }
   choice.finish = event.finish;
-  event.stop_string = choice.stop_strings.found();
+  event.stop_string = choice.text.found();
   event.request = request.id;
   event.choice = static_cast<std::int32_t>(choice.sampling.choice);
   if (choice.sampling.choice == 0) request.cached_tokens = scheduler_.cached_tokens(choice.sequence);

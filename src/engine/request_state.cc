@@ -44,12 +44,8 @@ TakenToken take_token(ChoiceState& choice, std::int32_t token) {
       return taken;
     }
   }
-  if (choice.detokenizer != nullptr && !ended) {
-    taken.text = choice.stop_strings.push(choice.detokenizer->push(token));
-  } else if (choice.detokenizer == nullptr && !ended) {
-    taken.text = std::to_string(token) + ' ';
-  }
-  if (ended || choice.stop_strings.stopped() || (choice.grammar && choice.grammar->finished())) {
+  if (!ended) taken.text = choice.text.push(token);
+  if (ended || choice.text.stopped() || (choice.grammar && choice.grammar->finished())) {
     taken.finish = FinishReason::stop;
   } else if (choice.generated >= request.max_new_tokens) {
     taken.finish = FinishReason::length;

@@ -8,11 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "engine/answer_text.h"
 #include "engine/request.h"
-#include "engine/stop_strings.h"
 #include "runtime/sampler.h"
 #include "sched/step_plan.h"
-#include "text/detokenizer.h"
 #include "text/grammar.h"
 
 namespace millrace {
@@ -24,8 +23,7 @@ struct ChoiceState {
   SequenceId sequence = 0;
   SamplingParams sampling;  // with this choice's index
   TokenCounts counts;       // only where a penalty needs them
-  StopStrings stop_strings{{}};
-  std::unique_ptr<Detokenizer> detokenizer;
+  AnswerText text;
   std::optional<GrammarMatcher> grammar;
   std::chrono::steady_clock::time_point first_token, last_token;
   std::int64_t generated = 0;     // what it had when it went on here included

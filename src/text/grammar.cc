@@ -47,7 +47,7 @@ Result<Grammar> Grammar::compile(const GrammarVocabulary& vocabulary, const Gram
                                 texts.size(), &handle, error.out()) != 0) {
     return error.error();
   }
-  return Grammar(handle, vocabulary.mask_words_);
+  return Grammar(handle, vocabulary.mask_words_, spec);
 }
 
 GrammarMatcher Grammar::start() const {

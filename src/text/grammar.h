@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/result.h"
@@ -103,15 +104,20 @@ class Grammar {
   /// At the beginning of an answer.
   [[nodiscard]] GrammarMatcher start() const;
 
+  /// What it was compiled from: for those who have an answer made elsewhere.
+  [[nodiscard]] const GrammarSpec& spec() const { return spec_; }
+
  private:
   struct Free {
     void operator()(ffi::Grammar* handle) const;
   };
 
-  Grammar(ffi::Grammar* handle, std::size_t mask_words) : handle_(handle), mask_words_(mask_words) {}
+  Grammar(ffi::Grammar* handle, std::size_t mask_words, GrammarSpec spec)
+      : handle_(handle), mask_words_(mask_words), spec_(std::move(spec)) {}
 
   std::unique_ptr<ffi::Grammar, Free> handle_;
   std::size_t mask_words_;
+  GrammarSpec spec_;
 };
 
 }  // namespace millrace

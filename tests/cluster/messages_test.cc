@@ -23,6 +23,8 @@ Placement full_placement() {
                         .logit_bias = {{3, -100.0f}, {17, 2.5f}},
                         .seed = 0xfedcba9876543210u};
   placement.stop_ids = {2, 32000};
+  placement.stop = {"\n\n", "END"};
+  placement.special_text = true;
   placement.logprobs = 5;
   placement.prompt_logprobs = true;
   placement.grammar = GrammarSpec{.kind = GrammarSpec::Kind::choice, .text = "", .choices = {"yes", "no"}};
@@ -52,6 +54,8 @@ TEST(PlacementTest, ComesBackAsItWas) {
   EXPECT_EQ(back->sampling.seed, placement.sampling.seed);
   EXPECT_EQ(back->max_new_tokens, placement.max_new_tokens);
   EXPECT_EQ(back->stop_ids, placement.stop_ids);
+  EXPECT_EQ(back->stop, placement.stop);
+  EXPECT_TRUE(back->special_text);
   EXPECT_EQ(back->logprobs, placement.logprobs);
   EXPECT_TRUE(back->prompt_logprobs);
   ASSERT_TRUE(back->grammar.has_value());
@@ -112,23 +116,24 @@ TEST(MessagesTest, ComeBackAsTheyWere) {
   EXPECT_EQ(std::get<CancelAttempt>(*cancel).attempt, attempt);
 
   Frame frame{.seq = 300, .events = {}};
-  frame.events.emplace_back(Accepted{12});
+  frame.events.emplace_back(Accepted{});
   frame.events.emplace_back(TokenCame{.choice = 2, .token = 151935});
   frame.events.emplace_back(
       TokenCame{.token = 4, .of_prompt = true, .logprobs = TokenLogprobs{-0.5f, {{4, -0.5f}, {5, -2.0f}}}});
-  frame.events.emplace_back(ChoiceEnd{2, FinishReason::length});
+  frame.events.emplace_back(ChoiceEnd{2, FinishReason::length, 12});
   frame.events.emplace_back(AttemptFailed{ErrorKind::busy, "full"});
   const auto said = decode_say(encode(Say{frame}));
   ASSERT_TRUE(said.ok()) << said.error().message;
   const Frame& back = std::get<Frame>(*said);
   ASSERT_EQ(back.events.size(), frame.events.size());
   EXPECT_EQ(back.seq, 300u);
-  EXPECT_EQ(std::get<Accepted>(back.events[0]).cached_tokens, 12);
+  EXPECT_TRUE(std::holds_alternative<Accepted>(back.events[0]));
   EXPECT_EQ(std::get<TokenCame>(back.events[1]).choice, 2);
   EXPECT_EQ(std::get<TokenCame>(back.events[1]).token, 151935);
   EXPECT_TRUE(std::get<TokenCame>(back.events[2]).of_prompt);
   EXPECT_EQ(std::get<TokenCame>(back.events[2]).logprobs->top[1].second, -2.0f);
   EXPECT_EQ(std::get<ChoiceEnd>(back.events[3]).reason, FinishReason::length);
+  EXPECT_EQ(std::get<ChoiceEnd>(back.events[3]).cached_tokens, 12);
   EXPECT_EQ(std::get<AttemptFailed>(back.events[4]).message, "full");
   EXPECT_TRUE(std::holds_alternative<UnknownAttempt>(*decode_say(encode(Say{UnknownAttempt{}}))));
 

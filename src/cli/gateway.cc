@@ -1,0 +1,136 @@
+// `millrace gateway`: the OpenAI-compatible server, with the nodes of a cluster behind it.
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "cli/cluster_flags.h"
+#include "cli/http_flags.h"
+#include "cli/options.h"
+#include "cli/served_model.h"
+#include "cluster/gateway_engine.h"
+#include "cluster/nats_registry.h"
+#include "cluster/route_picker.h"
+#include "core/memory.h"
+#include "server/access_log.h"
+#include "server/engine_routes.h"
+#include "server/metrics.h"
+
+namespace millrace::cli {
+
+namespace {
+
+struct GatewayFlags {
+  ModelFlags model;
+  HttpFlags http;
+  NatsOptions nats;
+  std::vector<std::string> names;
+};
+
+/// Runs the loop on a thread of its own, from construction on.
+class LoopThread {
+ public:
+  explicit LoopThread(EventLoop& loop) : loop_(&loop), thread_([&loop] { loop.run(); }) {}
+  ~LoopThread() {
+    loop_->stop();
+    thread_.join();
+  }
+  LoopThread(const LoopThread&) = delete;
+  LoopThread& operator=(const LoopThread&) = delete;
+
+ private:
+  EventLoop* loop_;
+  std::thread thread_;
+};
+
+Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
+  MILLRACE_CHECK_OK(check_nats_flags(flags.nats));
+  const Log log = make_log();
+  const auto say = [&](const std::string& message) { log->info("{}", message); };
+  const auto warn = [&](const std::string& message) { log->warn("{}", message); };
+  MILLRACE_TRY(ServerOptions options, server_options(flags.http));
+  MILLRACE_TRY(const std::uint64_t stream_buffer, parse_size(flags.http.stream_buffer));
+  MILLRACE_TRY(const ModelText model, load_model_text(flags.model));
+  MILLRACE_TRY(const ServedModel served, make_served_model(flags.model, flags.names, model, warn));
+  allow_descriptors(options.max_connections, log);
+
+  ServerMetrics metrics(served.name(), served.max_sequence_tokens);
+  EventLoop loop;
+  MILLRACE_TRY(const std::unique_ptr<NatsTransport> transport, NatsTransport::connect(flags.nats, loop, say));
+  NatsRegistry registry(*transport, loop, warn, true);
+  RoutePicker picker;
+  const auto pick = [&](const PickQuery& query, const NodeTable& nodes) {
+    return picker.pick(query, nodes, std::chrono::duration<double>(loop.now()).count());
+  };
+  GatewayStreams streams(*transport, registry, flags.nats.name, pick, std::random_device{}());
+  GatewayEngine engine(streams, loop, served.name(), served.tokenizer, static_cast<std::int32_t>(served.vocab));
+  std::atomic<std::int64_t> running{0};
+  engine.on_request = [&](const RequestSummary& summary, const StreamDone& done) {
+    --running;
+    metrics.take(RequestReport{summary, done.error ? FinishReason::error : FinishReason::stop});
+    if (done.migrations > 0) {
+      log->info("a stream moved {} times, ended on {}, {}", done.migrations, done.node,
+                done.identical ? "identical" : "valid");
+    }
+  };
+  const EngineAccess access{[&](Request request, Sink sink) {
+                              auto id = engine.submit(std::move(request), std::move(sink));
+                              if (id.ok()) ++running;
+                              return id;
+                            },
+                            [&](RequestId id) { engine.cancel(id); },
+                            [&](RequestId id, std::int32_t choice) { engine.resume(id, choice); }};
+
+  const bool access_log = flags.http.access_log == "on";
+  options.on_second_signal = [&] {
+    log->warn("second signal: ending now");
+    std::_Exit(EXIT_FAILURE);  // nothing on disk is open
+  };
+  options.on_exchange = [&](const HttpRecord& record) {
+    metrics.take(record);
+    if (access_log) log->info("{}", access_line(record));
+  };
+  options.on_message = say;
+
+  std::unique_ptr<Server> server;
+  ApiRoutesOptions routes{.version = version,
+                          .queue_bytes = stream_buffer,
+                          .ready = [&] { return !server->draining(); },
+                          .metrics =
+                              [&] {
+                                return metrics.text({.running = running, .kv = {}, .draining = server->draining()},
+                                                    server->connections());
+                              }};
+  MILLRACE_TRY(server, Server::listen(std::move(options), api_routes(served, access, std::move(routes))));
+  const LoopThread thread(loop);  // behind all that it calls, before what calls it has ended
+  if (flags.model.json) {
+    std::printf("%s\n", nlohmann::json{{"listening", server->url()}}.dump().c_str());
+  } else {
+    std::printf("%s serves %s at %s\n", flags.nats.name.c_str(), served.name().c_str(), server->url().c_str());
+  }
+  std::fflush(stdout);
+  const std::int64_t cut = server->run();
+  if (cut > 0) log->warn("{} requests did not end in time and were cut", cut);
+  return Ok{};
+}
+
+}  // namespace
+
+void add_gateway(CLI::App& app, Command& chosen) {
+  auto flags = std::make_shared<GatewayFlags>();
+  CLI::App* command =
+      app.add_subcommand("gateway", "Serve the OpenAI API over HTTP, with the nodes of a cluster behind it");
+  add_model_flags(*command, flags->model);
+  add_http_flags(*command, flags->http);
+  add_nats_flags(*command, flags->nats);
+  command->add_option("--served-model-name", flags->names,
+                      "Name of the model in the API and the cluster, then aliases");
+  command->callback(
+      [flags, &app, &chosen] { chosen = [flags, version = app.version()] { return serve_cluster(*flags, version); }; });
+}
+
+}  // namespace millrace::cli

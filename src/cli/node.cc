@@ -1,0 +1,114 @@
+// `millrace node`: serves a model to the gateways of a cluster.
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "cli/cluster_flags.h"
+#include "cli/log.h"
+#include "cli/options.h"
+#include "cli/served_model.h"
+#include "cluster/engine_runner.h"
+#include "cluster/nats_registry.h"
+#include "cluster/node_agent.h"
+#include "engine/engine.h"
+
+namespace millrace::cli {
+
+namespace {
+
+struct NodeFlags {
+  ModelFlags model;
+  NatsOptions nats;
+  std::vector<std::string> names;
+  std::int64_t max_sequences = 16;
+  double drain_timeout = 60.0;
+};
+
+Status run_node(const NodeFlags& flags) {
+  MILLRACE_CHECK_OK(check_nats_flags(flags.nats));
+  Signals signals;
+  const Log log = make_log();
+  const auto say = [&](const std::string& message) { log->info("{}", message); };
+  ModelFlags model_flags = flags.model;
+  model_flags.max_batch_tokens = std::max(model_flags.max_batch_tokens, static_cast<int>(flags.max_sequences));
+  MILLRACE_TRY(const LoadedModel model, load(model_flags, flags.max_sequences, flags.max_sequences));
+  MILLRACE_TRY(const ServedModel served,
+               make_served_model(flags.model, flags.names, model,
+                                 [&](const std::string& message) { log->warn("{}", message); }));
+  MILLRACE_TRY(const std::string numeric_class, cluster_numeric_class(flags.model, model));
+
+  Engine engine(*model.runner, served.tokenizer, {});
+  EventLoop loop;
+  MILLRACE_TRY(const std::unique_ptr<NatsTransport> transport, NatsTransport::connect(flags.nats, loop, say));
+  NatsRegistry registry(*transport, loop, [&](const std::string& message) { log->warn("{}", message); });
+  EngineRunner runner(engine, {served.name(), numeric_class, served.grammar_vocabulary}, loop);
+  const std::int64_t kv_tokens = model.runner->cache().token_capacity();
+  const std::int32_t page_tokens = model.runner->cache().layout().page_tokens;
+  NodeAgent agent(
+      *transport, registry, {flags.nats.name, {{served.name(), numeric_class}}}, runner,
+      [&](Beat& beat) {
+        const EngineSnapshot now = engine.snapshot();
+        beat.running = now.running;
+        beat.waiting = now.waiting;
+        beat.kv_tokens = kv_tokens;
+        beat.kv_free = std::max<std::int64_t>(0, kv_tokens - now.kv.used_pages * page_tokens);
+      },
+      std::random_device{}());
+
+  bool draining = false;
+  std::function<void()> look = [&] {
+    if (agent.streams().count() == 0) {
+      loop.stop();
+    } else {
+      loop.after(std::chrono::milliseconds(50), look);
+    }
+  };
+  signals.watch([&] {
+    loop.post([&] {
+      if (std::exchange(draining, true)) {
+        log->warn("second signal: ending now");
+        loop.stop();
+        return;
+      }
+      log->info("draining: {} streams", agent.streams().count());
+      agent.drain();
+      loop.after(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(flags.drain_timeout)), [&] {
+        log->warn("{} streams did not move in time", agent.streams().count());
+        loop.stop();
+      });
+      loop.after(std::chrono::milliseconds(50), look);
+    });
+  });
+  if (flags.model.json) {
+    std::printf("%s\n", nlohmann::json{{"node", flags.nats.name}, {"model", served.name()}}.dump().c_str());
+  } else {
+    std::printf("%s serves %s\n", flags.nats.name.c_str(), served.name().c_str());
+  }
+  std::fflush(stdout);
+  loop.run();
+  return Ok{};
+}
+
+}  // namespace
+
+void add_node(CLI::App& app, Command& chosen) {
+  auto flags = std::make_shared<NodeFlags>();
+  CLI::App* command = app.add_subcommand("node", "Serve a model to the gateways of a cluster");
+  flags->model.max_batch_tokens = 128;
+  add_model_flags(*command, flags->model);
+  add_nats_flags(*command, flags->nats);
+  command->add_option("--served-model-name", flags->names, "Name of the model in the cluster");
+  command->add_option("--max-sequences", flags->max_sequences, "Sequences that run at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command->add_option("--drain-timeout", flags->drain_timeout, "Seconds for streams to move elsewhere after SIGTERM")
+      ->check(CLI::Range(0.01, 1e6))
+      ->capture_default_str();
+  command->callback([flags, &chosen] { chosen = [flags] { return run_node(*flags); }; });
+}
+
+}  // namespace millrace::cli

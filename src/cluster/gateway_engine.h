@@ -1,0 +1,72 @@
+// GatewayEngine: the cluster in the place of an engine. Requests from any thread become streams, and what their nodes
+// say becomes the events that an engine would have sent: with text, stop strings and times.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "cluster/event_loop.h"
+#include "cluster/gateway_streams.h"
+#include "engine/answer_text.h"
+#include "engine/request.h"
+
+namespace millrace {
+
+/// Functions of the names and meanings that Engine has. Sinks are called on the loop.
+class GatewayEngine {
+ public:
+  /// `model`: as nodes' records name it. `tokenizer` may be null; it, `streams` and `loop` must outlive this.
+  GatewayEngine(GatewayStreams& streams, EventLoop& loop, std::string model, const Tokenizer* tokenizer,
+                std::int32_t vocab);
+  ~GatewayEngine();
+
+  /// Any thread. Error: a task that the cluster does not have.
+  Result<RequestId> submit(Request request, Sink sink);
+  /// Any thread.
+  void cancel(RequestId id);
+  /// Any thread.
+  void resume(RequestId id, std::int32_t choice);
+
+  /// On the loop: what ended how, with what became of it on its way.
+  std::function<void(const RequestSummary&, const StreamDone&)> on_request;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Choice {
+    AnswerText text;
+    Clock::time_point first, last;
+    std::int64_t tokens = 0;
+    bool ended = false;
+  };
+  struct Live {
+    StreamId stream = 0;
+    Request request;  // without its prompt
+    std::int64_t prompt_tokens = 0;
+    Sink sink;
+    Clock::time_point submitted;
+    std::vector<Choice> choices;
+    std::size_t open_choices = 0;
+  };
+
+  Demand on_news(RequestId id, const StreamNews& news);
+  Demand on_token(RequestId id, Live& live, const TokenCame& came);
+  void end_choice(RequestId id, Live& live, std::int32_t choice, TokenEvent event, const StreamDone& done);
+  [[nodiscard]] static RequestSummary summarize(const Live& live, const StreamDone& done);
+
+  GatewayStreams* streams_;
+  EventLoop* loop_;
+  std::string model_;
+  const Tokenizer* tokenizer_;
+  std::int32_t vocab_;
+  std::atomic<RequestId> next_id_{1};
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // looked at on the loop alone
+  std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
+};
+
+}  // namespace millrace

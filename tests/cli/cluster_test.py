@@ -1,0 +1,229 @@
+"""A gateway, nodes and a NATS server on loopback: what a client sees is what one good server would have said, whatever
+becomes of the nodes."""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+import urllib.error
+import urllib.request
+
+BINARY = os.environ["MILLRACE"]
+NATS = shutil.which("nats-server", path="/usr/sbin:/usr/bin:/usr/local/bin")
+PROMPT = "First Citizen: Before we proceed any further, hear me speak."
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Processes(unittest.TestCase):
+    """Starts programs, and ends those that are left when a test ends."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def start(self, *command):
+        log = open(os.path.join(self.folder, f"log-{time.monotonic_ns()}"), "w+")
+        process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=log)
+        process.log = log
+
+        def end():
+            process.kill()
+            process.communicate()
+            log.close()
+
+        self.addCleanup(end)
+        return process
+
+    def first_line(self, process):
+        line = process.stdout.readline()
+        if not line:
+            process.log.seek(0)
+            self.fail(process.log.read())
+        return json.loads(line)
+
+
+@unittest.skipIf(NATS is None, "this machine has no nats-server (Debian: apt install nats-server)")
+class Cluster(Processes):
+    def setUp(self):
+        super().setUp()
+        self.port = free_port()
+        self.nats = f"nats://127.0.0.1:{self.port}"
+        self.start_nats()
+        process = self.start(BINARY, "gateway", "--nats", self.nats, "--name", "gate", "--port", 0, "--json",
+                             "--access-log", "off")
+        self.gateway = self.first_line(process)["listening"]
+
+    def start_nats(self):
+        self.server = self.start(NATS, "--addr", "127.0.0.1", "--port", self.port, "--jetstream", "--store_dir",
+                                 os.path.join(self.folder, "jetstream"))
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        self.fail("nats-server does not listen")
+
+    def node(self, name, *arguments):
+        process = self.start(BINARY, "node", "--nats", self.nats, "--name", name, "--threads", 1, "--json",
+                             "--kv-memory", "64M", *arguments)
+        self.assertEqual(self.first_line(process)["node"], name)
+        return process
+
+    def ask(self, url, path="/v1/completions", **body):
+        request = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)
+
+    def stream(self, url, on_chunk=lambda count: None, path="/v1/completions", **body):
+        """The chunks of a stream."""
+        request = urllib.request.Request(url + path, json.dumps({**body, "stream": True}).encode(),
+                                         {"Content-Type": "application/json"})
+        chunks = []
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            for line in answer:
+                if not line.startswith(b"data: "):
+                    continue
+                if line.strip() == b"data: [DONE]":
+                    return chunks
+                chunk = json.loads(line[6:])
+                self.assertNotIn("error", chunk)
+                chunks.append(chunk)
+                on_chunk(len(chunks))
+        self.fail("the stream ended without [DONE]")
+
+    def text(self, chunks):
+        """Of each choice."""
+        texts = {}
+        for chunk in chunks:
+            for choice in chunk["choices"]:
+                texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+        return texts
+
+    def single(self):
+        """A server of its own, with the same engine."""
+        process = self.start(BINARY, "serve", "--port", 0, "--json", "--threads", 1, "--kv-memory", "64M",
+                             "--access-log", "off")
+        return self.first_line(process)["listening"]
+
+    def test_says_what_a_single_server_says(self):
+        self.node("one")
+        single = self.single()
+        dice = random.Random(1)
+        bodies = []
+        for i in range(16):
+            body = {"prompt": PROMPT[dice.randint(0, 20):], "max_tokens": dice.randint(1, 60), "seed": i,
+                    "temperature": dice.choice([0, 0.9])}
+            body |= dice.choice([{}, {"n": 3}, {"logprobs": 2}, {"stop": ["the", "\n\n"]},
+                                 {"frequency_penalty": 0.8}, {"logprobs": 1, "echo": True}, {"ignore_eos": True}])
+            bodies.append(body)
+        with concurrent.futures.ThreadPoolExecutor(8) as together:
+            by_cluster = list(together.map(lambda body: self.ask(self.gateway, **body), bodies))
+        for body, answer in zip(bodies, by_cluster):
+            with self.subTest(body=body):
+                expected = self.ask(single, **body)
+                self.assertEqual(answer["choices"], expected["choices"])
+                for key in ("prompt_tokens", "completion_tokens", "total_tokens"):
+                    self.assertEqual(answer["usage"][key], expected["usage"][key])
+
+    def test_answers_with_a_schema(self):
+        self.node("one")
+        single = self.single()
+        schema = {"type": "object", "properties": {"name": {"enum": ["Romeo", "Juliet"]}, "age": {"type": "integer",
+                  "minimum": 1, "maximum": 99}}, "required": ["name", "age"], "additionalProperties": False}
+        body = {"prompt": PROMPT, "guided_json": schema, "max_tokens": 200, "temperature": 1, "seed": 3, "n": 4}
+        answer = self.ask(self.gateway, **body)
+        self.assertEqual(answer["choices"], self.ask(single, **body)["choices"])
+        whole = [json.loads(choice["text"]) for choice in answer["choices"] if choice["finish_reason"] == "stop"]
+        self.assertGreater(len(whole), 0)
+        for value in whole:
+            self.assertIn(value["name"], ("Romeo", "Juliet"))
+
+    def kill_in_mid_stream(self, how, **more):
+        first, second = self.node("one"), self.node("two")
+        time.sleep(2.5)  # both have said that they are there
+        body = {"prompt": PROMPT, "max_tokens": 1200, "temperature": 0.8, "seed": 5, "ignore_eos": True, **more}
+        undisturbed = self.stream(self.gateway, **body)
+        struck = []
+
+        def strike(count):
+            if count == 100:
+                busy = max((first, second), key=self.cpu_seconds_since)
+                struck.append(busy)
+                busy.send_signal(how)
+
+        self.marks = {process.pid: self.cpu_seconds(process) for process in (first, second)}
+        chunks = self.stream(self.gateway, strike, **body)
+        self.assertEqual(len(struck), 1)
+        self.assertEqual(self.text(chunks), self.text(undisturbed))
+        self.assertEqual(len(chunks), len(undisturbed))
+        return struck[0]
+
+    def cpu_seconds(self, process):
+        fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    def cpu_seconds_since(self, process):
+        return self.cpu_seconds(process) - self.marks[process.pid]
+
+    def test_a_node_is_killed_in_mid_stream(self):
+        self.kill_in_mid_stream(signal.SIGKILL)
+
+    def test_constrained_choices_with_penalties_and_logprobs_move_too(self):
+        self.kill_in_mid_stream(signal.SIGKILL, n=3, guided_regex="([a-zA-Z']+ ){150,}", logprobs=2,
+                                frequency_penalty=0.5, max_tokens=400)
+
+    def test_a_node_freezes_in_mid_stream_and_thaws(self):
+        frozen = self.kill_in_mid_stream(signal.SIGSTOP)
+        frozen.send_signal(signal.SIGCONT)
+        time.sleep(1.5)
+        self.ask(self.gateway, prompt=PROMPT, max_tokens=5)
+        frozen.terminate()
+        self.assertEqual(frozen.wait(30), 0, "what it had is not wanted any more, so it ends at once")
+
+    def test_a_node_drains_in_mid_stream(self):
+        drained = self.kill_in_mid_stream(signal.SIGTERM)
+        self.assertEqual(drained.wait(30), 0)
+
+    def test_the_server_restarts_in_mid_stream(self):
+        self.node("one")
+        body = {"prompt": PROMPT, "max_tokens": 1200, "temperature": 0.8, "seed": 5, "ignore_eos": True}
+        undisturbed = self.stream(self.gateway, **body)
+
+        def strike(count):
+            if count == 100:
+                self.server.terminate()
+                self.server.wait()
+                time.sleep(1)
+                self.start_nats()
+
+        self.assertEqual(self.text(self.stream(self.gateway, strike, **body)), self.text(undisturbed))
+
+    def test_what_is_wrong_is_said(self):
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            self.ask(self.gateway, prompt=PROMPT, max_tokens=-1)
+        self.assertEqual(caught.exception.code, 400)
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            self.ask(self.gateway, path="/v1/embeddings", input="a")
+        self.assertEqual(caught.exception.code, 400)
+        self.assertIn("embeddings", json.load(caught.exception)["error"]["message"])
+        for command in ("node", "gateway"):
+            run = subprocess.run([BINARY, command, "--name", "A.b"], capture_output=True, text=True)
+            self.assertEqual((run.returncode, run.stdout), (1, ""))
+            self.assertEqual(run.stderr, "millrace: --name A.b: expected 1 to 32 of a-z, 0-9 and -\n")
+
+
+if __name__ == "__main__":
+    unittest.main()
