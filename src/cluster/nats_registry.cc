@@ -134,8 +134,10 @@ struct NatsRegistry::Shared {
       }
       Result<std::uint64_t> result = revision;
       if (status != NATS_OK) {
-        result = Error{fmt::format("the record can't be written to {}: {}", kBucket, natsStatus_GetText(status)),
-                       ErrorKind::unavailable};
+        const char* hint = status == NATS_NOT_FOUND ? " (a gateway makes the bucket when it starts)" : "";
+        result =
+            Error{fmt::format("the record can't be written to {}: {}{}", kBucket, natsStatus_GetText(status), hint),
+                  ErrorKind::unavailable};
       }
       post(shared, [done = std::move(task.done), result = std::move(result)](Shared& s) {
         if (!result.ok()) s.on_message(result.error().message);
