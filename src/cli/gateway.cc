@@ -106,6 +106,11 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
                                                     server->connections());
                               }};
   MILLRACE_TRY(server, Server::listen(std::move(options), api_routes(served, access, std::move(routes))));
+  Status ended = Ok{};
+  transport->when_given_up([&](const std::string& why) {
+    ended = fail("NATS at {} refuses {}: {}", flags.nats.url, flags.nats.name, why);
+    server->stop();
+  });
   const LoopThread thread(loop);  // behind all that it calls, before what calls it has ended
   if (flags.model.json) {
     std::printf("%s\n", nlohmann::json{{"listening", server->url()}}.dump().c_str());
@@ -115,7 +120,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   std::fflush(stdout);
   const std::int64_t cut = server->run();
   if (cut > 0) log->warn("{} requests did not end in time and were cut", cut);
-  return Ok{};
+  return ended;
 }
 
 }  // namespace

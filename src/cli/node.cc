@@ -59,6 +59,11 @@ Status run_node(const NodeFlags& flags) {
       },
       std::random_device{}());
 
+  Status ended = Ok{};
+  transport->when_given_up([&](const std::string& why) {
+    ended = fail("NATS at {} refuses {}: {}", flags.nats.url, flags.nats.name, why);
+    loop.stop();
+  });
   bool draining = false;
   std::function<void()> look = [&] {
     if (agent.streams().count() == 0) {
@@ -90,7 +95,7 @@ Status run_node(const NodeFlags& flags) {
   }
   std::fflush(stdout);
   loop.run();
-  return Ok{};
+  return ended;
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ std::string describe(natsStatus status) {
 /// What callbacks of libnats, on its threads, and the loop have in common. Calls are made only while `alive`.
 struct NatsTransport::Shared {
   EventLoop* loop = nullptr;
-  std::function<void(const std::string&)> on_message;
+  std::function<void(const std::string&)> on_message, on_given_up;
   std::atomic<bool> alive{true}, connected{false};
   std::atomic<std::size_t> waiting_bytes{0};
   std::atomic<std::int64_t> received{0}, dropped{0};
@@ -93,18 +93,30 @@ Result<std::unique_ptr<NatsTransport>> NatsTransport::connect(const NatsOptions&
       shared->connected = connected;
       Shared::post(shared, [message = std::move(message)](const Shared& s) { s.on_message(message); });
     }
-    static void closed(natsConnection*, void* closure) {
+    static void closed(natsConnection* connection, void* closure) {
+      const char* detail = nullptr;
+      const natsStatus status = natsConnection_GetLastError(connection, &detail);
+      const std::shared_ptr<Shared> shared = static_cast<Shared*>(closure)->self;
+      shared->connected = false;
+      // Nobody has asked for it: after two refusals the library gives up.
+      Shared::post(shared, [why = std::string(detail == nullptr || *detail == '\0' ? natsStatus_GetText(status)
+                                                                                   : detail)](const Shared& s) {
+        s.on_message("NATS is given up: " + why);
+        if (s.on_given_up) s.on_given_up(why);
+      });
       const std::shared_ptr<Shared> last = std::exchange(static_cast<Shared*>(closure)->self, nullptr);
     }
     static void up(natsConnection*, void* closure) { tell(closure, true, "connected to NATS"); }
     static void down(natsConnection*, void* closure) {
       tell(closure, false, "the connection to NATS is lost; it is being looked for");
     }
-    static void error(natsConnection*, natsSubscription*, natsStatus status, void* closure) {
+    static void error(natsConnection* connection, natsSubscription*, natsStatus status, void* closure) {
       const std::shared_ptr<Shared> shared = static_cast<Shared*>(closure)->self;
-      Shared::post(shared, [message = fmt::format("NATS: {}", natsStatus_GetText(status))](const Shared& s) {
-        s.on_message(message);
-      });
+      const char* detail = nullptr;  // such as which subject is not permitted
+      (void)natsConnection_GetLastError(connection, &detail);
+      std::string message = fmt::format("NATS: {}", natsStatus_GetText(status));
+      if (detail != nullptr && *detail != '\0') message += fmt::format(" ({})", detail);
+      Shared::post(shared, [message = std::move(message)](const Shared& s) { s.on_message(message); });
     }
   };
   void* const closure = shared;
@@ -203,7 +215,11 @@ void NatsTransport::subscribe(std::string_view pattern, Handler handler) {
   };
   const natsStatus status = natsConnection_Subscribe(&subscription->subscription, connection_,
                                                      std::string(pattern).c_str(), take, subscription.get());
-  MILLRACE_CHECK(status == NATS_OK, "NATS: subscribing to {}: {}", pattern, describe(status));
+  if (status != NATS_OK) {  // refused, and given up already: when_given_up() tells it
+    Shared::post(shared_, [message = fmt::format("NATS: subscribing to {}: {}", pattern, describe(status))](
+                              const Shared& s) { s.on_message(message); });
+    return;
+  }
   subscription->self = subscription;
   const natsOnCompleteCB complete = [](void* closure) {
     const std::shared_ptr<Subscription> last = std::exchange(static_cast<Subscription*>(closure)->self, nullptr);
@@ -216,6 +232,10 @@ Transport::TimerId NatsTransport::after(Duration delay, std::function<void()> ca
   return loop_->after(delay, [shared = shared_, call = std::move(call)] {
     if (shared->alive) call();
   });
+}
+
+void NatsTransport::when_given_up(std::function<void(const std::string&)> call) {
+  shared_->on_given_up = std::move(call);
 }
 
 bool NatsTransport::connected() const {

@@ -28,8 +28,8 @@ struct NatsOptions {
 
 class NatsTransport : public Transport {
  public:
-  /// Connects, or begins to try to: error: the server refuses, or a file or an address is wrong. A server that is not
-  /// there is no error, and is looked for until it is. `loop` calls back and must outlive the transport.
+  /// Connects, or begins to try to. Error: a file or an address is wrong. A server that is not there is no error, and
+  /// is looked for until it is; one that refuses twice is given up. `loop` calls back and must outlive the transport.
   /// `on_message` is told, on the loop, in one line what becomes of the connection.
   static Result<std::unique_ptr<NatsTransport>> connect(const NatsOptions& options, EventLoop& loop,
                                                         std::function<void(const std::string&)> on_message);
@@ -48,6 +48,9 @@ class NatsTransport : public Transport {
   };
   /// `unsent`: there was no server, and the buffer was full; `dropped`: this process was too slow.
   [[nodiscard]] Counters counters() const;
+
+  /// On the loop, with the reason: the server has refused this identity, and is not looked for any more.
+  void when_given_up(std::function<void(const std::string&)> call);
 
   /// For what else NATS offers (NatsRegistry).
   [[nodiscard]] __natsConnection* connection() const { return connection_; }

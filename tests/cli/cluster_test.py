@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 
 BINARY = os.environ["MILLRACE"]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 NATS = shutil.which("nats-server", path="/usr/sbin:/usr/bin:/usr/local/bin")
 PROMPT = "First Citizen: Before we proceed any further, hear me speak."
 
@@ -210,6 +211,28 @@ class Cluster(Processes):
                 self.start_nats()
 
         self.assertEqual(self.text(self.stream(self.gateway, strike, **body)), self.text(undisturbed))
+
+    def test_with_credentials_that_deny_by_default(self):
+        folder, port = os.path.join(self.folder, "keys"), free_port()
+        subprocess.run([ROOT / "deploy/issue_credentials", folder, "--gateway", "gate", "--node", "one", "two",
+                        "--listen", f"127.0.0.1:{port}"], check=True, stdout=subprocess.DEVNULL)
+        self.start(NATS, "--config", os.path.join(folder, "nats.conf"))
+        url = f"nats://127.0.0.1:{port}"
+
+        def keys(name):
+            public = pathlib.Path(folder, name + ".pub").read_text().strip()
+            return "--nats", url, "--name", name, "--nkey-seed", os.path.join(folder, name + ".seed"), "--nkey", public
+
+        process = self.start(BINARY, "gateway", *keys("gate"), "--port", 0, "--json", "--access-log", "off")
+        gateway = self.first_line(process)["listening"]
+        self.first_line(self.start(BINARY, "node", *keys("one"), "--json", "--kv-memory", "64M"))
+        answer = self.ask(gateway, prompt=PROMPT, max_tokens=5)
+        self.assertEqual(answer["usage"]["completion_tokens"], 5)
+        # Without a key nobody comes in, and is told.
+        run = subprocess.run([BINARY, "node", "--nats", url, "--name", "two", "--kv-memory", "64M"], capture_output=True,
+                             text=True, timeout=60)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn(f"millrace: NATS at {url} refuses two: ", run.stderr)
 
     def test_what_is_wrong_is_said(self):
         with self.assertRaises(urllib.error.HTTPError) as caught:

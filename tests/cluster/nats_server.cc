@@ -11,6 +11,7 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <fstream>
 #include <thread>
 
 #include "core/check.h"
@@ -56,10 +57,16 @@ bool NatsServer::available() {
   return false;
 }
 
-NatsServer::NatsServer() : port_(free_port()) {
+NatsServer::NatsServer(const std::string& identities) : port_(free_port()), has_identities_(!identities.empty()) {
   std::string name = std::filesystem::temp_directory_path() / "millrace-nats-XXXXXX";
   MILLRACE_CHECK(::mkdtemp(name.data()) != nullptr, "no folder {}", name);
   folder_ = name;
+  if (has_identities_) {
+    const std::string command =
+        fmt::format("python3 {}/deploy/issue_credentials {} {} --listen 127.0.0.1:{} --store {}/jetstream > /dev/null",
+                    MILLRACE_SOURCE_DIR, folder_.string(), identities, port_, folder_.string());
+    MILLRACE_CHECK(std::system(command.c_str()) == 0, "{} failed", command);
+  }
   start();
 }
 
@@ -73,11 +80,24 @@ std::string NatsServer::url() const {
   return fmt::format("nats://127.0.0.1:{}", port_);
 }
 
+NatsOptions NatsServer::options(const std::string& name) const {
+  NatsOptions options{.url = url(), .name = name};
+  if (!has_identities_) return options;
+  options.nkey_seed = folder_ / (name + ".seed");
+  std::ifstream file(folder_ / (name + ".pub"));
+  std::getline(file, options.nkey);
+  return options;
+}
+
 void NatsServer::start() {
-  const std::string port = std::to_string(port_), folder = folder_ / "jetstream", log = folder_ / "log";
+  const std::string port = std::to_string(port_), folder = folder_ / "jetstream", log = folder_ / "log",
+                    config = folder_ / "nats.conf";
   process_ = ::fork();
   if (process_ == 0) {
     ::setenv("PATH", "/usr/sbin:/usr/bin:/usr/local/bin", 1);
+    if (has_identities_) {
+      ::execlp(kProgram, kProgram, "--config", config.c_str(), "--log", log.c_str(), static_cast<char*>(nullptr));
+    }
     ::execlp(kProgram, kProgram, "--addr", "127.0.0.1", "--port", port.c_str(), "--jetstream", "--store_dir",
              folder.c_str(), "--log", log.c_str(), static_cast<char*>(nullptr));
     ::_exit(127);

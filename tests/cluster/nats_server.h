@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <string>
 
+#include "cluster/nats_transport.h"
+
 namespace millrace::test {
 
 /// Started at construction with JetStream in a folder of its own, on a free port, and ended with the test.
@@ -14,12 +16,15 @@ class NatsServer {
   /// Whether this machine has one (Debian: nats-server).
   static bool available();
 
-  NatsServer();
+  /// With `identities` (flags of deploy/issue_credentials) it lets in these alone; else anybody.
+  explicit NatsServer(const std::string& identities = {});
   ~NatsServer();
   NatsServer(const NatsServer&) = delete;
   NatsServer& operator=(const NatsServer&) = delete;
 
   [[nodiscard]] std::string url() const;
+  /// How this identity reaches it.
+  [[nodiscard]] NatsOptions options(const std::string& name) const;
   [[nodiscard]] pid_t pid() const { return process_; }
 
   /// Ends it as an administrator does; its files stay.
@@ -32,6 +37,7 @@ class NatsServer {
  private:
   int port_;
   std::filesystem::path folder_;
+  bool has_identities_ = false;
   pid_t process_ = -1;
 };
 

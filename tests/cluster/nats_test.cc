@@ -1,6 +1,7 @@
 // The transport and the registry over a real NATS server, and streams over both.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <optional>
@@ -26,7 +27,7 @@ class Nats : public testing::Test {
   }
 
   std::unique_ptr<NatsTransport> connect(const std::string& name) {
-    auto transport = NatsTransport::connect({.url = server_->url(), .name = name}, loop_,
+    auto transport = NatsTransport::connect(server_->options(name), loop_,
                                             [this](const std::string& message) { messages_.push_back(message); });
     EXPECT_TRUE(transport.ok()) << transport.error().message;
     return std::move(*transport);
@@ -231,6 +232,103 @@ TEST_F(Nats, AServerThatRestartsMovesNothing) {
   EXPECT_TRUE(run_until([&] { return done.has_value(); }, seconds(30)));
   EXPECT_EQ(tokens, sim_answer("c", asked, 0));
   EXPECT_EQ(done->migrations, 0);
+}
+
+/// With the credentials that deploy/issue_credentials makes: what an identity may not, does not happen, and it is told.
+class Rights : public Nats {
+ protected:
+  void SetUp() override {
+    if (!NatsServer::available()) GTEST_SKIP() << "this machine has no nats-server (Debian: apt install nats-server)";
+    server_.emplace("--gateway gate --node one two");
+  }
+
+  bool was_denied(const std::string& what) {
+    return run_until([&] {
+      return std::ranges::any_of(messages_, [&](const std::string& m) { return m.find(what) != std::string::npos; });
+    });
+  }
+};
+
+TEST_F(Rights, ANodeSpeaksForItselfAlone) {
+  const auto gate = connect("gate"), one = connect("one"), two = connect("two");
+  std::vector<std::string> heard;
+  const auto hear = [&](std::string_view subject, std::span<const std::byte>) { heard.emplace_back(subject); };
+  gate->subscribe("mr.beat.*", hear);
+  gate->subscribe("mr.say.gate.>", hear);
+  EXPECT_TRUE(run_until([&] {
+    two->publish(beat_subject("two"), {});
+    return !heard.empty();
+  }));
+  run_until([] { return false; }, milliseconds(100));
+  heard.clear();
+  // In another's name; to a gateway's nodes; what only a server or an operator may.
+  const std::string lies[] = {beat_subject("two"),
+                              say_subject("gate", "two", {1, 1}),
+                              put_subject("two", "gate"),
+                              "$KV.mr_nodes.two",
+                              "$JS.API.STREAM.DELETE.KV_mr_nodes",
+                              "$JS.API.STREAM.PURGE.KV_mr_nodes",
+                              "$JS.API.DIRECT.GET.KV_mr_nodes.$KV.mr_nodes.two",
+                              "$SYS.REQ.SERVER.PING",
+                              "_INBOX_two.x"};
+  for (const std::string& subject : lies) {
+    one->publish(subject, {});
+    EXPECT_TRUE(was_denied(subject)) << subject;
+  }
+  one->publish(say_subject("gate", "one", {1, 1}), {});
+  one->publish(beat_subject("one"), {});
+  EXPECT_TRUE(run_until([&] { return heard.size() >= 2; }));
+  EXPECT_EQ(heard, (std::vector{say_subject("gate", "one", {1, 1}), beat_subject("one")}));
+}
+
+TEST_F(Rights, ANodeHearsWhatIsSaidToItAlone) {
+  const auto gate = connect("gate"), one = connect("one");
+  int own = 0, others = 0;
+  one->subscribe("mr.put.one.*", [&](std::string_view, std::span<const std::byte>) { ++own; });
+  for (const char* pattern :
+       {"mr.put.two.*", "mr.put.>", "mr.say.>", "mr.beat.*", "_INBOX_two.>", "_INBOX_gate.>", "$KV.>", ">"}) {
+    one->subscribe(pattern, [&](std::string_view, std::span<const std::byte>) { ++others; });
+    EXPECT_TRUE(was_denied(pattern)) << pattern;
+  }
+  EXPECT_TRUE(run_until([&] {
+    gate->publish(put_subject("two", "gate"), {});
+    gate->publish(put_subject("one", "gate"), {});
+    return own > 0;
+  }));
+  run_until([] { return false; }, milliseconds(200));
+  EXPECT_EQ(others, 0);
+}
+
+TEST_F(Rights, ANodeWritesItsOwnRecordAlone) {
+  const auto gate = connect("gate"), one = connect("one");
+  std::vector<std::string> told;
+  NatsRegistry reader(
+      *gate, loop_, [](const std::string&) {}, true);
+  NatsRegistry writer(*one, loop_, [&](const std::string& message) { told.push_back(message); });
+  std::vector<std::string> seen;
+  reader.watch([&](const std::string& node, const NodeRecord*, std::uint64_t) { seen.push_back(node); });
+  std::optional<bool> written, forged;
+  EXPECT_TRUE(run_until([&] {
+    if (!written || !*written) {
+      writer.announce({"one", {}}, [&](const Result<std::uint64_t>& result) { written = result.ok(); });
+      run_until([&] { return written.has_value(); });
+    }
+    return written.value_or(false);
+  })) << "once the gateway has made the bucket";
+  writer.announce({"two", {}}, [&](const Result<std::uint64_t>& result) { forged = result.ok(); });
+  EXPECT_TRUE(run_until([&] { return forged.has_value(); }));
+  EXPECT_FALSE(*forged);
+  EXPECT_TRUE(run_until([&] { return !seen.empty(); }));
+  EXPECT_EQ(std::ranges::count(seen, "two"), 0);
+}
+
+TEST_F(Rights, StrangersAreNotLetIn) {
+  NatsOptions options{.url = server_->url(), .name = "one"};
+  const auto transport =
+      NatsTransport::connect(options, loop_, [this](const std::string& message) { messages_.push_back(message); });
+  ASSERT_TRUE(transport.ok()) << transport.error().message;
+  EXPECT_TRUE(was_denied("NATS is given up"));
+  EXPECT_FALSE((*transport)->connected());
 }
 
 TEST(NodeRecordTest, IsCheckedWhenRead) {
