@@ -62,7 +62,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   EventLoop loop;
   MILLRACE_TRY(const std::unique_ptr<NatsTransport> transport, NatsTransport::connect(flags.nats, loop, say));
   NatsRegistry registry(*transport, loop, warn, true);
-  RoutePicker picker;
+  RoutePicker picker(served.name());
   const auto pick = [&](const PickQuery& query, const NodeTable& nodes) {
     return picker.pick(query, nodes, std::chrono::duration<double>(loop.now()).count());
   };

@@ -30,6 +30,7 @@ struct NodeFlags {
 
 Status run_node(const NodeFlags& flags) {
   MILLRACE_CHECK_OK(check_nats_flags(flags.nats));
+  EventLoop loop;  // the engine's sinks and the signals' thread post to it until they have ended
   Signals signals;
   const Log log = make_log();
   const auto say = [&](const std::string& message) { log->info("{}", message); };
@@ -42,14 +43,14 @@ Status run_node(const NodeFlags& flags) {
   MILLRACE_TRY(const std::string numeric_class, cluster_numeric_class(flags.model, model));
 
   Engine engine(*model.runner, served.tokenizer, {});
-  EventLoop loop;
   MILLRACE_TRY(const std::unique_ptr<NatsTransport> transport, NatsTransport::connect(flags.nats, loop, say));
   NatsRegistry registry(*transport, loop, [&](const std::string& message) { log->warn("{}", message); });
   EngineRunner runner(engine, {served.name(), numeric_class, served.grammar_vocabulary}, loop);
   const std::int64_t kv_tokens = model.runner->cache().token_capacity();
   const std::int32_t page_tokens = model.runner->cache().layout().page_tokens;
   NodeAgent agent(
-      *transport, registry, {flags.nats.name, {{served.name(), numeric_class}}}, runner,
+      *transport, registry,
+      {flags.nats.name, flags.max_sequences, {{served.name(), numeric_class, served.max_sequence_tokens}}}, runner,
       [&](Beat& beat) {
         const EngineSnapshot now = engine.snapshot();
         beat.running = now.running;

@@ -71,8 +71,10 @@ Result<Request> EngineRunner::make_request(const Placement& placement) const {
   request.pinned_tokens = placement.pinned_tokens;
   request.priority = placement.priority;
   request.cache_salt = placement.cache_salt;
+  // A stream at its beginning is cut to what fits here, as any request is; one that has begun must not be.
+  const bool begun = std::ranges::any_of(placement.choices, &PlacedChoice::has_begun);
   for (const PlacedChoice& choice : placement.choices) {
-    request.begun.push_back({choice.tokens, choice.prompt_reported, choice.ended});
+    if (begun) request.begun.push_back({choice.tokens, choice.prompt_reported, choice.ended});
   }
   if (!placement.grammar) return request;
   if (model_.grammar_vocabulary == nullptr) {

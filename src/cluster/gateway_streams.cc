@@ -10,8 +10,9 @@ namespace millrace {
 namespace {
 
 constexpr Duration kAvoidFor = std::chrono::seconds(10);
-constexpr Duration kFindServer = std::chrono::seconds(3);   // that nodes have, once a gateway has found it
-constexpr Duration kMostOfALook = std::chrono::seconds(1);  // that counts of the time between two looks
+constexpr Duration kBetweenMoves = std::chrono::seconds(1);  // two of which came sooner than this after each other
+constexpr Duration kFindServer = std::chrono::seconds(3);    // that nodes have, once a gateway has found it
+constexpr Duration kMostOfALook = std::chrono::seconds(1);   // that counts of the time between two looks
 
 }  // namespace
 
@@ -56,7 +57,7 @@ StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink s
   stream.work = std::move(work);
   stream.vocab = vocab;
   stream.sink = std::move(sink);
-  stream.token = clock_;
+  stream.untaken = clock_;
   try_place(id, stream);
   return id;
 }
@@ -98,7 +99,7 @@ void GatewayStreams::on_beat(std::string_view subject, std::span<const std::byte
     return;
   }
   if (beat->draining) {
-    move_all(node, false);
+    move_all(node, Why::drain);
     return;
   }
   for (auto& [id, stream] : streams_) {
@@ -119,7 +120,8 @@ void GatewayStreams::on_say(std::string_view subject, std::span<const std::byte>
       stream->node != from->node) {
     ++counters_.fenced;
     // Whoever goes on with what nobody wants any more is told so.
-    if (stream == nullptr || from->attempt.attempt <= stream->attempt) {
+    const bool own = id >> 32 == next_id_ >> 32;  // and not of another gateway of this name, which may still live
+    if (own && (stream == nullptr || from->attempt.attempt <= stream->attempt)) {
       transport_->publish(put_subject(from->node, gateway_), encode(Put{CancelAttempt{from->attempt}}));
     }
     return;
@@ -127,9 +129,9 @@ void GatewayStreams::on_say(std::string_view subject, std::span<const std::byte>
   auto say = decode_say(message);
   if (!say.ok()) {
     ++counters_.malformed;
-    move(id, *stream, true);
+    move(id, *stream, Why::fault);
   } else if (std::holds_alternative<UnknownAttempt>(*say)) {
-    if (stream->phase == Phase::running) move(id, *stream, false);
+    if (stream->phase == Phase::running) move(id, *stream, Why::unknown);
   } else {
     on_frame(id, *stream, std::move(std::get<Frame>(*say)));
   }
@@ -139,7 +141,7 @@ void GatewayStreams::on_frame(StreamId id, Stream& stream, Frame frame) {
   // A node that has restarted and got the placement once more answers the same attempt, and cuts it into other frames.
   if (stream.life.value_or(frame.life) != frame.life) {
     ++counters_.fenced;
-    move(id, stream, false);
+    move(id, stream, Why::unknown);
     return;
   }
   stream.life = frame.life;
@@ -149,7 +151,7 @@ void GatewayStreams::on_frame(StreamId id, Stream& stream, Frame frame) {
   }
   if (frame.seq >= stream.allowed) {
     ++counters_.breaches;
-    move(id, stream, true);
+    move(id, stream, Why::fault);
     return;
   }
   stream.early.emplace(frame.seq, std::move(frame.events));
@@ -197,7 +199,7 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
   const std::uint32_t attempt = stream.attempt;
   if (!is_lawful(stream, event)) {
     ++counters_.breaches;
-    move(id, stream, true);
+    move(id, stream, Why::fault);
     return false;
   }
   Demand demand = Demand::more;
@@ -206,9 +208,15 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
     return true;
   }
   if (const auto* failed = std::get_if<AttemptFailed>(&event)) {
-    // What one node calls invalid another may not; a gateway checks requests before it submits them.
+    // What one node calls invalid another may not, such as a prompt that is too long for its memory.
     stream.failure = failed->message;
-    move(id, stream, true);
+    const bool invalid = failed->kind == ErrorKind::invalid;
+    if (invalid) ++stream.refusals;
+    move(id, stream, Why::fault);
+    const Stream* now = find(id);
+    if (invalid && now != nullptr && (now->refusals > 1 || now->phase == Phase::waiting)) {
+      fail_stream(id, {failed->message, ErrorKind::invalid});
+    }
     return false;
   }
   if (const auto* came = std::get_if<TokenCame>(&event)) {
@@ -219,7 +227,7 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
       choice.tokens.push_back(came->token);
     }
     stream.any_token = true;
-    stream.token = clock_;
+    stream.failures = 0;
     demand = stream.sink(*came);
   } else if (const auto* end = std::get_if<ChoiceEnd>(&event)) {
     stream.work.choices[static_cast<std::size_t>(end->choice)].ended = true;
@@ -253,11 +261,11 @@ void GatewayStreams::fail_stream(StreamId id, Error error) {
 }
 
 void GatewayStreams::try_place(StreamId id, Stream& stream) {
+  if (clock_ < stream.not_before) return;
   std::erase_if(stream.avoid, [&](const Avoided& avoided) { return avoided.until <= clock_; });
   std::vector<std::string> avoid;
   for (const Avoided& avoided : stream.avoid) avoid.push_back(avoided.node);
-  const bool begun = std::ranges::any_of(
-      stream.work.choices, [](const PlacedChoice& c) { return !c.tokens.empty() || c.prompt_reported > 0; });
+  const bool begun = std::ranges::any_of(stream.work.choices, &PlacedChoice::has_begun);
   // What has begun goes on in its numeric class where it can.
   std::optional<std::string> node;
   if (begun) node = picker_({stream.work, stream.numeric_class, avoid}, nodes_);
@@ -265,7 +273,10 @@ void GatewayStreams::try_place(StreamId id, Stream& stream) {
   if (!node) return;
   const NodeState* state = nodes_.find(*node);
   const NodeModel* model = state == nullptr ? nullptr : NodeTable::model(*state, stream.work.model);
-  if (model == nullptr) return;
+  if (model == nullptr) {
+    stream.avoid.push_back({*node, clock_ + kAvoidFor});
+    return;
+  }
   if (begun && model->numeric_class != stream.numeric_class) stream.done.identical = false;
   stream.numeric_class = model->numeric_class;
   stream.node = *node;
@@ -299,19 +310,35 @@ void GatewayStreams::send_placement(StreamId id, const Stream& stream) {
   }
 }
 
-void GatewayStreams::move(StreamId id, Stream& stream, bool at_fault) {
+void GatewayStreams::move(StreamId id, Stream& stream, Why why) {
   transport_->publish(put_subject(stream.node, gateway_), encode(Put{CancelAttempt{{id, stream.attempt}}}));
-  if (at_fault) stream.avoid.push_back({stream.node, clock_ + kAvoidFor});
+  if (why == Why::fault || why == Why::death) stream.avoid.push_back({stream.node, clock_ + kAvoidFor});
   if (std::exchange(stream.phase, Phase::waiting) == Phase::running) {
     ++stream.done.migrations;
     ++counters_.migrations;
+    stream.untaken = clock_;
+    if (why != Why::drain && ++stream.failures > timing_.failures) {
+      // Perhaps it is what kills them.
+      fail_stream(id,
+                  {fmt::format("{} nodes, one after the other, have not gone on with this answer{}{}", stream.failures,
+                               stream.failure.empty() ? "" : "; the last one said: ", stream.failure),
+                   ErrorKind::unavailable});
+      return;
+    }
   }
+  // Nobody may make a gateway place a stream as fast as messages travel.
+  if (clock_ - stream.moved < kBetweenMoves) stream.not_before = clock_ + kBetweenMoves;
+  stream.moved = clock_;
   try_place(id, stream);
 }
 
-void GatewayStreams::move_all(std::string_view node, bool at_fault) {
-  for (auto& [id, stream] : streams_) {
-    if (stream.phase != Phase::waiting && stream.node == node) move(id, stream, at_fault);
+void GatewayStreams::move_all(std::string_view node, Why why) {
+  std::vector<StreamId> ids;
+  for (const auto& [id, stream] : streams_) {
+    if (stream.phase != Phase::waiting && stream.node == node) ids.push_back(id);
+  }
+  for (const StreamId id : ids) {
+    if (Stream* stream = find(id)) move(id, *stream, why);
   }
 }
 
@@ -353,7 +380,7 @@ void GatewayStreams::look() {
     clock_ += std::min(now - looked_, kMostOfALook);
   }
   looked_ = now;
-  for (const std::string& node : nodes_.look(clock_)) move_all(node, false);
+  for (const std::string& node : nodes_.look(clock_)) move_all(node, Why::death);
   std::vector<StreamId> ids;
   ids.reserve(streams_.size());
   for (const auto& [id, stream] : streams_) ids.push_back(id);
@@ -364,7 +391,7 @@ void GatewayStreams::look() {
 }
 
 void GatewayStreams::look_at(StreamId id, Stream& stream) {
-  if (clock_ - stream.token >= timing_.give_up && !stream.paused) {
+  if (stream.phase != Phase::running && clock_ - stream.untaken >= timing_.give_up) {
     fail_stream(id, {fmt::format("no node went on with this answer for {} s{}{}",
                                  std::chrono::duration_cast<std::chrono::seconds>(timing_.give_up).count(),
                                  stream.failure.empty() ? "" : "; the last one said: ", stream.failure),
@@ -377,7 +404,7 @@ void GatewayStreams::look_at(StreamId id, Stream& stream) {
       return;
     case Phase::placing:
       if (clock_ - stream.placed >= timing_.place_give_up) {
-        move(id, stream, true);
+        move(id, stream, Why::fault);
       } else if (clock_ - stream.asked >= timing_.place_again) {
         stream.asked = clock_;
         ++counters_.placed_again;
@@ -388,7 +415,7 @@ void GatewayStreams::look_at(StreamId id, Stream& stream) {
       const bool blocked = stream.paused || stream.next >= stream.allowed;
       if (blocked) stream.heard = clock_;
       if (clock_ - stream.heard >= (stream.any_token ? timing_.stalled : timing_.first_token)) {
-        move(id, stream, true);
+        move(id, stream, Why::fault);
         return;
       }
       const bool gap = !stream.early.empty();

@@ -78,6 +78,9 @@ class GatewayStreams {
  private:
   enum class Phase : std::uint8_t { waiting, placing, running };
 
+  /// Why a stream leaves a node: the node has broken something, died, drains, or does not know it any more.
+  enum class Why : std::uint8_t { fault, death, drain, unknown };
+
   struct Avoided {
     std::string node;
     Duration until{0};
@@ -98,7 +101,11 @@ class GatewayStreams {
     std::uint64_t next = 0;             // the frame that comes next
     std::uint64_t allowed = 0;          // frames below may come
     std::map<std::uint64_t, std::vector<StreamEvent>> early;
-    Duration placed{0}, asked{0}, heard{0}, token{0}, credited{0};
+    Duration placed{0}, asked{0}, heard{0}, credited{0};
+    Duration untaken{0};               // since when no node has it
+    Duration moved{0}, not_before{0};  // when it left a node last, and until when it waits before the next one
+    int failures = 0;                  // moves since the last token
+    int refusals = 0;                  // nodes that called it invalid
     std::vector<Avoided> avoid;
   };
 
@@ -110,8 +117,8 @@ class GatewayStreams {
   [[nodiscard]] static bool is_lawful(const Stream& stream, const StreamEvent& event);
   void try_place(StreamId id, Stream& stream);
   void send_placement(StreamId id, const Stream& stream);
-  void move(StreamId id, Stream& stream, bool at_fault);
-  void move_all(std::string_view node, bool at_fault);
+  void move(StreamId id, Stream& stream, Why why);
+  void move_all(std::string_view node, Why why);
   void fail_stream(StreamId id, Error error);
   void tell_done(StreamId id);
   void wish_credit(StreamId id);

@@ -13,7 +13,6 @@ constexpr std::uint8_t kVersion = 1;
 constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint64_t kMostFrames = std::numeric_limits<std::int64_t>::max();
 constexpr std::uint64_t kMostTokens = std::uint64_t{1} << 48;
-constexpr std::size_t kMaxEvents = 1 << 16;
 constexpr std::uint32_t kMaxParts = 64;
 
 enum class MessageKind : std::uint8_t { place = 1, credit = 2, cancel = 3, frame = 16, unknown = 17, beat = 32 };
@@ -231,7 +230,7 @@ Result<Say> decode_say(std::span<const std::byte> message) {
   switch (read_kind(in)) {
     case MessageKind::frame: {
       Frame frame{.seq = in.varint(kMostFrames, "a frame's number"), .life = in.u32(), .events = {}};
-      const std::size_t events = in.count(kMaxEvents, 1, "events");
+      const std::size_t events = in.count(kMaxEventsInFrame, 1, "events");
       for (std::size_t i = 0; i < events && in.ok(); ++i) frame.events.push_back(read_event(in));
       say = std::move(frame);
       break;

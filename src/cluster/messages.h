@@ -81,6 +81,7 @@ struct UnknownAttempt {};
 
 using Say = std::variant<Frame, UnknownAttempt>;
 
+constexpr std::size_t kMaxEventsInFrame = 256;  // with all log-probabilities less than a message may have
 constexpr std::size_t kMaxErrorText = 1024;
 constexpr std::size_t kMaxTopLogprobs = 128;
 

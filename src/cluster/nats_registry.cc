@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nats/nats.h>
 
+#include <algorithm>
 #include <chrono>
 #include <deque>
 #include <nlohmann/json.hpp>
@@ -15,7 +16,8 @@ namespace {
 
 constexpr const char* kBucket = "mr_nodes";
 constexpr std::size_t kMostRecord = 64 << 10;  // bytes
-constexpr std::int64_t kLookEvery = 250;       // ms that a watcher waits before it looks whether it should end
+constexpr std::size_t kMostName = 256, kMostModels = 16;
+constexpr std::int64_t kLookEvery = 250;  // ms that a watcher waits before it looks whether it should end
 constexpr auto kTryAgain = std::chrono::seconds(1);
 
 template <typename T, void (*destroy)(T*)>
@@ -27,6 +29,23 @@ using StoreWatcher = std::unique_ptr<kvWatcher, Destroy<kvWatcher, kvWatcher_Des
 using Entry = std::unique_ptr<kvEntry, Destroy<kvEntry, kvEntry_Destroy>>;
 using JetStream = std::unique_ptr<jsCtx, Destroy<jsCtx, jsCtx_Destroy>>;
 
+/// As a key-value bucket is, but without rollups: with one in a message for its own key a node could clear all others'.
+natsStatus make_bucket(jsCtx* js) {
+  const char* subjects[] = {"$KV.mr_nodes.>"};
+  jsStreamConfig config;
+  jsStreamConfig_Init(&config);
+  config.Name = "KV_mr_nodes";
+  config.Subjects = subjects;
+  config.SubjectsLen = 1;
+  config.MaxMsgsPerSubject = 1;
+  config.MaxMsgSize = static_cast<std::int32_t>(kMostRecord);
+  config.Discard = js_DiscardNew;
+  config.Storage = js_FileStorage;
+  config.DenyDelete = true;
+  config.DenyPurge = true;
+  return js_AddStream(nullptr, js, &config, nullptr, nullptr);
+}
+
 natsStatus open_store(natsConnection* connection, JetStream& context, Store& store, bool makes_bucket) {
   jsCtx* js = nullptr;
   natsStatus status = natsConnection_JetStream(&js, connection, nullptr);
@@ -35,12 +54,8 @@ natsStatus open_store(natsConnection* connection, JetStream& context, Store& sto
   kvStore* bucket = nullptr;
   status = js_KeyValue(&bucket, js, kBucket);
   if (status == NATS_NOT_FOUND && makes_bucket) {
-    kvConfig config;
-    kvConfig_Init(&config);
-    config.Bucket = kBucket;
-    config.History = 1;
-    config.StorageType = js_FileStorage;
-    status = js_CreateKeyValue(&bucket, js, &config);
+    status = make_bucket(js);
+    if (status == NATS_OK) status = js_KeyValue(&bucket, js, kBucket);
   }
   if (status == NATS_OK) store.reset(bucket);
   return status;
@@ -51,9 +66,9 @@ natsStatus open_store(natsConnection* connection, JetStream& context, Store& sto
 std::string record_json(const NodeRecord& record) {
   nlohmann::json models = nlohmann::json::array();
   for (const NodeModel& model : record.models) {
-    models.push_back({{"name", model.name}, {"numeric_class", model.numeric_class}});
+    models.push_back({{"name", model.name}, {"numeric_class", model.numeric_class}, {"max_tokens", model.max_tokens}});
   }
-  return nlohmann::json{{"node", record.node}, {"models", std::move(models)}}.dump();
+  return nlohmann::json{{"node", record.node}, {"places", record.places}, {"models", std::move(models)}}.dump();
 }
 
 Result<NodeRecord> parse_record(std::string_view text) {
@@ -66,15 +81,29 @@ Result<NodeRecord> parse_record(std::string_view text) {
   };
   const std::string* node = named(json, "node");
   if (node == nullptr) return fail("a record is no JSON object with a \"node\"");
-  NodeRecord record{.node = *node, .models = {}};
+  const auto counted = [](const nlohmann::json& object, const char* key) -> std::int64_t {
+    constexpr std::int64_t kMost = std::int64_t{1} << 40;
+    const auto value = object.find(key);
+    if (value == object.end() || !value->is_number_integer()) return 0;
+    return value->is_number_unsigned() && value->get<std::uint64_t>() > static_cast<std::uint64_t>(kMost)
+               ? 0
+               : std::min(value->get<std::int64_t>(), kMost);
+  };
+  NodeRecord record{.node = *node, .places = counted(json, "places")};
+  if (record.places < 1) return fail("the record of {} has no \"places\"", *node);
   const auto models = json.find("models");
   if (models == json.end() || !models->is_array()) return fail("the record of {} has no array \"models\"", *node);
   for (const nlohmann::json& model : *models) {
     const std::string *name = named(model, "name"), *numeric_class = named(model, "numeric_class");
-    if (name == nullptr || numeric_class == nullptr) {
-      return fail("a model of {} has no \"name\" or no \"numeric_class\"", *node);
+    const std::int64_t tokens = model.is_object() ? counted(model, "max_tokens") : 0;
+    if (name == nullptr || numeric_class == nullptr || tokens < 1) {
+      return fail("a model of {} has no \"name\", \"numeric_class\" or \"max_tokens\"", *node);
     }
-    record.models.push_back({*name, *numeric_class});
+    if (name->size() > kMostName || numeric_class->size() > kMostName || record.models.size() == kMostModels) {
+      return fail("{} has more than {} models, or one with a name of more than {} bytes", *node, kMostModels,
+                  kMostName);
+    }
+    record.models.push_back({*name, *numeric_class, tokens});
   }
   return record;
 }

@@ -19,6 +19,7 @@ constexpr std::int64_t kReconnectJitter = 250;       // so much more
 constexpr std::int64_t kConnectTimeout = 2000;       // ms
 constexpr std::int64_t kPingInterval = 2000;         // ms; a cable that was pulled is noticed after two of them
 constexpr std::size_t kWaitingBytes = 256ull << 20;  // of messages that this process has not taken yet
+constexpr std::size_t kPerMessage = 1024;            // that one takes beside its bytes
 
 struct OptionsDeleter {
   void operator()(natsOptions* options) const { natsOptions_Destroy(options); }
@@ -198,18 +199,18 @@ void NatsTransport::subscribe(std::string_view pattern, Handler handler) {
   const natsMsgHandler take = [](natsConnection*, natsSubscription*, natsMsg* message, void* closure) {
     const auto* own = static_cast<const Subscription*>(closure);
     const std::shared_ptr<Shared>& shared = own->shared;
-    const auto bytes = static_cast<std::size_t>(natsMsg_GetDataLength(message));
+    const auto bytes = static_cast<std::size_t>(natsMsg_GetDataLength(message)), held_bytes = bytes + kPerMessage;
     // Frames are numbered, so what is dropped is asked for again; memory is not to be had again.
-    if (shared->waiting_bytes + bytes > kWaitingBytes) {
+    if (shared->waiting_bytes + held_bytes > kWaitingBytes) {
       ++shared->dropped;
       natsMsg_Destroy(message);
       return;
     }
-    shared->waiting_bytes += bytes;
+    shared->waiting_bytes += held_bytes;
     ++shared->received;
     const auto held = std::shared_ptr<natsMsg>(message, natsMsg_Destroy);
-    Shared::post(shared, [handler = own->handler, held, bytes](Shared& s) {
-      s.waiting_bytes -= bytes;
+    Shared::post(shared, [handler = own->handler, held, bytes, held_bytes](Shared& s) {
+      s.waiting_bytes -= held_bytes;
       (*handler)(natsMsg_GetSubject(held.get()), std::as_bytes(std::span(natsMsg_GetData(held.get()), bytes)));
     });
   };

@@ -29,6 +29,7 @@ void NodeAgent::drain() {
 void NodeAgent::announce() {
   if (asked_ || !transport_->connected()) return;
   asked_ = true;
+  announced_ = transport_->now();
   registry_->announce(record_, [this](Result<std::uint64_t> incarnation) {
     asked_ = false;
     if (incarnation.ok()) incarnation_ = *incarnation;
@@ -36,9 +37,9 @@ void NodeAgent::announce() {
 }
 
 void NodeAgent::beat() {
-  if (incarnation_ == 0) {
-    announce();
-  } else {
+  // Again now and then: the registry may have lost what it had.
+  if (incarnation_ == 0 || transport_->now() - announced_ >= timing_.announce_every) announce();
+  if (incarnation_ != 0) {
     Beat beat{.incarnation = incarnation_, .number = ++beats_, .draining = draining_};
     load_(beat);
     transport_->publish(beat_subject(record_.node), encode(beat));

@@ -48,6 +48,7 @@ class NodeAgent {
   std::uint64_t incarnation_ = 0;
   std::uint64_t beats_ = 0;
   bool draining_ = false, asked_ = false;
+  Instant announced_{0};
   Transport::TimerId timer_ = 0;
 };
 

@@ -10,7 +10,6 @@ namespace millrace {
 
 namespace {
 
-constexpr std::size_t kEventsInFrame = 256;            // with all log-probabilities less than a message may have
 constexpr std::size_t kAssembled = 4 * kMaxPlacement;  // bytes of placements that are not whole yet
 constexpr Duration kAssemblyTime = std::chrono::seconds(10);
 
@@ -185,7 +184,7 @@ void NodeStreams::send(const Key& key, Stream& stream) {
   while (credited && !stream.pending.empty() && stream.received + stream.ring.size() < stream.allowed) {
     Frame frame{.seq = stream.received + stream.ring.size(), .life = life_, .events = {}};
     const auto end =
-        stream.pending.begin() + static_cast<std::ptrdiff_t>(std::min(stream.pending.size(), kEventsInFrame));
+        stream.pending.begin() + static_cast<std::ptrdiff_t>(std::min(stream.pending.size(), kMaxEventsInFrame));
     std::move(stream.pending.begin(), end, std::back_inserter(frame.events));
     stream.pending.erase(stream.pending.begin(), end);
     stream.ring.push_back({encode(Say{std::move(frame)}), transport_->now()});

@@ -6,9 +6,9 @@ namespace millrace {
 
 void NodeTable::set_record(const NodeRecord& record, std::uint64_t incarnation) {
   NodeState& node = nodes_[record.node];
-  if (incarnation < node.incarnation && !node.record.node.empty()) return;
+  // What the registry has is so, also where it has lost its files and counts from the beginning.
   node.record = record;
-  node.incarnation = std::max(node.incarnation, incarnation);
+  node.revision = node.incarnation = incarnation;
 }
 
 void NodeTable::remove(std::string_view node) {

@@ -17,6 +17,7 @@ enum class NodeHealth : std::uint8_t { ready, draining, suspect, dead };
 
 struct NodeState {
   NodeRecord record;
+  std::uint64_t revision = 0;     // of the record
   std::uint64_t incarnation = 0;  // the newest that was heard of
   NodeHealth health = NodeHealth::dead;
   Beat beat;  // the latest

@@ -21,6 +21,7 @@ struct PlacedChoice {
   std::int64_t prompt_reported = 0;  // tokens of the prompt whose log-probabilities were told
   bool ended = false;
 
+  [[nodiscard]] bool has_begun() const { return ended || !tokens.empty() || prompt_reported > 0; }
   friend bool operator==(const PlacedChoice&, const PlacedChoice&) = default;
 };
 

@@ -13,12 +13,14 @@ namespace millrace {
 /// A model as a node serves it.
 struct NodeModel {
   std::string name;
-  std::string numeric_class;  // nodes of one class give the same tokens
+  std::string numeric_class;          // nodes of one class give the same tokens
+  std::int64_t max_tokens = 1 << 20;  // of a sequence, prompt and answer
 };
 
 struct NodeRecord {
   std::string node;
-  std::vector<NodeModel> models;
+  std::int64_t places = 16;  // sequences that run at once
+  std::vector<NodeModel> models = {};
 };
 
 /// Where records are kept. Called and calls back on its transport's thread.

@@ -8,12 +8,10 @@ namespace {
 
 constexpr double kUsualAnswer = 256.0;  // tokens, of the many that a request allows
 
-std::string model_label(const NodeModel& model) {
-  return "model=" + model.name;
-}
+constexpr const char* kServes = "serves the model";
 
-std::string class_label(const std::string& model, const std::string& numeric_class) {
-  return "model=" + model + " class=" + numeric_class;
+std::string class_label(const std::string& numeric_class) {
+  return "class=" + numeric_class;
 }
 
 }  // namespace
@@ -27,17 +25,20 @@ void RoutePicker::learn(const NodeTable& nodes, double now) {
       router_.set_node(found->second.index, {.usable = false});
     }
     Seen& seen = found->second;
-    if (seen.incarnation != state.incarnation || seen.health != state.health ||
-        seen.models != state.record.models.size()) {
-      seen.incarnation = state.incarnation;
+    if (seen.revision != state.revision || seen.health != state.health) {
+      seen.revision = state.revision;
       seen.health = state.health;
-      seen.models = state.record.models.size();
       NodeFacts facts = router_.facts(seen.index);
-      facts.usable = state.health == NodeHealth::ready;
+      const NodeModel* model = NodeTable::model(state, model_);
+      facts.usable = state.health == NodeHealth::ready && model != nullptr;
       facts.labels = 0;
-      for (const NodeModel& model : state.record.models) {
-        facts.labels |= router_.label(model_label(model)).value_or(0);
-        facts.labels |= router_.label(class_label(model.name, model.numeric_class)).value_or(0);
+      if (model != nullptr) {
+        facts.places = state.record.places;
+        facts.context = model->max_tokens;
+        // Classes that there are no bits left for are found by nobody who looks for one: streams that have begun go on
+        // in any class then.
+        facts.labels =
+            router_.label(kServes).value_or(0) | router_.label(class_label(model->numeric_class)).value_or(0);
       }
       router_.set_node(seen.index, facts);
     }
@@ -53,16 +54,20 @@ void RoutePicker::learn(const NodeTable& nodes, double now) {
 std::optional<std::string> RoutePicker::pick(const PickQuery& query, const NodeTable& nodes, double now) {
   learn(nodes, now);
   const Placement& placement = query.placement;
-  const std::string label = query.numeric_class.empty() ? model_label({placement.model, {}})
-                                                        : class_label(placement.model, query.numeric_class);
-  const std::optional<std::uint64_t> bit = router_.label(label);
+  if (placement.model != model_) return std::nullopt;
+  const std::optional<std::uint64_t> bit =
+      router_.label(query.numeric_class.empty() ? kServes : class_label(query.numeric_class));
   if (!bit) return std::nullopt;
   std::vector<NodeIndex> avoid;
   for (const std::string& name : query.avoid) {
     if (const auto seen = seen_.find(name); seen != seen_.end()) avoid.push_back(seen->second.index);
   }
-  const RouteRequest request{.prompt_tokens = static_cast<std::int64_t>(placement.prompt.size()),
+  // An answer at its beginning is cut to what fits; one that has begun must fit as it was asked for.
+  const auto prompt = static_cast<std::int64_t>(placement.prompt.size());
+  const bool begun = std::ranges::any_of(placement.choices, &PlacedChoice::has_begun);
+  const RouteRequest request{.prompt_tokens = prompt,
                              .answer_tokens = std::min(kUsualAnswer, static_cast<double>(placement.max_new_tokens)),
+                             .room = prompt + (begun ? placement.max_new_tokens : 1),
                              .labels = *bit,
                              .lot = ++picks_,
                              .avoid = avoid};

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cluster/gateway_streams.h"
@@ -14,7 +15,9 @@ namespace millrace {
 
 class RoutePicker {
  public:
-  explicit RoutePicker(RoutePolicy policy = RoutePolicy::cheapest_in_slo) : router_(policy) {}
+  /// For streams of this model; what else nodes serve does not matter.
+  explicit RoutePicker(std::string model, RoutePolicy policy = RoutePolicy::cheapest_in_slo)
+      : model_(std::move(model)), router_(policy) {}
 
   /// As NodePicker. `now`: seconds on any clock that only goes forward.
   std::optional<std::string> pick(const PickQuery& query, const NodeTable& nodes, double now);
@@ -22,13 +25,13 @@ class RoutePicker {
  private:
   struct Seen {
     NodeIndex index = 0;
-    std::uint64_t incarnation = 0, beat = 0;
+    std::uint64_t revision = 0, beat = 0;
     NodeHealth health = NodeHealth::dead;
-    std::size_t models = 0;
   };
 
   void learn(const NodeTable& nodes, double now);
 
+  std::string model_;
   Router router_;
   std::map<std::string, Seen, std::less<>> seen_;
   std::vector<std::string> names_;  // by index

@@ -210,7 +210,6 @@ void Router::score_all(const RouteRequest& request) {
 
 std::vector<Route> Router::pick(const RouteRequest& request, std::size_t most) {
   const std::uint64_t wanted = request.labels | kUsable;
-  const auto room = static_cast<double>(request.prompt_tokens) + request.answer_tokens;
   prefixes_.find(request.pages, matches_);
   std::erase_if(matches_, [this](const PrefixIndex::Match& match) { return match.node >= cached_.size(); });
   for (const PrefixIndex::Match& match : matches_) {
@@ -230,7 +229,7 @@ std::vector<Route> Router::pick(const RouteRequest& request, std::size_t most) {
   const std::size_t kept = most + 8;
   for (NodeIndex node = 0; node < facts_.size(); ++node) {
     if (best.size() == kept && scores_[node] > best.front().score) continue;
-    if ((have_[node] & wanted) != wanted || room > static_cast<double>(facts_[node].context)) continue;
+    if ((have_[node] & wanted) != wanted || request.room > facts_[node].context) continue;
     if (std::ranges::find(request.avoid, node) != request.avoid.end()) continue;
     const Ranked ranked{scores_[node], mix(request.lot ^ node), node};
     if (best.size() == kept && !better(ranked, best.front())) continue;

@@ -57,6 +57,7 @@ struct NodeLoad {
 struct RouteRequest {
   std::int64_t prompt_tokens = 0;
   double answer_tokens = 0.0;                 // that are expected
+  std::int64_t room = 0;                      // tokens of a sequence that the node must have
   std::span<const std::uint64_t> pages = {};  // PrefixIndex::pages_of its prompt
   std::uint64_t labels = 0;                   // that the node must have: model, quality, region, data class
   double ttft_slo = std::numeric_limits<double>::infinity();  // seconds

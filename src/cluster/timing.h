@@ -10,6 +10,7 @@ namespace millrace {
 
 struct ClusterTiming {
   Duration beat = std::chrono::seconds(1);             // a node says that it is there
+  Duration announce_every = std::chrono::seconds(30);  // a node puts its record again
   Duration suspect = std::chrono::seconds(2);          // not heard of for so long: no new streams
   Duration dead = std::chrono::milliseconds(3200);     // … and its streams move
   Duration look = std::chrono::milliseconds(100);      // how often a gateway looks for what is overdue
@@ -19,9 +20,10 @@ struct ClusterTiming {
   Duration credit_valid = std::chrono::seconds(5);     // a sequence pauses where there was none for so long
   Duration orphaned = std::chrono::seconds(20);        // … and is cancelled
   Duration resend = std::chrono::milliseconds(300);    // younger frames may still be under way
-  Duration stalled = std::chrono::seconds(20);         // a stream without a frame, though there was credit, moves
-  Duration first_token = std::chrono::seconds(30);     // the same of the first one, beside what was predicted
-  Duration give_up = std::chrono::seconds(120);        // a stream without a token for so long ends with an error
+  Duration stalled = std::chrono::seconds(20);         // an answer that has begun, without a frame: it moves
+  Duration first_token = std::chrono::minutes(10);     // the same of one that waits or computes its prompt
+  Duration give_up = std::chrono::seconds(120);        // a stream that no node has taken for so long ends with an error
+  int failures = 5;                                    // so does one on which so many nodes died, one after the other
   Duration remember_ended = std::chrono::seconds(60);  // a node remembers what it has ended
   std::uint64_t window = 64;                           // frames that may be under way
 };

@@ -212,6 +212,13 @@ class Cluster(Processes):
 
         self.assertEqual(self.text(self.stream(self.gateway, strike, **body)), self.text(undisturbed))
 
+    def test_an_answer_is_cut_to_what_a_node_has_room_for(self):
+        self.node("one", "--max-model-len", 256)
+        body = {"messages": [{"role": "user", "content": "Tell me of the sea."}], "temperature": 0, "ignore_eos": True}
+        answer = self.ask(self.gateway, path="/v1/chat/completions", **body)
+        self.assertEqual(answer["usage"]["total_tokens"], 256)
+        self.assertEqual(answer["choices"][0]["finish_reason"], "length")
+
     def test_with_credentials_that_deny_by_default(self):
         folder, port = os.path.join(self.folder, "keys"), free_port()
         subprocess.run([ROOT / "deploy/issue_credentials", folder, "--gateway", "gate", "--node", "one", "two",

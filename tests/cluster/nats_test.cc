@@ -1,5 +1,6 @@
 // The transport and the registry over a real NATS server, and streams over both.
 #include <gtest/gtest.h>
+#include <nats/nats.h>
 
 #include <algorithm>
 #include <chrono>
@@ -63,7 +64,7 @@ struct LiveNode {
         registry(*transport, loop, [](const std::string&) {}),
         runner(*transport, "m", "c", milliseconds(10), 16),
         agent(
-            *transport, registry, {name, {{"m", "c"}}}, runner,
+            *transport, registry, {name, 16, {{"m", "c"}}}, runner,
             [this](Beat& beat) { beat.running = static_cast<std::int64_t>(runner.held()); }, 1) {}
 
   std::unique_ptr<NatsTransport> transport;
@@ -162,7 +163,7 @@ TEST_F(Nats, KeepsRecords) {
   const auto one = connect("one"), other = connect("other");
   NatsRegistry writer(*one, loop_, [](const std::string&) {}), reader(*other, loop_, [](const std::string&) {});
   std::uint64_t first = 0, second = 0;
-  writer.announce({"one", {{"m", "c1"}}},
+  writer.announce({"one", 16, {{"m", "c1"}}},
                   [&](const Result<std::uint64_t>& revision) { first = revision.ok() ? *revision : 0; });
   EXPECT_TRUE(run_until([&] { return first > 0; }));
   std::vector<std::pair<NodeRecord, std::uint64_t>> seen;
@@ -170,7 +171,7 @@ TEST_F(Nats, KeepsRecords) {
     if (record != nullptr) seen.emplace_back(*record, incarnation);
   });
   EXPECT_TRUE(run_until([&] { return seen.size() == 1; })) << "what was there before";
-  writer.announce({"one", {{"m", "c2"}}},
+  writer.announce({"one", 16, {{"m", "c2"}}},
                   [&](const Result<std::uint64_t>& revision) { second = revision.ok() ? *revision : 0; });
   EXPECT_TRUE(run_until([&] { return seen.size() == 2; }));
   EXPECT_GT(second, first);
@@ -184,7 +185,7 @@ TEST_F(Nats, WithoutABucketTheReasonIsTold) {
   std::vector<std::string> told;
   NatsRegistry registry(*one, loop_, [&](const std::string& message) { told.push_back(message); });
   bool failed = false;
-  registry.announce({"one", {}}, [&](const Result<std::uint64_t>& revision) { failed = !revision.ok(); });
+  registry.announce({"one", 16, {}}, [&](const Result<std::uint64_t>& revision) { failed = !revision.ok(); });
   EXPECT_TRUE(run_until([&] { return failed; }));
   ASSERT_FALSE(told.empty());
   EXPECT_TRUE(told.front().starts_with("the record can't be written to mr_nodes: ")) << told.front();
@@ -278,7 +279,8 @@ TEST_F(Rights, ANodeSpeaksForItselfAlone) {
   one->publish(say_subject("gate", "one", {1, 1}), {});
   one->publish(beat_subject("one"), {});
   EXPECT_TRUE(run_until([&] { return heard.size() >= 2; }));
-  EXPECT_EQ(heard, (std::vector{say_subject("gate", "one", {1, 1}), beat_subject("one")}));
+  std::ranges::sort(heard);
+  EXPECT_EQ(heard, (std::vector{beat_subject("one"), say_subject("gate", "one", {1, 1})}));
 }
 
 TEST_F(Rights, ANodeHearsWhatIsSaidToItAlone) {
@@ -310,16 +312,49 @@ TEST_F(Rights, ANodeWritesItsOwnRecordAlone) {
   std::optional<bool> written, forged;
   EXPECT_TRUE(run_until([&] {
     if (!written || !*written) {
-      writer.announce({"one", {}}, [&](const Result<std::uint64_t>& result) { written = result.ok(); });
+      writer.announce({"one", 16, {}}, [&](const Result<std::uint64_t>& result) { written = result.ok(); });
       run_until([&] { return written.has_value(); });
     }
     return written.value_or(false);
   })) << "once the gateway has made the bucket";
-  writer.announce({"two", {}}, [&](const Result<std::uint64_t>& result) { forged = result.ok(); });
+  writer.announce({"two", 16, {}}, [&](const Result<std::uint64_t>& result) { forged = result.ok(); });
   EXPECT_TRUE(run_until([&] { return forged.has_value(); }));
   EXPECT_FALSE(*forged);
   EXPECT_TRUE(run_until([&] { return !seen.empty(); }));
   EXPECT_EQ(std::ranges::count(seen, "two"), 0);
+}
+
+// A message for its own key that asks the server to roll up the whole bucket would leave its record alone there.
+TEST_F(Rights, ANodeCanNotClearTheRecordsOfOthers) {
+  const auto gate = connect("gate"), one = connect("one"), two = connect("two");
+  NatsRegistry reader(
+      *gate, loop_, [](const std::string&) {}, true),
+      of_one(*one, loop_, [](const std::string&) {}), of_two(*two, loop_, [](const std::string&) {});
+  reader.watch([](const std::string&, const NodeRecord*, std::uint64_t) {});
+  const auto announce = [&](NatsRegistry& registry, const char* node) {
+    return run_until([&] {
+      std::optional<bool> written;
+      registry.announce({node, 16, {}}, [&](const Result<std::uint64_t>& result) { written = result.ok(); });
+      run_until([&] { return written.has_value(); });
+      return written.value_or(false);
+    });
+  };
+  EXPECT_TRUE(announce(of_two, "two"));
+  EXPECT_TRUE(announce(of_one, "one"));
+  for (const char* what : {"all", "sub"}) {
+    natsMsg* message = nullptr;
+    ASSERT_EQ(natsMsg_Create(&message, "$KV.mr_nodes.one", nullptr, "{}", 2), NATS_OK);
+    ASSERT_EQ(natsMsgHeader_Set(message, "Nats-Rollup", what), NATS_OK);
+    EXPECT_EQ(natsConnection_PublishMsg(one->connection(), message), NATS_OK);
+    natsMsg_Destroy(message);
+  }
+  run_until([] { return false; }, milliseconds(200));
+  // A gateway that comes now still finds both.
+  const auto late = connect("gate");
+  NatsRegistry later(*late, loop_, [](const std::string&) {});
+  std::vector<std::string> seen;
+  later.watch([&](const std::string& node, const NodeRecord*, std::uint64_t) { seen.push_back(node); });
+  EXPECT_TRUE(run_until([&] { return std::ranges::count(seen, "two") == 1; }));
 }
 
 TEST_F(Rights, StrangersAreNotLetIn) {
@@ -332,14 +367,20 @@ TEST_F(Rights, StrangersAreNotLetIn) {
 }
 
 TEST(NodeRecordTest, IsCheckedWhenRead) {
-  const NodeRecord record{"desk", {{"m", "c"}, {"n", "d"}}};
+  const NodeRecord record{"desk", 3, {{"m", "c", 4096}, {"n", "d"}}};
   const auto back = parse_record(record_json(record));
   ASSERT_TRUE(back.ok()) << back.error().message;
   EXPECT_EQ(back->node, "desk");
   ASSERT_EQ(back->models.size(), 2u);
   EXPECT_EQ(back->models[1].numeric_class, "d");
-  for (const char* bad : {"", "[]", "{}", R"({"node": 1})", R"({"node": "a"})", R"({"node": "a", "models": [1]})",
-                          R"({"node": "a", "models": [{"name": "m"}]})"}) {
+  EXPECT_EQ(back->models[0].max_tokens, 4096);
+  EXPECT_EQ(back->places, 3);
+  for (const char* bad :
+       {"", "[]", "{}", R"({"node": 1})", R"({"node": "a"})", R"({"node": "a", "models": [1]})",
+        R"({"node": "a", "places": 1, "models": [{"name": "m"}]})", R"({"node": "a", "places": 0, "models": []})",
+        R"({"node": "a", "places": 1e9, "models": []})",
+        R"({"node": "a", "places": 1, "models": [{"name": "m", "numeric_class": "c",
+                             "max_tokens": -1}]})"}) {
     EXPECT_FALSE(parse_record(bad).ok()) << bad;
   }
 }

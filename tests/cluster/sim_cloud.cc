@@ -77,7 +77,7 @@ void SimCloud::start_node(const std::string& name) {
   const Duration step = std::chrono::milliseconds(20 + dice.below(60));
   node->runner = std::make_unique<SimRunner>(*node->transport, kModel, classes_.at(name), step, 16);
   node->agent = std::make_unique<NodeAgent>(
-      *node->transport, *node->registry, NodeRecord{name, {{kModel, classes_.at(name)}}}, *node->runner,
+      *node->transport, *node->registry, NodeRecord{name, 16, {{kModel, classes_.at(name)}}}, *node->runner,
       [runner = node->runner.get()](Beat& beat) { beat.running = static_cast<std::int64_t>(runner->held()); },
       static_cast<std::uint32_t>(dice.below(1ull << 32)), options_.timing);
   nodes_[name] = std::move(node);

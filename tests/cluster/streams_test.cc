@@ -185,6 +185,51 @@ TEST(Streams, ASlowReaderHoldsItsNodeBackAndNobodyElse) {
   EXPECT_EQ(one.cloud.runner("node-0").held() + one.cloud.runner("node-1").held(), 0u);
 }
 
+TEST(Streams, AReaderMayTakeLongerThanNodesMay) {
+  SimCloud cloud({.nodes = 1, .gateways = 1, .classes = 1});
+  cloud.run_for(seconds(2));
+  Placement placement = long_answer(500);
+  placement.model = "sim";
+  std::size_t came = 0;
+  std::optional<StreamDone> done;
+  bool pauses = true;
+  const StreamId id = cloud.gateway("gateway-0").submit(placement, kSimVocab, [&](const StreamNews& news) {
+    came += std::holds_alternative<TokenCame>(news) ? 1 : 0;
+    if (const auto* end = std::get_if<StreamDone>(&news)) done = *end;
+    return pauses ? Demand::pause : Demand::more;
+  });
+  cloud.run_for(seconds(300));
+  EXPECT_LT(came, 500u);
+  pauses = false;
+  cloud.gateway("gateway-0").resume(id);
+  cloud.run_for(seconds(60));
+  EXPECT_EQ(came, 500u);
+  ASSERT_TRUE(done.has_value());
+  EXPECT_FALSE(done->error.has_value());
+  EXPECT_EQ(done->migrations, 0);
+}
+
+TEST(Streams, WhatKillsNodesIsNotGivenToAllOfThem) {
+  SimCloud cloud({.nodes = 8, .gateways = 1, .classes = 1});
+  cloud.run_for(seconds(2));
+  SeenStream& seen = cloud.begin_stream("gateway-0", long_answer());
+  int killed = 0;
+  for (int i = 0; i < 4000 && !seen.done; ++i) {
+    cloud.run_for(milliseconds(10));
+    for (const std::string& name : cloud.node_names()) {
+      if (!cloud.has_node(name) || cloud.node(name).streams().count() == 0 || cloud.runner(name).held() == 0) continue;
+      cloud.run_for(milliseconds(2));  // it has said that it takes it
+      cloud.kill_node(name);
+      ++killed;
+    }
+  }
+  ASSERT_TRUE(seen.done.has_value());
+  ASSERT_TRUE(seen.done->error.has_value());
+  EXPECT_TRUE(seen.done->error->message.ends_with("nodes, one after the other, have not gone on with this answer"))
+      << seen.done->error->message;
+  EXPECT_LE(killed, 7);
+}
+
 TEST(Streams, GoOnInAnotherClassWhereThereIsNoOther) {
   OneStream one({.nodes = 2, .gateways = 1, .classes = 2});
   one.cloud.kill_node(one.runs_on);
@@ -271,7 +316,7 @@ TEST(Streams, LeaveANodeThatBreaksTheRules) {
 
 TEST(NodeTableTest, AnOlderProcessOfAnIdentityIsIgnored) {
   NodeTable table{ClusterTiming{}};
-  table.set_record({"n", {{"m", "c"}}}, 7);
+  table.set_record({"n", 16, {{"m", "c"}}}, 7);
   EXPECT_TRUE(table.beat("n", {.incarnation = 7, .number = 1}, seconds(1)));
   EXPECT_FALSE(table.beat("n", {.incarnation = 7, .number = 1}, seconds(1))) << "twice";
   EXPECT_TRUE(table.beat("n", {.incarnation = 9, .number = 1}, seconds(2)));

@@ -66,7 +66,7 @@ void speak(std::span<const std::byte> bytes) {
   SimRegistry node_registry(*node_transport, records), gateway_registry(*gateway_transport, records);
   Runner runner(*node_transport);
   NodeAgent node(
-      *node_transport, node_registry, {"node", {{"m", "c"}}}, runner, [](Beat&) {}, 1);
+      *node_transport, node_registry, {"node", 16, {{"m", "c"}}}, runner, [](Beat&) {}, 1);
   GatewayStreams gateway(
       *gateway_transport, gateway_registry, "gateway",
       [](const PickQuery&, const NodeTable& table) {
