@@ -390,6 +390,18 @@ void GatewayStreams::look() {
   send_credit();
 }
 
+std::string GatewayStreams::no_room_for(const Stream& stream) const {
+  const auto prompt = static_cast<std::int64_t>(stream.work.prompt.size());
+  std::int64_t most = 0;
+  for (const auto& [name, node] : nodes_.nodes()) {
+    const NodeModel* model = NodeTable::model(node, stream.work.model);
+    if (node.health == NodeHealth::ready && model != nullptr) most = std::max(most, model->max_tokens);
+  }
+  if (most == 0 || prompt < most) return {};
+  return fmt::format("the prompt has {} tokens, and the nodes that are there have sequences of at most {}", prompt,
+                     most);
+}
+
 void GatewayStreams::look_at(StreamId id, Stream& stream) {
   if (stream.phase != Phase::running && clock_ - stream.untaken >= timing_.give_up) {
     fail_stream(id, {fmt::format("no node went on with this answer for {} s{}{}",
@@ -401,6 +413,8 @@ void GatewayStreams::look_at(StreamId id, Stream& stream) {
   switch (stream.phase) {
     case Phase::waiting:
       try_place(id, stream);
+      if (stream.phase != Phase::waiting) return;
+      if (std::string why = no_room_for(stream); !why.empty()) fail_stream(id, {std::move(why), ErrorKind::invalid});
       return;
     case Phase::placing:
       if (clock_ - stream.placed >= timing_.place_give_up) {

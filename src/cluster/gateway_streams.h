@@ -125,6 +125,8 @@ class GatewayStreams {
   void send_credit();
   void look();
   void look_at(StreamId id, Stream& stream);
+  /// Empty where some node that is ready has room for the stream, or where none is ready.
+  [[nodiscard]] std::string no_room_for(const Stream& stream) const;
   Stream* find(StreamId id);
 
   Transport* transport_;

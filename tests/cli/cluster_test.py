@@ -218,6 +218,9 @@ class Cluster(Processes):
         answer = self.ask(self.gateway, path="/v1/chat/completions", **body)
         self.assertEqual(answer["usage"]["total_tokens"], 256)
         self.assertEqual(answer["choices"][0]["finish_reason"], "length")
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            self.ask(self.gateway, prompt="a b c d e f g h " * 60, max_tokens=5)
+        self.assertIn("have sequences of at most 256", json.load(caught.exception)["error"]["message"])
 
     def test_with_credentials_that_deny_by_default(self):
         folder, port = os.path.join(self.folder, "keys"), free_port()
