@@ -32,8 +32,6 @@ class EngineRunner : public StreamRunner {
   void resume(RunId run) override;
   void cancel(RunId run) override;
 
-  [[nodiscard]] std::size_t held() const { return runs_.size(); }
-
  private:
   struct Queue;
   struct Run {
