@@ -10,7 +10,6 @@ namespace millrace {
 
 namespace {
 
-constexpr double kSecondsPerHour = 3600.0;
 constexpr double kBeatLag = 1.5;  // seconds after which a beat must know what was placed before
 constexpr double kRoom = 0.9;     // of the SLO, that predictions may fill
 constexpr float kAlike = 1.05f;   // scores within this of the best are taken for equal, and drawn by lot
@@ -118,9 +117,7 @@ void Router::set_node(NodeIndex node, const NodeFacts& facts) {
   step_per_sequence_[node] = static_cast<float>(facts.speed.step_per_sequence);
   places_[node] = static_cast<float>(facts.places);
   inverse_places_[node] = 1.0f / places_[node];
-  const NodePrice& price = facts.price;
-  usd_per_second_[node] =
-      static_cast<float>((price.usd_per_hour + price.watts / 1000.0 * price.pue * price.usd_per_kwh) / kSecondsPerHour);
+  usd_per_second_[node] = static_cast<float>(usd_per_second(facts.price));
 }
 
 void Router::set_load(NodeIndex node, const NodeLoad& load, double now) {

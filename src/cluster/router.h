@@ -39,6 +39,12 @@ struct NodePrice {
   double usd_per_kwh = 0.0;  // now
 };
 
+/// What a second of work costs, power included.
+constexpr double usd_per_second(const NodePrice& price) {
+  constexpr double kSecondsPerHour = 3600.0, kWattsPerKilowatt = 1000.0;
+  return (price.usd_per_hour + price.watts / kWattsPerKilowatt * price.pue * price.usd_per_kwh) / kSecondsPerHour;
+}
+
 struct NodeFacts {
   NodeSpeed speed = {};
   NodePrice price = {};
