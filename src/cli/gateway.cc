@@ -3,8 +3,11 @@
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdio>
+#include <limits>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -29,7 +32,14 @@ struct GatewayFlags {
   HttpFlags http;
   NatsOptions nats;
   std::vector<std::string> names;
+  std::string policy = "cheapest_in_slo";
+  std::optional<double> ttft_slo_ms, tpot_slo_ms;
 };
+
+const std::map<std::string, RoutePolicy> kPolicies{{"round_robin", RoutePolicy::round_robin},
+                                                   {"least_loaded", RoutePolicy::least_loaded},
+                                                   {"prefix_aware", RoutePolicy::prefix_aware},
+                                                   {"cheapest_in_slo", RoutePolicy::cheapest_in_slo}};
 
 /// Runs the loop on a thread of its own, from construction on.
 class LoopThread {
@@ -61,13 +71,24 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   ServerMetrics metrics(served.name(), served.max_sequence_tokens);
   EventLoop loop;
   MILLRACE_TRY(const std::unique_ptr<NatsTransport> transport, NatsTransport::connect(flags.nats, loop, say));
-  NatsRegistry registry(*transport, loop, warn, true);
-  RoutePicker picker(served.name());
+  NatsRegistry registry(*transport, loop, warn, RegistryRole::gateway);
+  const auto ms = [](std::optional<double> objective) {
+    return objective ? *objective / 1e3 : std::numeric_limits<double>::infinity();
+  };
+  RoutePicker picker({.model = served.name(),
+                      .policy = kPolicies.at(flags.policy),
+                      .ttft_slo = ms(flags.ttft_slo_ms),
+                      .tpot_slo = ms(flags.tpot_slo_ms)});
   const auto pick = [&](const PickQuery& query, const NodeTable& nodes) {
     return picker.pick(query, nodes, std::chrono::duration<double>(loop.now()).count());
   };
   GatewayStreams streams(*transport, registry, flags.nats.name, pick, std::random_device{}());
   GatewayEngine engine(streams, loop, served.name(), served.tokenizer, static_cast<std::int32_t>(served.vocab));
+  streams.on_work = [&](const NodeWork& work) { picker.observe(work); };
+  engine.cost = [&](const NodeWork& work) {
+    const RoutePicker::Cost cost = picker.cost(work);
+    return std::pair{cost.usd, cost.joules};
+  };
   std::atomic<std::int64_t> running{0};
   engine.on_request = [&](const RequestSummary& summary, const StreamDone& done) {
     --running;
@@ -134,6 +155,17 @@ void add_gateway(CLI::App& app, Command& chosen) {
   add_nats_flags(*command, flags->nats);
   command->add_option("--served-model-name", flags->names,
                       "Name of the model in the API and the cluster, then aliases");
+  std::vector<std::string> policies;
+  for (const auto& [name, policy] : kPolicies) policies.push_back(name);
+  command->add_option("--policy", flags->policy, "How nodes are picked")
+      ->check(CLI::IsMember(policies))
+      ->capture_default_str();
+  command
+      ->add_option("--slo-ttft-ms", flags->ttft_slo_ms,
+                   "Time to first token, of requests that name none (x-slo-ttft-ms)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--slo-tpot-ms", flags->tpot_slo_ms, "Time per output token, the same (x-slo-tpot-ms)")
+      ->check(CLI::PositiveNumber);
   command->callback(
       [flags, &app, &chosen] { chosen = [flags, version = app.version()] { return serve_cluster(*flags, version); }; });
 }

@@ -2,10 +2,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <thread>
 
 #include "cli/cluster_flags.h"
 #include "cli/log.h"
@@ -14,6 +17,7 @@
 #include "cluster/engine_runner.h"
 #include "cluster/nats_registry.h"
 #include "cluster/node_agent.h"
+#include "cluster/self_measure.h"
 #include "engine/engine.h"
 
 namespace millrace::cli {
@@ -25,8 +29,25 @@ struct NodeFlags {
   NatsOptions nats;
   std::vector<std::string> names;
   std::int64_t max_sequences = 16;
+  std::vector<double> pace;  // tokens a second, ms, ms
   double drain_timeout = 60.0;
 };
+
+/// Waits after each step until it has taken what a slower machine would need.
+std::function<void(const StepReport&)> pacer(const std::vector<double>& pace) {
+  constexpr double kMsPerSecond = 1000.0;
+  if (pace.empty()) return {};
+  return [prefill = pace[0], step = pace[1] / kMsPerSecond, each = pace[2] / kMsPerSecond](const StepReport& report) {
+    double due = static_cast<double>(report.prefill_rows) / prefill;
+    if (report.decode_rows > 0) due += step + each * static_cast<double>(report.decode_rows - 1);
+    const double left = due - (report.schedule + report.prepare + report.forward + report.sample);
+    if (left > 0.0) std::this_thread::sleep_for(std::chrono::duration<double>(left));
+  };
+}
+
+std::string recipe_name(const ModelFlags& flags) {
+  return flags.recipe.empty() ? "default" : std::filesystem::path(flags.recipe).stem().string();
+}
 
 Status run_node(const NodeFlags& flags) {
   MILLRACE_CHECK_OK(check_nats_flags(flags.nats));
@@ -42,7 +63,11 @@ Status run_node(const NodeFlags& flags) {
                                  [&](const std::string& message) { log->warn("{}", message); }));
   MILLRACE_TRY(const std::string numeric_class, cluster_numeric_class(flags.model, model));
 
-  Engine engine(*model.runner, served.tokenizer, {});
+  Engine engine(*model.runner, served.tokenizer, {.on_computed = pacer(flags.pace)});
+  MILLRACE_TRY(const NodeSpeed speed,
+               measure_speed(engine, served.vocab, served.max_sequence_tokens, flags.max_sequences));
+  log->info("measured: {:.0f} tokens of prompts a second, a step {:.2f} ms and {:.2f} ms for each further sequence",
+            speed.prefill, speed.step * 1e3, speed.step_per_sequence * 1e3);
   MILLRACE_TRY(const std::unique_ptr<NatsTransport> transport, NatsTransport::connect(flags.nats, loop, say));
   NatsRegistry registry(*transport, loop, [&](const std::string& message) { log->warn("{}", message); });
   EngineRunner runner(engine, {served.name(), numeric_class, served.grammar_vocabulary}, loop);
@@ -50,11 +75,15 @@ Status run_node(const NodeFlags& flags) {
   const std::int32_t page_tokens = model.runner->cache().layout().page_tokens;
   NodeAgent agent(
       *transport, registry,
-      {flags.nats.name, flags.max_sequences, {{served.name(), numeric_class, served.max_sequence_tokens}}}, runner,
+      {flags.nats.name,
+       flags.max_sequences,
+       {{served.name(), numeric_class, served.max_sequence_tokens, recipe_name(flags.model), speed}}},
+      runner,
       [&](Beat& beat) {
         const EngineSnapshot now = engine.snapshot();
         beat.running = now.running;
         beat.waiting = now.waiting;
+        beat.waiting_tokens = now.prompt_tokens_left;
         beat.kv_tokens = kv_tokens;
         beat.kv_free = std::max<std::int64_t>(0, kv_tokens - now.kv.used_pages * page_tokens);
       },
@@ -111,6 +140,14 @@ void add_node(CLI::App& app, Command& chosen) {
   command->add_option("--max-sequences", flags->max_sequences, "Sequences that run at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
+  command
+      ->add_option(
+          "--pace", flags->pace,
+          "No faster than that, so that the machine is free for others: tokens of prompts a second, ms of a step, "
+          "and ms for each further sequence in it")
+      ->delimiter(',')
+      ->expected(3)
+      ->check(CLI::Range(1e-3, 1e9));
   command->add_option("--drain-timeout", flags->drain_timeout, "Seconds for streams to move elsewhere after SIGTERM")
       ->check(CLI::Range(0.01, 1e6))
       ->capture_default_str();

@@ -55,8 +55,9 @@ Result<RequestId> GatewayEngine::submit(Request request, Sink sink) {
     for (std::int32_t c = 0; c < taken.request.choices; ++c) {
       taken.choices.emplace_back().text = AnswerText(tokenizer_, taken.request.special_text, taken.request.stop);
     }
-    taken.stream = streams_->submit(placement_of(taken.request, model_), vocab_,
-                                    [this, id](const StreamNews& news) { return on_news(id, news); });
+    taken.stream = streams_->submit(
+        placement_of(taken.request, model_), vocab_, [this, id](const StreamNews& news) { return on_news(id, news); },
+        taken.request.wish);
   });
   return id;
 }
@@ -148,7 +149,7 @@ void GatewayEngine::end_choice(RequestId id, Live& live, std::int32_t index, Tok
   (void)live.sink(event);
 }
 
-RequestSummary GatewayEngine::summarize(const Live& live, const StreamDone& done) {
+RequestSummary GatewayEngine::summarize(const Live& live, const StreamDone& done) const {
   RequestSummary summary{.prompt_tokens = live.prompt_tokens,
                          .cached_tokens = std::min(done.cached_tokens, live.prompt_tokens),
                          .total = seconds(Clock::now() - live.submitted)};
@@ -163,6 +164,15 @@ RequestSummary GatewayEngine::summarize(const Live& live, const StreamDone& done
     later += choice.tokens - 1;
   }
   if (later > 0) summary.tpot = decoding / static_cast<double>(later);
+  ServiceReport service{.node = done.node, .migrations = done.migrations, .identical = done.identical};
+  for (const NodeWork& work : done.work) {
+    service.recipe = work.recipe;
+    if (!cost) continue;
+    const auto [usd, joules] = cost(work);
+    service.usd += usd;
+    service.joules += joules;
+  }
+  summary.service = std::move(service);
   return summary;
 }
 

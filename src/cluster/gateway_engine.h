@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "cluster/event_loop.h"
@@ -31,6 +32,9 @@ class GatewayEngine {
   void cancel(RequestId id);
   /// Any thread.
   void resume(RequestId id, std::int32_t choice);
+
+  /// On the loop: what work costs, in dollars, and the energy that it took, in joules.
+  std::function<std::pair<double, double>(const NodeWork&)> cost;
 
   /// On the loop: what ended how, with what became of it on its way.
   std::function<void(const RequestSummary&, const StreamDone&)> on_request;

@@ -9,10 +9,7 @@ namespace millrace {
 
 namespace {
 
-constexpr Duration kAvoidFor = std::chrono::seconds(10);
 constexpr Duration kBetweenMoves = std::chrono::seconds(1);  // two of which came sooner than this after each other
-constexpr Duration kFindServer = std::chrono::seconds(3);    // that nodes have, once a gateway has found it
-constexpr Duration kMostOfALook = std::chrono::seconds(1);   // that counts of the time between two looks
 
 }  // namespace
 
@@ -37,6 +34,11 @@ GatewayStreams::GatewayStreams(Transport& transport, Registry& registry, std::st
       nodes_.remove(node);
     }
   });
+  registry.watch_terms([this](const std::string& node, const TermsNews& news) {
+    nodes_.set_terms(node, news);
+    const auto* quarantine = std::get_if<Quarantine>(&news);
+    if (quarantine != nullptr && !quarantine->reason.empty()) move_all(node, Why::drain);
+  });
   timer_ = transport_->after(timing_.look, [this] { look(); });
 }
 
@@ -50,13 +52,14 @@ GatewayStreams::Stream* GatewayStreams::find(StreamId id) {
   return found == streams_.end() ? nullptr : &found->second;
 }
 
-StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink sink) {
+StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish) {
   const StreamId id = next_id_++;
   ++counters_.submitted;
   Stream& stream = streams_[id];
   stream.work = std::move(work);
   stream.vocab = vocab;
   stream.sink = std::move(sink);
+  stream.wish = std::move(wish);
   stream.untaken = clock_;
   try_place(id, stream);
   return id;
@@ -68,6 +71,7 @@ void GatewayStreams::cancel(StreamId id) {
   ++counters_.cancelled;
   if (stream->phase != Phase::waiting) {
     transport_->publish(put_subject(stream->node, gateway_), encode(Put{CancelAttempt{{id, stream->attempt}}}));
+    leave(*stream);
   }
   streams_.erase(id);
 }
@@ -84,6 +88,7 @@ void GatewayStreams::resume(StreamId id) {
   Stream* stream = find(id);
   if (stream == nullptr || !std::exchange(stream->paused, false)) return;
   stream->heard = clock_;
+  stream->slo.held(transport_->now());
   wish_credit(id);
 }
 
@@ -225,14 +230,26 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
       ++choice.prompt_reported;
     } else {
       choice.tokens.push_back(came->token);
+      NodeWork& work = stream.done.work.back();
+      work.last = transport_->now();
+      stream.slo.token(work.last);
+      if (work.tokens++ == 0) {
+        work.first = work.last;
+        const NodeState* node = nodes_.find(stream.node);
+        work.beside = std::max<std::int64_t>(0, node->beat.running - work.choices);
+        nodes_.served(stream.node);
+      }
     }
     stream.any_token = true;
     stream.failures = 0;
     demand = stream.sink(*came);
   } else if (const auto* end = std::get_if<ChoiceEnd>(&event)) {
     stream.work.choices[static_cast<std::size_t>(end->choice)].ended = true;
-    if (stream.done.migrations == 0)
+    NodeWork& work = stream.done.work.back();
+    work.cached_tokens = std::clamp(end->cached_tokens, work.cached_tokens, work.prompt_tokens);
+    if (stream.done.migrations == 0) {
       stream.done.cached_tokens = std::max(stream.done.cached_tokens, end->cached_tokens);
+    }
     demand = stream.sink(*end);
   }
   Stream* after = find(id);
@@ -247,6 +264,7 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
 void GatewayStreams::tell_done(StreamId id) {
   auto stream = streams_.extract(id);
   stream.mapped().done.node = stream.mapped().node;
+  if (stream.mapped().phase != Phase::waiting) leave(stream.mapped());
   ++(stream.mapped().done.error ? counters_.failed : counters_.done);
   (void)stream.mapped().sink(stream.mapped().done);
 }
@@ -260,26 +278,34 @@ void GatewayStreams::fail_stream(StreamId id, Error error) {
   tell_done(id);
 }
 
-void GatewayStreams::try_place(StreamId id, Stream& stream) {
-  if (clock_ < stream.not_before) return;
+std::optional<PickedNode> GatewayStreams::pick(Stream& stream) {
   std::erase_if(stream.avoid, [&](const Avoided& avoided) { return avoided.until <= clock_; });
   std::vector<std::string> avoid;
   for (const Avoided& avoided : stream.avoid) avoid.push_back(avoided.node);
-  const bool begun = std::ranges::any_of(stream.work.choices, &PlacedChoice::has_begun);
-  // What has begun goes on in its numeric class where it can.
-  std::optional<std::string> node;
-  if (begun) node = picker_({stream.work, stream.numeric_class, avoid}, nodes_);
-  if (!node) node = picker_({stream.work, {}, avoid}, nodes_);
-  if (!node) return;
-  const NodeState* state = nodes_.find(*node);
+  std::optional<PickedNode> picked;
+  if (std::ranges::any_of(stream.work.choices, &PlacedChoice::has_begun)) {
+    picked = picker_({stream.work, stream.wish, stream.numeric_class, avoid}, nodes_);
+  }
+  if (!picked) picked = picker_({stream.work, stream.wish, {}, avoid}, nodes_);
+  return picked;
+}
+
+void GatewayStreams::try_place(StreamId id, Stream& stream) {
+  if (clock_ < stream.not_before) return;
+  if (const auto picked = pick(stream)) place(id, stream, *picked);
+}
+
+void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked) {
+  const NodeState* state = nodes_.find(picked.node);
   const NodeModel* model = state == nullptr ? nullptr : NodeTable::model(*state, stream.work.model);
   if (model == nullptr) {
-    stream.avoid.push_back({*node, clock_ + kAvoidFor});
+    stream.avoid.push_back({picked.node, clock_ + timing_.avoid});
     return;
   }
+  const bool begun = std::ranges::any_of(stream.work.choices, &PlacedChoice::has_begun);
   if (begun && model->numeric_class != stream.numeric_class) stream.done.identical = false;
   stream.numeric_class = model->numeric_class;
-  stream.node = *node;
+  stream.node = picked.node;
   ++stream.attempt;
   stream.phase = Phase::placing;
   stream.any_token = false;
@@ -288,8 +314,26 @@ void GatewayStreams::try_place(StreamId id, Stream& stream) {
   stream.early.clear();
   stream.allowed = stream.paused ? 1 : timing_.window;
   stream.placed = stream.asked = stream.heard = stream.credited = clock_;
+  NodeWork work{
+      .node = picked.node, .recipe = model->recipe, .choices = 0, .queued = picked.queued, .placed = transport_->now()};
+  work.prompt_tokens = static_cast<std::int64_t>(stream.work.prompt.size());
+  for (const PlacedChoice& choice : stream.work.choices) {
+    work.choices += choice.ended ? 0 : 1;
+    if (!choice.ended) work.prompt_tokens += static_cast<std::int64_t>(choice.tokens.size());
+  }
+  stream.slo.placed(picked.ttft_slo, picked.tpot_slo, work.choices, work.placed);
+  stream.done.work.push_back(std::move(work));
   ++counters_.placements;
   send_placement(id, stream);
+}
+
+void GatewayStreams::leave(Stream& stream) {
+  // Of one that was never taken there is nothing to tell.
+  if (stream.phase == Phase::placing) {
+    stream.done.work.pop_back();
+  } else {
+    on_work(stream.done.work.back());
+  }
 }
 
 void GatewayStreams::send_placement(StreamId id, const Stream& stream) {
@@ -312,12 +356,16 @@ void GatewayStreams::send_placement(StreamId id, const Stream& stream) {
 
 void GatewayStreams::move(StreamId id, Stream& stream, Why why) {
   transport_->publish(put_subject(stream.node, gateway_), encode(Put{CancelAttempt{{id, stream.attempt}}}));
-  if (why == Why::fault || why == Why::death) stream.avoid.push_back({stream.node, clock_ + kAvoidFor});
+  if (why == Why::fault || why == Why::death || why == Why::slow) {
+    stream.avoid.push_back({stream.node, clock_ + timing_.avoid});
+  }
+  if (why == Why::fault) nodes_.failed(stream.node, clock_);
+  leave(stream);
   if (std::exchange(stream.phase, Phase::waiting) == Phase::running) {
     ++stream.done.migrations;
     ++counters_.migrations;
     stream.untaken = clock_;
-    if (why != Why::drain && ++stream.failures > timing_.failures) {
+    if (why != Why::drain && why != Why::slow && ++stream.failures > timing_.failures) {
       // Perhaps it is what kills them.
       fail_stream(id,
                   {fmt::format("{} nodes, one after the other, have not gone on with this answer{}{}", stream.failures,
@@ -329,7 +377,7 @@ void GatewayStreams::move(StreamId id, Stream& stream, Why why) {
   // Nobody may make a gateway place a stream as fast as messages travel.
   if (clock_ - stream.moved < kBetweenMoves) stream.not_before = clock_ + kBetweenMoves;
   stream.moved = clock_;
-  try_place(id, stream);
+  if (why != Why::slow) try_place(id, stream);  // that one has a node already
 }
 
 void GatewayStreams::move_all(std::string_view node, Why why) {
@@ -367,74 +415,6 @@ void GatewayStreams::send_credit() {
   }
   for (auto& [node, credits] : of_node) {
     if (!credits.streams.empty()) send(node, credits);
-  }
-}
-
-void GatewayStreams::look() {
-  timer_ = transport_->after(timing_.look, [this] { look(); });
-  const Instant now = transport_->now();
-  const bool connected = transport_->connected();
-  if (connected && !was_connected_) connected_ = now;
-  was_connected_ = connected;
-  if (connected && (connected_ == Instant{0} || now - connected_ >= kFindServer)) {
-    clock_ += std::min(now - looked_, kMostOfALook);
-  }
-  looked_ = now;
-  for (const std::string& node : nodes_.look(clock_)) move_all(node, Why::death);
-  std::vector<StreamId> ids;
-  ids.reserve(streams_.size());
-  for (const auto& [id, stream] : streams_) ids.push_back(id);
-  for (const StreamId id : ids) {
-    if (Stream* stream = find(id)) look_at(id, *stream);
-  }
-  send_credit();
-}
-
-std::string GatewayStreams::no_room_for(const Stream& stream) const {
-  const auto prompt = static_cast<std::int64_t>(stream.work.prompt.size());
-  std::int64_t most = 0;
-  for (const auto& [name, node] : nodes_.nodes()) {
-    const NodeModel* model = NodeTable::model(node, stream.work.model);
-    if (node.health == NodeHealth::ready && model != nullptr) most = std::max(most, model->max_tokens);
-  }
-  if (most == 0 || prompt < most) return {};
-  return fmt::format("the prompt has {} tokens, and the nodes that are there have sequences of at most {}", prompt,
-                     most);
-}
-
-void GatewayStreams::look_at(StreamId id, Stream& stream) {
-  if (stream.phase != Phase::running && clock_ - stream.untaken >= timing_.give_up) {
-    fail_stream(id, {fmt::format("no node went on with this answer for {} s{}{}",
-                                 std::chrono::duration_cast<std::chrono::seconds>(timing_.give_up).count(),
-                                 stream.failure.empty() ? "" : "; the last one said: ", stream.failure),
-                     ErrorKind::unavailable});
-    return;
-  }
-  switch (stream.phase) {
-    case Phase::waiting:
-      try_place(id, stream);
-      if (stream.phase != Phase::waiting) return;
-      if (std::string why = no_room_for(stream); !why.empty()) fail_stream(id, {std::move(why), ErrorKind::invalid});
-      return;
-    case Phase::placing:
-      if (clock_ - stream.placed >= timing_.place_give_up) {
-        move(id, stream, Why::fault);
-      } else if (clock_ - stream.asked >= timing_.place_again) {
-        stream.asked = clock_;
-        ++counters_.placed_again;
-        send_placement(id, stream);
-      }
-      return;
-    case Phase::running: {
-      const bool blocked = stream.paused || stream.next >= stream.allowed;
-      if (blocked) stream.heard = clock_;
-      if (clock_ - stream.heard >= (stream.any_token ? timing_.stalled : timing_.first_token)) {
-        move(id, stream, Why::fault);
-        return;
-      }
-      const bool gap = !stream.early.empty();
-      if (clock_ - stream.credited >= (gap ? timing_.resend : timing_.credit_every)) credit_wishes_.push_back(id);
-    }
   }
 }
 

@@ -13,9 +13,12 @@
 
 #include "cluster/messages.h"
 #include "cluster/node_table.h"
+#include "cluster/node_work.h"
 #include "cluster/placement.h"
+#include "cluster/slo_watch.h"
 #include "cluster/timing.h"
 #include "cluster/transport.h"
+#include "engine/request.h"
 
 namespace millrace {
 
@@ -27,7 +30,8 @@ struct StreamDone {
   std::string node;                // the last one
   std::int64_t cached_tokens = 0;  // of the prompt, on the first node
   std::int32_t migrations = 0;
-  bool identical = true;  // all tokens are of one numeric class: an undisturbed node would have given them
+  bool identical = true;            // all tokens are of one numeric class: an undisturbed node would have given them
+  std::vector<NodeWork> work = {};  // of each node that took it, in their order
 };
 
 /// What the owner of a stream is told, in order; StreamDone is the last.
@@ -38,11 +42,19 @@ using StreamSink = std::function<Demand(const StreamNews&)>;
 /// Which node a stream should run on.
 struct PickQuery {
   const Placement& placement;
+  const ServiceWish& wish;
   const std::string& numeric_class;       // that it must be of; empty: any
   const std::vector<std::string>& avoid;  // that have failed it lately
 };
-/// Empty: none that may. Only nodes whose health is ready and that have the model may be answered.
-using NodePicker = std::function<std::optional<std::string>(const PickQuery&, const NodeTable&)>;
+struct PickedNode {
+  std::string node = {};
+  double ttft = 0.0, tpot = 0.0, usd = 0.0;  // that are predicted: seconds, and what the stream costs
+  double ttft_slo = std::numeric_limits<double>::infinity(), tpot_slo = ttft_slo;  // that it was picked for
+  bool within_slo = true;                                                          // by the prediction
+  bool queued = false;                                                             // others wait there
+};
+/// None: no node may. Only nodes that are usable and have the model may be answered.
+using NodePicker = std::function<std::optional<PickedNode>(const PickQuery&, const NodeTable&)>;
 
 /// One thread: the transport's. Sinks are called on it, and may call cancel() and resume(), and submit().
 class GatewayStreams {
@@ -57,7 +69,7 @@ class GatewayStreams {
 
   /// A stream from its beginning: its choices have no tokens yet. `vocab`: tokens are below. The sink is called from
   /// now on, never from within this call.
-  StreamId submit(Placement work, std::int32_t vocab, StreamSink sink);
+  StreamId submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish = {});
   /// The sink is not called any more. Of a stream that has ended: nothing.
   void cancel(StreamId id);
   void resume(StreamId id);
@@ -65,12 +77,15 @@ class GatewayStreams {
   /// What StreamDone would say now.
   [[nodiscard]] StreamDone so_far(StreamId id) const;
 
+  /// A stream has left a node, or ended on it. To be set before the first stream.
+  std::function<void(const NodeWork&)> on_work = [](const NodeWork& /*work*/) {};
+
   [[nodiscard]] std::size_t count() const { return streams_.size(); }
   [[nodiscard]] const NodeTable& nodes() const { return nodes_; }
 
   struct Counters {
     std::int64_t submitted = 0, done = 0, failed = 0, cancelled = 0, migrations = 0;
-    std::int64_t placements = 0, placed_again = 0;
+    std::int64_t placements = 0, placed_again = 0, slo_moves = 0;
     std::int64_t fenced = 0, malformed = 0, breaches = 0, doubled = 0;  // messages that were dropped
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
@@ -78,8 +93,9 @@ class GatewayStreams {
  private:
   enum class Phase : std::uint8_t { waiting, placing, running };
 
-  /// Why a stream leaves a node: the node has broken something, died, drains, or does not know it any more.
-  enum class Why : std::uint8_t { fault, death, drain, unknown };
+  /// Why a stream leaves a node: the node has broken something, died, drains, does not know it any more, or is slower
+  /// than was asked for.
+  enum class Why : std::uint8_t { fault, death, drain, unknown, slow };
 
   struct Avoided {
     std::string node;
@@ -90,7 +106,10 @@ class GatewayStreams {
     Placement work;
     std::int32_t vocab = 0;
     StreamSink sink;
+    ServiceWish wish;
     StreamDone done;
+    SloWatch slo;
+    int slo_moves = 0;
     std::string failure;  // what a node said last
     Phase phase = Phase::waiting;
     bool paused = false;
@@ -115,7 +134,11 @@ class GatewayStreams {
   /// False: the stream is gone or has moved.
   bool take(StreamId id, const StreamEvent& event);
   [[nodiscard]] static bool is_lawful(const Stream& stream, const StreamEvent& event);
+  /// The best of the nodes that may; what has begun goes on in its numeric class where it can.
+  std::optional<PickedNode> pick(Stream& stream);
   void try_place(StreamId id, Stream& stream);
+  void place(StreamId id, Stream& stream, const PickedNode& picked);
+  void leave(Stream& stream);
   void send_placement(StreamId id, const Stream& stream);
   void move(StreamId id, Stream& stream, Why why);
   void move_all(std::string_view node, Why why);
@@ -125,6 +148,7 @@ class GatewayStreams {
   void send_credit();
   void look();
   void look_at(StreamId id, Stream& stream);
+  void look_at_slo(StreamId id, Stream& stream);
   /// Empty where some node that is ready has room for the stream, or where none is ready.
   [[nodiscard]] std::string no_room_for(const Stream& stream) const;
   Stream* find(StreamId id);

@@ -1,11 +1,9 @@
 #include "cluster/nats_registry.h"
 
 #include <fmt/format.h>
-#include <nats/nats.h>
 
 #include <algorithm>
-#include <chrono>
-#include <deque>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -14,51 +12,26 @@ namespace millrace {
 
 namespace {
 
-constexpr const char* kBucket = "mr_nodes";
 constexpr std::size_t kMostRecord = 64 << 10;  // bytes
-constexpr std::size_t kMostName = 256, kMostModels = 16;
-constexpr std::int64_t kLookEvery = 250;  // ms that a watcher waits before it looks whether it should end
-constexpr auto kTryAgain = std::chrono::seconds(1);
+constexpr std::size_t kMostName = 256, kMostModels = 16, kMostReason = 1024;
+constexpr std::string_view kQuarantine = ".quarantine";
 
-template <typename T, void (*destroy)(T*)>
-struct Destroy {
-  void operator()(T* what) const { destroy(what); }
-};
-using Store = std::unique_ptr<kvStore, Destroy<kvStore, kvStore_Destroy>>;
-using StoreWatcher = std::unique_ptr<kvWatcher, Destroy<kvWatcher, kvWatcher_Destroy>>;
-using Entry = std::unique_ptr<kvEntry, Destroy<kvEntry, kvEntry_Destroy>>;
-using JetStream = std::unique_ptr<jsCtx, Destroy<jsCtx, jsCtx_Destroy>>;
-
-/// As a key-value bucket is, but without rollups: with one in a message for its own key a node could clear all others'.
-natsStatus make_bucket(jsCtx* js) {
-  const char* subjects[] = {"$KV.mr_nodes.>"};
-  jsStreamConfig config;
-  jsStreamConfig_Init(&config);
-  config.Name = "KV_mr_nodes";
-  config.Subjects = subjects;
-  config.SubjectsLen = 1;
-  config.MaxMsgsPerSubject = 1;
-  config.MaxMsgSize = static_cast<std::int32_t>(kMostRecord);
-  config.Discard = js_DiscardNew;
-  config.Storage = js_FileStorage;
-  config.DenyDelete = true;
-  config.DenyPurge = true;
-  return js_AddStream(nullptr, js, &config, nullptr, nullptr);
-}
-
-natsStatus open_store(natsConnection* connection, JetStream& context, Store& store, bool makes_bucket) {
-  jsCtx* js = nullptr;
-  natsStatus status = natsConnection_JetStream(&js, connection, nullptr);
-  if (status != NATS_OK) return status;
-  context.reset(js);
-  kvStore* bucket = nullptr;
-  status = js_KeyValue(&bucket, js, kBucket);
-  if (status == NATS_NOT_FOUND && makes_bucket) {
-    status = make_bucket(js);
-    if (status == NATS_OK) status = js_KeyValue(&bucket, js, kBucket);
+/// What a node says of its speed; where it says nothing, what nodes usually do.
+Result<NodeSpeed> parse_speed(const nlohmann::json& model) {
+  NodeSpeed speed;
+  const auto claim = model.find("speed");
+  if (claim == model.end()) return speed;
+  const auto read = [&](const char* key, double& value) {
+    const auto found = claim->is_object() ? claim->find(key) : claim->end();
+    if (!claim->is_object() || found == claim->end() || !found->is_number()) return false;
+    value = found->get<double>();
+    return std::isfinite(value) && value >= 0.0;
+  };
+  if (read("prefill", speed.prefill) && read("step", speed.step) &&
+      read("step_per_sequence", speed.step_per_sequence)) {
+    return speed;
   }
-  if (status == NATS_OK) store.reset(bucket);
-  return status;
+  return fail("the \"speed\" of a model is not three numbers");
 }
 
 }  // namespace
@@ -66,7 +39,14 @@ natsStatus open_store(natsConnection* connection, JetStream& context, Store& sto
 std::string record_json(const NodeRecord& record) {
   nlohmann::json models = nlohmann::json::array();
   for (const NodeModel& model : record.models) {
-    models.push_back({{"name", model.name}, {"numeric_class", model.numeric_class}, {"max_tokens", model.max_tokens}});
+    models.push_back({{"name", model.name},
+                      {"numeric_class", model.numeric_class},
+                      {"max_tokens", model.max_tokens},
+                      {"recipe", model.recipe},
+                      {"speed",
+                       {{"prefill", model.speed.prefill},
+                        {"step", model.speed.step},
+                        {"step_per_sequence", model.speed.step_per_sequence}}}});
   }
   return nlohmann::json{{"node", record.node}, {"places", record.places}, {"models", std::move(models)}}.dump();
 }
@@ -103,165 +83,69 @@ Result<NodeRecord> parse_record(std::string_view text) {
       return fail("{} has more than {} models, or one with a name of more than {} bytes", *node, kMostModels,
                   kMostName);
     }
-    record.models.push_back({*name, *numeric_class, tokens});
+    const std::string* recipe = named(model, "recipe");
+    if (recipe != nullptr && recipe->size() > kMostName) return fail("{} has a recipe of a long name", *node);
+    NodeModel read{.name = *name, .numeric_class = *numeric_class, .max_tokens = tokens, .speed = {}};
+    if (recipe != nullptr) read.recipe = *recipe;
+    MILLRACE_TRY(read.speed, parse_speed(model));
+    record.models.push_back(std::move(read));
   }
   return record;
 }
 
-struct NatsRegistry::Shared {
-  struct Task {
-    NodeRecord record;
-    std::function<void(Result<std::uint64_t>)> done;
-  };
-
-  natsConnection* connection = nullptr;
-  std::function<void(const std::string&)> on_message;
-  Watcher watcher;
-  bool makes_bucket = false;
-
-  std::mutex mutex;
-  std::condition_variable arrived;
-  EventLoop* loop = nullptr;  // null: the registry has ended; guarded by mutex, as all below
-  std::deque<Task> tasks;
-
-  /// On the loop, unless the registry ends before.
-  static void post(const std::shared_ptr<Shared>& shared, std::function<void(Shared&)> call) {
-    const std::lock_guard lock(shared->mutex);
-    if (shared->loop == nullptr) return;
-    shared->loop->post([shared, call = std::move(call)] {
-      {
-        const std::lock_guard ended(shared->mutex);
-        if (shared->loop == nullptr) return;
-      }
-      call(*shared);
-    });
-  }
-
-  bool ended() {
-    const std::lock_guard lock(mutex);
-    return loop == nullptr;
-  }
-
-  static void write(const std::shared_ptr<Shared>& shared) {
-    JetStream context;
-    Store store;
-    for (;;) {
-      Task task;
-      {
-        std::unique_lock lock(shared->mutex);
-        shared->arrived.wait(lock, [&] { return shared->loop == nullptr || !shared->tasks.empty(); });
-        if (shared->loop == nullptr) break;
-        task = std::move(shared->tasks.front());
-        shared->tasks.pop_front();
-      }
-      natsStatus status = store ? NATS_OK : open_store(shared->connection, context, store, false);
-      std::uint64_t revision = 0;
-      const std::string json = record_json(task.record);
-      if (status == NATS_OK) {
-        status =
-            kvStore_Put(&revision, store.get(), task.record.node.c_str(), json.data(), static_cast<int>(json.size()));
-      }
-      Result<std::uint64_t> result = revision;
-      if (status != NATS_OK) {
-        const char* hint = status == NATS_NOT_FOUND ? " (a gateway makes the bucket when it starts)" : "";
-        result =
-            Error{fmt::format("the record can't be written to {}: {}{}", kBucket, natsStatus_GetText(status), hint),
-                  ErrorKind::unavailable};
-      }
-      post(shared, [done = std::move(task.done), result = std::move(result)](Shared& s) {
-        if (!result.ok()) s.on_message(result.error().message);
-        done(result);
-      });
-    }
-    nats_ReleaseThreadMemory();
-  }
-
-  /// Tells what the watcher gives until it gives no more.
-  static void follow(const std::shared_ptr<Shared>& shared, kvWatcher* watcher) {
-    while (!shared->ended()) {
-      kvEntry* raw = nullptr;
-      const natsStatus status = kvWatcher_Next(&raw, watcher, kLookEvery);
-      if (status == NATS_TIMEOUT) continue;
-      if (status != NATS_OK) return;
-      const Entry entry(raw);
-      if (!entry) continue;  // all that was there has been told
-      const std::string node = kvEntry_Key(entry.get());
-      const std::uint64_t revision = kvEntry_Revision(entry.get());
-      if (kvEntry_Operation(entry.get()) != kvOp_Put) {
-        post(shared, [node, revision](Shared& s) { s.watcher(node, nullptr, revision); });
-        continue;
-      }
-      const std::string_view text(static_cast<const char*>(kvEntry_Value(entry.get())),
-                                  static_cast<std::size_t>(kvEntry_ValueLen(entry.get())));
-      auto record = parse_record(text);
-      if (record.ok() && record->node != node)
-        record = fail("the record of {} stands under the key {}", record->node, node);
-      post(shared, [node, revision, record = std::move(record)](Shared& s) {
-        if (record.ok()) {
-          s.watcher(node, &*record, revision);
-        } else {
-          s.on_message(record.error().message);
-        }
-      });
-    }
-  }
-
-  static void watch(const std::shared_ptr<Shared>& shared) {
-    std::string complained;
-    while (!shared->ended()) {
-      JetStream context;
-      Store store;
-      natsStatus status = open_store(shared->connection, context, store, shared->makes_bucket);
-      kvWatcher* raw = nullptr;
-      if (status == NATS_OK) status = kvStore_WatchAll(&raw, store.get(), nullptr);
-      if (status == NATS_OK) {
-        const StoreWatcher watcher(raw);
-        complained.clear();
-        follow(shared, watcher.get());
-        continue;
-      }
-      std::string message = fmt::format("{} can't be watched: {}", kBucket, natsStatus_GetText(status));
-      if (std::exchange(complained, message) != message) {
-        post(shared, [message](Shared& s) { s.on_message(message); });
-      }
-      std::unique_lock lock(shared->mutex);
-      shared->arrived.wait_for(lock, kTryAgain, [&] { return shared->loop == nullptr; });
-    }
-    nats_ReleaseThreadMemory();
-  }
-};
+std::string quarantine_key(std::string_view node) {
+  return std::string(node) + std::string(kQuarantine);
+}
 
 NatsRegistry::NatsRegistry(NatsTransport& transport, EventLoop& loop,
-                           std::function<void(const std::string&)> on_message, bool makes_bucket)
-    : shared_(std::make_shared<Shared>()) {
-  shared_->connection = transport.connection();
-  shared_->on_message = std::move(on_message);
-  shared_->makes_bucket = makes_bucket;
-  shared_->loop = &loop;
-  writer_ = std::thread(Shared::write, shared_);
-}
-
-NatsRegistry::~NatsRegistry() {
-  {
-    const std::lock_guard lock(shared_->mutex);
-    shared_->loop = nullptr;
-  }
-  shared_->arrived.notify_all();
-  writer_.join();
-  if (watcher_.joinable()) watcher_.join();
-}
+                           std::function<void(const std::string&)> on_message, RegistryRole role, int replicas)
+    : on_message_(on_message),
+      nodes_(transport, loop, {kNodesBucket, kMostRecord, role == RegistryRole::gateway, replicas}, on_message),
+      operator_(transport, loop, {kOperatorBucket, kMostRecord, role == RegistryRole::gateway, replicas}, on_message) {}
 
 void NatsRegistry::announce(const NodeRecord& record, std::function<void(Result<std::uint64_t>)> done) {
-  {
-    const std::lock_guard lock(shared_->mutex);
-    shared_->tasks.push_back({record, std::move(done)});
-  }
-  shared_->arrived.notify_all();
+  nodes_.put(record.node, record_json(record), std::move(done));
 }
 
 void NatsRegistry::watch(Watcher watcher) {
-  shared_->watcher = std::move(watcher);
-  watcher_ = std::thread(Shared::watch, shared_);
+  nodes_.watch([this, watcher = std::move(watcher)](const BucketEntry& entry) {
+    if (entry.key.empty()) return;
+    if (!entry.value) {
+      watcher(entry.key, nullptr, entry.revision);
+      return;
+    }
+    auto record = parse_record(*entry.value);
+    if (record.ok() && record->node != entry.key) {
+      record = fail("the record of {} stands under the key {}", record->node, entry.key);
+    }
+    if (record.ok()) {
+      watcher(entry.key, &*record, entry.revision);
+    } else {
+      on_message_(record.error().message);
+    }
+  });
+}
+
+void NatsRegistry::watch_terms(TermsWatcher watcher) {
+  operator_.watch([this, watcher = std::move(watcher)](const BucketEntry& entry) {
+    if (entry.key.empty()) return;
+    std::string_view node = entry.key;
+    if (node.ends_with(kQuarantine)) {
+      node.remove_suffix(kQuarantine.size());
+      watcher(std::string(node), Quarantine{entry.value.value_or("")});
+      return;
+    }
+    auto terms = entry.value ? parse_terms(*entry.value) : Result<NodeTerms>(NodeTerms{});
+    if (terms.ok()) {
+      watcher(entry.key, *std::move(terms));
+    } else {
+      on_message_(fmt::format("the terms of {} are not used: {}", entry.key, terms.error().message));
+    }
+  });
+}
+
+void NatsRegistry::quarantine(const std::string& node, const std::string& reason) {
+  operator_.put(quarantine_key(node), reason.substr(0, kMostReason), [](const Result<std::uint64_t>& /*revision*/) {});
 }
 
 }  // namespace millrace

@@ -1,16 +1,13 @@
-// NatsRegistry: the records of nodes in JetStream's key-value store, bucket `mr_nodes`.
+// NatsRegistry: the records of nodes in JetStream's key-value store, bucket `mr_nodes`, and what operators say of them,
+// in `mr_operator`.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
-#include <vector>
+#include <string_view>
 
-#include "cluster/nats_transport.h"
+#include "cluster/nats_bucket.h"
 #include "cluster/registry.h"
 
 namespace millrace {
@@ -19,23 +16,30 @@ namespace millrace {
 std::string record_json(const NodeRecord& record);
 Result<NodeRecord> parse_record(std::string_view json);
 
-/// Calls back on the transport's loop. What JetStream answers is waited for on threads of its own.
+/// The buckets' names, and of the second one the key of a node's quarantine: gateways may write such keys, and no
+/// terms.
+constexpr const char* kNodesBucket = "mr_nodes";
+constexpr const char* kOperatorBucket = "mr_operator";
+std::string quarantine_key(std::string_view node);
+
+/// Whose credentials it is used with. Gateways and operators make buckets that are not there.
+enum class RegistryRole : std::uint8_t { node, gateway };
+
+/// Calls back on the transport's loop.
 class NatsRegistry : public Registry {
  public:
   /// `transport` must outlive it. `on_message`: on the loop, in one line, what is wrong with the store or a record.
-  /// `makes_bucket`: where there is none, watch() makes it; a node's credentials do not allow that.
   NatsRegistry(NatsTransport& transport, EventLoop& loop, std::function<void(const std::string&)> on_message,
-               bool makes_bucket = false);
-  ~NatsRegistry() override;
+               RegistryRole role = RegistryRole::node, int replicas = 1);
 
   void announce(const NodeRecord& record, std::function<void(Result<std::uint64_t>)> done) override;
   void watch(Watcher watcher) override;
+  void watch_terms(TermsWatcher watcher) override;
+  void quarantine(const std::string& node, const std::string& reason) override;
 
  private:
-  struct Shared;
-
-  std::shared_ptr<Shared> shared_;
-  std::thread writer_, watcher_;
+  std::function<void(const std::string&)> on_message_;
+  NatsBucket nodes_, operator_;
 };
 
 }  // namespace millrace

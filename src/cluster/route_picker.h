@@ -1,7 +1,9 @@
-// RoutePicker: the router in the place of a NodePicker: what the gateway knows of nodes, told to it.
+// RoutePicker: the router in the place of a NodePicker: what the gateway knows of nodes, told to it. It also learns how
+// fast they are, and knows what their work costs.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -10,31 +12,63 @@
 
 #include "cluster/gateway_streams.h"
 #include "cluster/router.h"
+#include "cluster/speed_profile.h"
+#include "cluster/tariff.h"
 
 namespace millrace {
 
+struct RoutePickerOptions {
+  std::string model;  // streams are of this one; what else nodes serve does not matter
+  RoutePolicy policy = RoutePolicy::cheapest_in_slo;
+  double ttft_slo = std::numeric_limits<double>::infinity();  // seconds, of requests that name none
+  double tpot_slo = std::numeric_limits<double>::infinity();
+  /// The time of day, for tariffs.
+  std::function<UnixSeconds()> wall = [] {
+    return std::chrono::duration_cast<UnixSeconds>(std::chrono::system_clock::now().time_since_epoch());
+  };
+};
+
 class RoutePicker {
  public:
-  /// For streams of this model; what else nodes serve does not matter.
-  explicit RoutePicker(std::string model, RoutePolicy policy = RoutePolicy::cheapest_in_slo)
-      : model_(std::move(model)), router_(policy) {}
+  explicit RoutePicker(RoutePickerOptions options) : options_(std::move(options)), router_(options_.policy) {}
 
   /// As NodePicker. `now`: seconds on any clock that only goes forward.
-  std::optional<std::string> pick(const PickQuery& query, const NodeTable& nodes, double now);
+  std::optional<PickedNode> pick(const PickQuery& query, const NodeTable& nodes, double now);
+
+  /// A stream has left a node, or ended on it.
+  void observe(const NodeWork& work);
+
+  struct Cost {
+    double usd = 0.0, joules = 0.0;
+  };
+  /// What work costs that ends now, power included: the node's seconds that are the work's share where all places are
+  /// taken, as Router counts them, at the tariff of now.
+  [[nodiscard]] Cost cost(const NodeWork& work) const;
+
+  /// As far as it is known; zeros: not at all.
+  [[nodiscard]] NodeSpeed speed(const std::string& node) const;
 
  private:
   struct Seen {
     NodeIndex index = 0;
-    std::uint64_t revision = 0, beat = 0;
-    NodeHealth health = NodeHealth::dead;
+    std::string numeric_class = {};
+    NodeSpeed claimed = {};
+    SpeedProfile profile{};
+    NodeTerms terms = {};
+    std::uint64_t beat = 0;
+    std::int64_t waiting = 0;
   };
 
   void learn(const NodeTable& nodes, double now);
+  void learn_node(const std::string& name, const NodeState& state, double now);
+  void reprice();
 
-  std::string model_;
+  RoutePickerOptions options_;
   Router router_;
   std::map<std::string, Seen, std::less<>> seen_;
   std::vector<std::string> names_;  // by index
+  std::uint64_t place_ = 0;         // in the table's changes
+  std::int64_t hour_ = 0;           // that prices are of, in quarters
   std::uint64_t picks_ = 0;
 };
 

@@ -98,6 +98,11 @@ std::optional<std::uint64_t> Router::label(const std::string& name) {
   return labels_[name] = std::uint64_t{1} << labels_.size();
 }
 
+std::optional<std::uint64_t> Router::find_label(const std::string& name) const {
+  const auto known = labels_.find(name);
+  return known == labels_.end() ? std::nullopt : std::optional(known->second);
+}
+
 void Router::set_node(NodeIndex node, const NodeFacts& facts) {
   MILLRACE_CHECK(facts.speed.prefill > 0.0 && facts.speed.step > 0.0 && facts.places > 0, "node {} has no speed", node);
   if (node >= facts_.size()) {

@@ -29,6 +29,8 @@ struct NodeSpeed {
   double prefill = 1000.0;           // tokens of prompts a second
   double step = 0.02;                // seconds of a step with one sequence that decodes
   double step_per_sequence = 0.001;  // … for each further one
+
+  friend bool operator==(const NodeSpeed&, const NodeSpeed&) = default;
 };
 
 /// What its operator says of it.
@@ -121,6 +123,8 @@ class Router {
 
   /// A bit for a label such as "model=m" or "region=eu". At most 64 in all: none once they are used up.
   std::optional<std::uint64_t> label(const std::string& name);
+  /// Of a label that some node has had; none: no node has.
+  [[nodiscard]] std::optional<std::uint64_t> find_label(const std::string& name) const;
 
   void set_node(NodeIndex node, const NodeFacts& facts);
   /// A beat. What was placed since then and may not be in it yet (`placed_at` later than `now - lag`) still counts.

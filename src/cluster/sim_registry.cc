@@ -27,13 +27,30 @@ void SimRegistry::announce(const NodeRecord& record, std::function<void(Result<s
 
 void SimRegistry::watch(Watcher watcher) {
   watcher_ = std::move(watcher);
-  look();
+  if (!std::exchange(looks_, true)) look();
+}
+
+void SimRegistry::watch_terms(TermsWatcher watcher) {
+  terms_watcher_ = std::move(watcher);
+  if (!std::exchange(looks_, true)) look();
+}
+
+void SimRegistry::quarantine(const std::string& node, const std::string& reason) {
+  transport_->after(kAnswer, [this, node, reason] {
+    if (transport_->connected()) records_->terms.emplace_back(node, Quarantine{reason});
+  });
 }
 
 void SimRegistry::look() {
   if (transport_->connected()) {
     for (const auto& [node, entry] : records_->records) {
-      if (std::exchange(seen_[node], entry.second) != entry.second) watcher_(node, &entry.first, entry.second);
+      if (watcher_ && std::exchange(seen_[node], entry.second) != entry.second) {
+        watcher_(node, &entry.first, entry.second);
+      }
+    }
+    for (; terms_watcher_ && terms_seen_ < records_->terms.size(); ++terms_seen_) {
+      const auto& [node, news] = records_->terms[terms_seen_];
+      terms_watcher_(node, news);
     }
   }
   transport_->after(kLook, [this] { look(); });

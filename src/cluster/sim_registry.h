@@ -17,6 +17,7 @@ namespace millrace {
 struct SimRecords {
   std::uint64_t revision = 0;
   std::map<std::string, std::pair<NodeRecord, std::uint64_t>> records;
+  std::vector<std::pair<std::string, TermsNews>> terms;  // in their order; what is behind replaces what is before
 };
 
 /// One client's view: changes are seen when it looks, every 200 ms while it is connected.
@@ -26,6 +27,8 @@ class SimRegistry : public Registry {
 
   void announce(const NodeRecord& record, std::function<void(Result<std::uint64_t>)> done) override;
   void watch(Watcher watcher) override;
+  void watch_terms(TermsWatcher watcher) override;
+  void quarantine(const std::string& node, const std::string& reason) override;
 
  private:
   void look();
@@ -33,6 +36,9 @@ class SimRegistry : public Registry {
   Transport* transport_;
   SimRecords* records_;
   Watcher watcher_;
+  TermsWatcher terms_watcher_;
+  std::size_t terms_seen_ = 0;
+  bool looks_ = false;
   std::map<std::string, std::uint64_t> seen_;
 };
 

@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kMostText = 64 << 10, kMostName = 64, kMostReason = 1024, kMostLabels = 16;
+constexpr std::size_t kMostText = 64 << 10, kMostName = 64, kMostLabels = 16;
 
 Status read_number(const json& object, const char* key, double least, double most, double& value) {
   const auto found = object.find(key);
@@ -82,7 +82,6 @@ std::string terms_json(const NodeTerms& terms) {
               {"data_class", terms.trusted ? "trusted" : "open"}};
   if (!terms.region.empty()) object["region"] = terms.region;
   if (!terms.labels.empty()) object["labels"] = terms.labels;
-  if (!terms.quarantine.empty()) object["quarantine"] = terms.quarantine;
   return object.dump();
 }
 
@@ -91,15 +90,14 @@ Result<NodeTerms> parse_terms(std::string_view text) {
   if (text.size() > kMostText) return fail("{} bytes of terms, at most {} are allowed", text.size(), kMostText);
   const json object = json::parse(text, nullptr, false);
   if (!object.is_object()) return fail("terms are no JSON object");
-  MILLRACE_CHECK_OK(check_keys(object, {"usd_per_hour", "busy_watts", "idle_watts", "pue", "tariff", "region", "labels",
-                                        "data_class", "quarantine"}));
+  MILLRACE_CHECK_OK(check_keys(
+      object, {"usd_per_hour", "busy_watts", "idle_watts", "pue", "tariff", "region", "labels", "data_class"}));
   NodeTerms terms;
   MILLRACE_CHECK_OK(read_number(object, "usd_per_hour", 0.0, kMostUsd, terms.usd_per_hour));
   MILLRACE_CHECK_OK(read_number(object, "busy_watts", 0.0, kMostWatts, terms.busy_watts));
   MILLRACE_CHECK_OK(read_number(object, "idle_watts", 0.0, kMostWatts, terms.idle_watts));
   MILLRACE_CHECK_OK(read_number(object, "pue", 1.0, kMostPue, terms.pue));
   MILLRACE_CHECK_OK(read_text(object, "region", kMostName, terms.region));
-  MILLRACE_CHECK_OK(read_text(object, "quarantine", kMostReason, terms.quarantine));
   if (const auto tariff = object.find("tariff"); tariff != object.end()) {
     MILLRACE_TRY(terms.tariff, read_tariff(*tariff));
   }

@@ -19,8 +19,7 @@ struct NodeTerms {
   Tariff tariff = {};
   std::string region = {};  // empty: not said
   std::vector<std::string> labels = {};
-  bool trusted = false;         // may read prompts of those who ask for trusted nodes only
-  std::string quarantine = {};  // why it gets no streams; empty: it does
+  bool trusted = false;  // may read prompts of those who ask for trusted nodes only
 
   /// What it costs to have it work now.
   [[nodiscard]] NodePrice price(UnixSeconds now) const {

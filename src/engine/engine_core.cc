@@ -210,6 +210,7 @@ bool EngineCore::step() {
   std::vector<std::int32_t> tokens;
   for (const Sampled& sampled : sampled_) tokens.push_back(sampled.token);
   lap.take(report_.sample);
+  if (options_.on_computed) options_.on_computed(report_);
   scheduler_.commit(plan, tokens, &masses_);
   lap.take(report_.schedule);
   for (const Sampled& sampled : sampled_) deliver(sampled);
@@ -478,7 +479,10 @@ RequestSummary EngineCore::summarize(const RequestState& request) const {
 }
 
 EngineSnapshot EngineCore::snapshot() const {
-  return {.running = scheduler_.running(), .waiting = scheduler_.waiting(), .kv = scheduler_.kv_use()};
+  return {.running = scheduler_.running(),
+          .waiting = scheduler_.waiting(),
+          .prompt_tokens_left = scheduler_.prompt_tokens_left(),
+          .kv = scheduler_.kv_use()};
 }
 
 }  // namespace millrace

@@ -25,8 +25,10 @@ namespace millrace {
 
 struct EngineOptions {
   bool prefix_cache = true;
-  std::int32_t max_waiting = 1024;                      // requests that may wait (Engine); more are refused as busy
-  std::function<void(const StepReport&)> on_step = {};  // on the thread that steps
+  std::int32_t max_waiting = 1024;                          // requests that may wait (Engine); more are refused as busy
+  std::function<void(const StepReport&)> on_computed = {};  // on the thread that steps, before tokens are told: it may
+                                                            // wait; rows and times so far are known
+  std::function<void(const StepReport&)> on_step = {};      // on the thread that steps
   std::function<void(const RequestReport&)> on_request = {};  // on the thread that steps, before the sink's last event
 };
 

@@ -37,6 +37,7 @@ struct RequestReport {
 
 struct EngineSnapshot {
   std::int64_t running = 0, waiting = 0;
+  std::int64_t prompt_tokens_left = 0;  // of prompts, not computed yet
   Scheduler::KvUse kv;
   bool draining = false;
 };

@@ -49,6 +49,14 @@ struct BegunAnswer {
   bool ended = false;                // nothing is to be done for it
 };
 
+/// What a request asks of whoever serves it, where there is a choice: in a cluster. An engine alone does its best.
+struct ServiceWish {
+  std::optional<double> ttft_slo = {}, tpot_slo = {};  // seconds; none: what the operator has set
+  std::string region = {};                             // where its node must be; empty: anywhere
+  std::vector<std::string> labels = {};                // that its node must have
+  bool trusted = false;                                // by nodes alone that may read what is confidential
+};
+
 struct Request {
   std::vector<std::int32_t> prompt;  // token ids, at least one
   Task task = Task::generate;
@@ -65,6 +73,7 @@ struct Request {
   std::int32_t priority = 0;  // lower runs earlier (vLLM's meaning); a later request overtakes only so many (sched)
   std::vector<BegunAnswer> begun;  // [choices], or empty: all answers are at their beginning
   std::string cache_salt;          // requests with different salts share no KV memory (tenants)
+  ServiceWish wish = {};
 };
 
 /// What a sink is told, in order for each choice: one event a token, and a last one with a finish reason (it may carry
@@ -84,6 +93,15 @@ struct TokenEvent {
   const struct RequestSummary* summary = nullptr;  // with the very last event of the request; valid during the call
 };
 
+/// How a cluster has served a request.
+struct ServiceReport {
+  double usd = 0.0;
+  double joules = 0.0;  // modelled: the node's share of its power at work
+  std::string node = {}, recipe = {};
+  std::int32_t migrations = 0;
+  bool identical = true;  // all tokens are those of an undisturbed node; else its end is a valid continuation
+};
+
 /// Counts and times of a request; times in seconds from submit().
 struct RequestSummary {
   std::int64_t prompt_tokens = 0;
@@ -93,6 +111,7 @@ struct RequestSummary {
   double ttft = 0.0;                  // time to first token
   double tpot = 0.0;  // mean time per output token after the first, of all choices; 0 with fewer than two tokens
   double total = 0.0;
+  std::optional<ServiceReport> service = {};  // none: an engine alone
 };
 
 /// What a sink answers: `pause` stops this choice's sequence from being scheduled until Engine::resume().

@@ -105,6 +105,14 @@ class Scheduler {
   [[nodiscard]] bool idle() const { return by_id_.empty(); }
   [[nodiscard]] std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
   [[nodiscard]] std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
+  /// Tokens of prompts that are not scheduled yet, of whoever waits or runs.
+  [[nodiscard]] std::int64_t prompt_tokens_left() const {
+    std::int64_t left = 0;
+    for (const Slot& slot : slots_) {
+      if (slot.state != State::free) left += std::max<std::int64_t>(0, slot.prompt_tokens - slot.computed);
+    }
+    return left;
+  }
 
   /// Of KV memory, in pages for each cache group and in slots (a slot is one position's place in a page).
   struct KvUse {

@@ -18,9 +18,28 @@ namespace millrace {
 namespace {
 
 std::string usage_json(const Usage& usage) {
-  return fmt::format(
-      R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{}}}}})",
+  std::string json = fmt::format(
+      R"({{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{}}})",
       usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens, usage.cached_tokens);
+  if (usage.service) {
+    const ServiceReport& service = *usage.service;
+    fmt::format_to(
+        std::back_inserter(json),
+        R"(,"millrace":{{"cost_usd":{:.9g},"energy_j":{:.6g},"energy_is":"modelled","node":{},"recipe":{},"migrations":{},"continuation":"{}"}})",
+        service.usd, service.joules, json_string(service.node), json_string(service.recipe), service.migrations,
+        service.identical ? "identical" : "valid");
+  }
+  return json + '}';
+}
+
+void add(std::optional<ServiceReport>& sum, const ServiceReport& more) {
+  if (!sum) sum = ServiceReport();
+  sum->usd += more.usd;
+  sum->joules += more.joules;
+  sum->node = more.node;
+  sum->recipe = more.recipe;
+  sum->migrations += more.migrations;
+  sum->identical = sum->identical && more.identical;
 }
 
 std::string answer_id(Endpoint endpoint) {
@@ -341,6 +360,7 @@ Usage AnswerBuilder::Impl::usage() const {
       usage.prompt_tokens += answer.summary->prompt_tokens;
       usage.cached_tokens += answer.summary->cached_tokens;
       usage.completion_tokens += answer.summary->generated_tokens;
+      if (answer.summary->service) add(usage.service, *answer.summary->service);
     } else {
       usage.prompt_tokens += spec_.prompts[i].tokens;
       for (const Choice& choice : answer.choices) usage.completion_tokens += choice.tokens();

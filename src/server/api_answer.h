@@ -60,6 +60,7 @@ struct AnswerSpec {
 
 struct Usage {
   std::int64_t prompt_tokens = 0, cached_tokens = 0, completion_tokens = 0;
+  std::optional<ServiceReport> service = {};  // of all requests together, with the node of the last; none: no cluster
 };
 
 /// One for each HTTP request. One thread at a time; cheap enough to be called right in the engine's sink.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/api_answer.h"
+#include "server/api_wish.h"
 #include "server/event_queue.h"
 
 namespace millrace {
@@ -116,6 +117,9 @@ std::vector<HttpRoute> api_routes(const ServedModel& model, const EngineAccess& 
                       [&model, &engine, parse, bytes = options.queue_bytes](const HttpRequest& request) -> HttpOutcome {
                         auto call = parse(request.body, model);
                         if (!call.ok()) return error_reply(call.error());
+                        const auto wish = parse_wish(request);
+                        if (!wish.ok()) return error_reply(wish.error());
+                        for (Request& one : call->requests) one.wish = *wish;
                         return make_engine_answer(model, engine, std::move(call).value(), request.tenant, bytes);
                       }});
   };

@@ -319,6 +319,7 @@ HttpConnection::Awaitable<bool> HttpConnection::exchange() {
   if (!co_await read_head(x)) co_return false;
   const HttpHead& head = x.parser.head();
   x.record.method = head.method.empty() ? "-" : head.method;
+  x.request.headers = head.service;
   x.request.id = valid_request_id(head.request_id) ? head.request_id : new_request_id();
   x.record.id = x.request.id;
   x.record.path = "-";

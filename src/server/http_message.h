@@ -17,6 +17,16 @@ struct HttpRequest {
   std::string body;
   std::string id;      // X-Request-Id, the client's or one of ours
   std::string tenant;  // digest of the API key (ApiKeys::tenant); empty where no keys are asked for
+  /// Those that say how to serve it: names in lower case that begin with "x-", and idempotency-key.
+  std::vector<std::pair<std::string, std::string>> headers = {};
+
+  /// The first of this name; empty: there is none.
+  [[nodiscard]] std::string_view header(std::string_view name) const {
+    for (const auto& [known, value] : headers) {
+      if (known == name) return value;
+    }
+    return {};
+  }
 };
 
 struct HttpReply {

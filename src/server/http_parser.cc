@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/beast/http/parser.hpp>
+#include <cctype>
 #include <limits>
 
 #include "server/http_text.h"
@@ -135,6 +137,12 @@ std::optional<HttpFault> HttpParser::take_head() {
   if (const auto length = parser.content_length()) head_.content_length = *length;
   head_.authorization = text(http::field::authorization);
   head_.request_id = text("X-Request-Id");
+  for (const auto& field : message) {
+    std::string name(view(field.name_string()));
+    std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (!name.starts_with("x-") && name != "idempotency-key") continue;
+    head_.service.emplace_back(std::move(name), view(field.value()));
+  }
   head_.origin = text(http::field::origin);
   head_.asks_method = text(http::field::access_control_request_method);
   head_.asks_headers = text(http::field::access_control_request_headers);

@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace millrace {
 
@@ -24,6 +26,7 @@ struct HttpHead {
   bool expects_continue = false;
   std::optional<std::uint64_t> content_length;
   bool chunked = false;
+  std::vector<std::pair<std::string, std::string>> service = {};             // as HttpRequest::headers has it
   std::string authorization, request_id, origin, asks_method, asks_headers;  // empty: absent (the last two of CORS)
 
   [[nodiscard]] bool has_body() const { return chunked || content_length.value_or(0) > 0; }

@@ -79,11 +79,11 @@ struct LiveGateway {
         registry(*transport, loop, [](const std::string&) {}),
         streams(*transport, registry, "gateway", pick, 7) {}
 
-  static std::optional<std::string> pick(const PickQuery& query, const NodeTable& table) {
-    std::optional<std::string> best;
+  static std::optional<PickedNode> pick(const PickQuery& query, const NodeTable& table) {
+    std::optional<PickedNode> best;
     for (const auto& [name, node] : table.nodes()) {
       if (node.health != NodeHealth::ready || NodeTable::model(node, query.placement.model) == nullptr) continue;
-      if (!best || node.beat.running < table.find(*best)->beat.running) best = name;
+      if (!best || node.beat.running < table.find(best->node)->beat.running) best = PickedNode{.node = name};
     }
     return best;
   }
@@ -305,7 +305,7 @@ TEST_F(Rights, ANodeWritesItsOwnRecordAlone) {
   const auto gate = connect("gate"), one = connect("one");
   std::vector<std::string> told;
   NatsRegistry reader(
-      *gate, loop_, [](const std::string&) {}, true);
+      *gate, loop_, [](const std::string&) {}, RegistryRole::gateway);
   NatsRegistry writer(*one, loop_, [&](const std::string& message) { told.push_back(message); });
   std::vector<std::string> seen;
   reader.watch([&](const std::string& node, const NodeRecord*, std::uint64_t) { seen.push_back(node); });
@@ -328,7 +328,7 @@ TEST_F(Rights, ANodeWritesItsOwnRecordAlone) {
 TEST_F(Rights, ANodeCanNotClearTheRecordsOfOthers) {
   const auto gate = connect("gate"), one = connect("one"), two = connect("two");
   NatsRegistry reader(
-      *gate, loop_, [](const std::string&) {}, true),
+      *gate, loop_, [](const std::string&) {}, RegistryRole::gateway),
       of_one(*one, loop_, [](const std::string&) {}), of_two(*two, loop_, [](const std::string&) {});
   reader.watch([](const std::string&, const NodeRecord*, std::uint64_t) {});
   const auto announce = [&](NatsRegistry& registry, const char* node) {

@@ -37,17 +37,17 @@ void add(NodeStreams::Counters& sum, const NodeStreams::Counters& more) {
 }
 
 /// The node with the fewest sequences of those that may.
-std::optional<std::string> pick_idle(const PickQuery& query, const NodeTable& table) {
-  std::optional<std::string> best;
+std::optional<PickedNode> pick_idle(const PickQuery& query, const NodeTable& table) {
+  std::optional<PickedNode> best;
   std::int64_t least = 0;
   for (const auto& [name, node] : table.nodes()) {
     const NodeModel* model = NodeTable::model(node, query.placement.model);
-    if (node.health != NodeHealth::ready || model == nullptr) continue;
+    if (!node.usable() || model == nullptr) continue;
     if (!query.numeric_class.empty() && model->numeric_class != query.numeric_class) continue;
     if (std::ranges::find(query.avoid, name) != query.avoid.end()) continue;
     const std::int64_t load = node.beat.running + node.beat.waiting;
     if (best && load >= least) continue;
-    best = name;
+    best = PickedNode{.node = name};
     least = load;
   }
   return best;

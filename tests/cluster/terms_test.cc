@@ -58,8 +58,7 @@ TEST(TermsTest, GoThroughJson) {
                   .tariff = {.name = "home", .utc_offset_hours = 1.0},
                   .region = "eu",
                   .labels = {"gpu"},
-                  .trusted = true,
-                  .quarantine = "another model"};
+                  .trusted = true};
   terms.tariff.usd_per_kwh[3] = 0.14;
   const auto again = parse_terms(terms_json(terms));
   ASSERT_TRUE(again.ok()) << again.error().message;
