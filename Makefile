@@ -17,10 +17,11 @@ build = @mkdir -p build && $(call configure,$(1)) && cmake --build --preset $(1)
 ctest = ctest --test-dir build/$(1) --output-on-failure --no-tests=error --parallel $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo build test test-clients test-asan test-tsan test-long soak fuzz lint format bench conformance clean
+.PHONY: help bootstrap demo cluster-demo build test test-clients test-asan test-tsan test-long soak fuzz lint format bench conformance clean
 
 help:
 	@echo 'make demo         set up, build, and stream text from the built-in model'
+	@echo 'make cluster-demo NATS, a gateway and three nodes on loopback; one is killed in the middle of an answer'
 	@echo 'make build        build/release/bin/millrace'
 	@echo 'make test         release build and its tests (ASAN=yes: with the sanitizers of test-asan too)'
 	@echo 'make test-clients OpenAI'"'"'s own clients (PyPI, npm) against a live server (ARGS: flags of tests/clients/run)'
@@ -46,6 +47,15 @@ build:
 
 demo: build
 	build/release/bin/millrace run -p "Once upon a time" -n 160 --seed 7
+
+build/demo/installed: deploy/requirements.txt
+	$(call bootstrap,--conformance)
+	python3 -m venv build/demo
+	build/demo/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+cluster-demo: build build/demo/installed
+	build/demo/bin/python deploy/cluster_demo $(ARGS)
 
 # What is labelled `long` runs in test-long only.
 test:

@@ -61,7 +61,7 @@ class GatewayEngine {
   Demand on_news(RequestId id, const StreamNews& news);
   Demand on_token(RequestId id, Live& live, const TokenCame& came);
   void end_choice(RequestId id, Live& live, std::int32_t choice, TokenEvent event, const StreamDone& done);
-  [[nodiscard]] static RequestSummary summarize(const Live& live, const StreamDone& done);
+  [[nodiscard]] RequestSummary summarize(const Live& live, const StreamDone& done) const;
 
   GatewayStreams* streams_;
   EventLoop* loop_;

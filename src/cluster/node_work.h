@@ -10,7 +10,7 @@ namespace millrace {
 
 struct NodeWork {
   std::string node;
-  std::string recipe;              // that it serves the model with
+  std::string recipe = {};         // that it serves the model with
   std::int64_t prompt_tokens = 0;  // to be had before the first new one: the prompt, and what each answer had already
   std::int64_t cached_tokens = 0;  // of these, that it had, as far as it has said so
   std::int64_t tokens = 0;         // of answers, that came from it

@@ -3,18 +3,20 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 namespace millrace {
 
 namespace {
 
-constexpr double kForget = 0.98;           // of what was learned, with each stream
-constexpr double kNoise = 0.01;            // variance of one observation of TPOT, relative to the step
-constexpr double kMostOff = 2.0;           // a single observation is taken for at most so many times what was expected
-constexpr double kMostWeight = 20.0;       // streams that the prefill rate remembers
-constexpr std::int64_t kLeastPrompt = 16;  // tokens: of shorter ones the time is not the prompt's
-constexpr std::int64_t kLeastAnswer = 4;   // tokens after the first
-constexpr double kRange = 1e-6;            // of a number to its prior, at least
+constexpr std::size_t kRemembered = 48;  // streams
+constexpr double kForget = 0.97;         // of a stream's weight, with each that is newer
+constexpr double kPrior = 2.0;           // streams that the prior counts for, until there are as many as are remembered
+constexpr double kTypical = 8.0;         // others beside a stream, at which the prior says something of its slope
+constexpr std::int64_t kLeastPrompt = 16;       // tokens: of shorter ones the time is not the prompt's
+constexpr std::int64_t kLeastAnswer = 4;        // tokens after the first
+constexpr double kShort = 16.0, kLong = 256.0;  // tokens of an answer and of a prompt that count in full
 
 double seconds(Duration time) {
   return std::chrono::duration<double>(time).count();
@@ -22,51 +24,80 @@ double seconds(Duration time) {
 
 }  // namespace
 
-SpeedProfile::SpeedProfile(const NodeSpeed& prior)
-    : unit_(prior.step), slope_(prior.step_per_sequence / prior.step), log_prefill_(std::log(prior.prefill)) {}
-
 void SpeedProfile::observe(const NodeWork& work) {
   if (work.first == Instant{0}) return;
   ++observed_;
   const double choices = static_cast<double>(work.choices);
   const double later = static_cast<double>(work.tokens) - choices;
   if (later >= static_cast<double>(kLeastAnswer) && work.last > work.first) {
-    const double each = seconds(work.last - work.first) / (later / choices);
-    observe_step(static_cast<double>(work.beside) + choices - 1.0, each, std::min(1.0, later / 16.0));
+    tpots_.push_front({.others = static_cast<double>(work.beside) + choices - 1.0,
+                       .seconds = seconds(work.last - work.first) / (later / choices),
+                       .weight = std::min(1.0, later / kShort)});
+    if (tpots_.size() > kRemembered) tpots_.pop_back();
+    fit_step();
   }
   const std::int64_t prompt = work.prompt_tokens - work.cached_tokens;
-  if (!work.queued && prompt >= kLeastPrompt) {
-    const NodeSpeed now = speed();
-    const double own = seconds(work.first - work.placed) - now.step;
-    if (own > 0.0) observe_prefill(own / static_cast<double>(prompt), static_cast<double>(prompt));
+  const double own = seconds(work.first - work.placed) - speed_.step;
+  if (!work.queued && prompt >= kLeastPrompt && own > 0.0) {
+    const auto tokens = static_cast<double>(prompt);
+    prompts_.push_front({.seconds_per_token = own / tokens, .weight = std::min(1.0, tokens / kLong)});
+    if (prompts_.size() > kRemembered) prompts_.pop_back();
+    fit_prefill();
   }
 }
 
-void SpeedProfile::observe_step(double others, double time, double weight) {
-  const double expected = std::max(kRange, step_ + slope_ * others);
-  const double seen = std::clamp(time / unit_, expected / kMostOff, expected * kMostOff);
-  const double g0 = p00_ + p01_ * others, g1 = p01_ + p11_ * others;
-  const double noise = kNoise * expected * expected / weight;
-  const double scale = 1.0 / (kForget * noise + g0 + g1 * others);
-  const double error = seen - expected;
-  step_ = std::max(kRange, step_ + g0 * scale * error);
-  slope_ = std::max(0.0, slope_ + g1 * scale * error);
-  // Bounded, as with equal loads for long nothing is learned of the other direction, and forgetting would go on.
-  constexpr double kMost = 1.0;
-  p00_ = std::min(kMost, (p00_ - g0 * scale * g0) / kForget);
-  p01_ = std::clamp((p01_ - g0 * scale * g1) / kForget, -kMost, kMost);
-  p11_ = std::min(kMost, (p11_ - g1 * scale * g1) / kForget);
+void SpeedProfile::fit_step() {
+  std::vector<Tpot> seen(tpots_.begin(), tpots_.end());
+  double age = 1.0;
+  for (Tpot& tpot : seen) tpot.weight *= std::exchange(age, age * kForget);
+  const double left = kPrior * (1.0 - static_cast<double>(tpots_.size()) / static_cast<double>(kRemembered + 1));
+  seen.push_back({.others = 0.0, .seconds = prior_.step, .weight = left / 2.0});
+  seen.push_back(
+      {.others = kTypical, .seconds = prior_.step + kTypical * prior_.step_per_sequence, .weight = left / 2.0});
+  // Times are compared by their ratio: a node twice as slow as was thought is as wrong at any load.
+  double step = speed_.step, slope = speed_.step_per_sequence;
+  constexpr int kPasses = 20;
+  constexpr double kExact = 0.02;  // relative: nearer than this all are the same
+  for (int pass = 0; pass < kPasses; ++pass) {
+    double w = 0.0, wn = 0.0, wnn = 0.0, wy = 0.0, wny = 0.0;
+    for (const Tpot& tpot : seen) {
+      const double off = (tpot.seconds - step - slope * tpot.others) / tpot.seconds;
+      const double weight = tpot.weight / std::max(std::abs(off), kExact) / (tpot.seconds * tpot.seconds);
+      w += weight;
+      wn += weight * tpot.others;
+      wnn += weight * tpot.others * tpot.others;
+      wy += weight * tpot.seconds;
+      wny += weight * tpot.others * tpot.seconds;
+    }
+    const double spread = w * wnn - wn * wn;
+    slope = spread > 1e-9 * w * wnn ? std::max(0.0, (w * wny - wn * wy) / spread) : slope;
+    step = (wy - slope * wn) / w;
+    if (step <= 0.0) {  // all of it grows with the load
+      constexpr double kLeast = 1e-3;
+      step = kLeast * wy / w;
+      slope = std::max(0.0, (wny - step * wn) / std::max(wnn, 1e-12));
+    }
+  }
+  speed_.step = step;
+  speed_.step_per_sequence = slope;
 }
 
-void SpeedProfile::observe_prefill(double seconds_per_token, double tokens) {
-  const double off = std::clamp(-std::log(seconds_per_token) - log_prefill_, -std::log(kMostOff), std::log(kMostOff));
-  const double weight = std::min(1.0, tokens / 256.0);
-  prefill_weight_ = std::min(kMostWeight, prefill_weight_ + weight);
-  log_prefill_ += off * weight / prefill_weight_;
-}
-
-NodeSpeed SpeedProfile::speed() const {
-  return {.prefill = std::exp(log_prefill_), .step = step_ * unit_, .step_per_sequence = slope_ * unit_};
+void SpeedProfile::fit_prefill() {
+  std::vector<Prompt> seen(prompts_.begin(), prompts_.end());
+  double age = 1.0, all = 0.0;
+  for (Prompt& prompt : seen) prompt.weight *= std::exchange(age, age * kForget);
+  const double left = kPrior * (1.0 - static_cast<double>(prompts_.size()) / static_cast<double>(kRemembered + 1));
+  seen.push_back({.seconds_per_token = 1.0 / prior_.prefill, .weight = left});
+  std::ranges::sort(seen, {}, &Prompt::seconds_per_token);
+  for (const Prompt& prompt : seen) all += prompt.weight;
+  // The weighted median.
+  double below = 0.0;
+  for (const Prompt& prompt : seen) {
+    below += prompt.weight;
+    if (below < all / 2.0) continue;
+    speed_.prefill = 1.0 / prompt.seconds_per_token;
+    return;
+  }
 }
 
 }  // namespace millrace

@@ -1,0 +1,253 @@
+#include "cluster/route_picker.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cluster/sim_network.h"
+#include "cluster/slo_watch.h"
+
+namespace millrace {
+namespace {
+
+using std::chrono::duration_cast;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+Duration time_of(double seconds) {
+  return duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
+
+/// Work as a node of this speed does it.
+NodeWork work_of(const NodeSpeed& speed, std::int64_t prompt, std::int64_t tokens, std::int64_t beside,
+                 double off = 1.0) {
+  NodeWork work{.node = "n", .prompt_tokens = prompt, .tokens = tokens, .beside = beside, .placed = seconds(1)};
+  work.first = work.placed + time_of(off * (static_cast<double>(prompt) / speed.prefill + speed.step));
+  work.last = work.first + time_of(off * static_cast<double>(tokens - 1) *
+                                   (speed.step + speed.step_per_sequence * static_cast<double>(beside)));
+  return work;
+}
+
+TEST(SpeedProfileTest, BeginsWithTheClaimAndLearnsWhatIsSeen) {
+  const NodeSpeed claim{.prefill = 4000.0, .step = 0.005, .step_per_sequence = 0.0};
+  const NodeSpeed real{.prefill = 900.0, .step = 0.03, .step_per_sequence = 0.002};
+  SpeedProfile profile(claim);
+  EXPECT_EQ(profile.speed(), claim);
+  SimDice dice(5);
+  for (int i = 0; i < 100; ++i) {
+    const double noise = 0.95 + 0.1 * dice.uniform();
+    const auto below = [&](std::uint64_t end) { return static_cast<std::int64_t>(dice.below(end)); };
+    profile.observe(work_of(real, 64 + below(1000), 8 + below(100), below(12), noise));
+  }
+  EXPECT_NEAR(profile.speed().prefill / real.prefill, 1.0, 0.1);
+  EXPECT_NEAR(profile.speed().step / real.step, 1.0, 0.1);
+  EXPECT_NEAR(profile.speed().step_per_sequence / real.step_per_sequence, 1.0, 0.2);
+}
+
+TEST(SpeedProfileTest, ASingleStrangeStreamChangesLittle) {
+  const NodeSpeed real{.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.001};
+  SpeedProfile profile(real);
+  for (int i = 0; i < 50; ++i) profile.observe(work_of(real, 300, 50, i % 8));
+  profile.observe(work_of(real, 300, 50, 3, 1000.0));
+  EXPECT_LT(profile.speed().step, 1.5 * real.step);
+  EXPECT_GT(profile.speed().prefill, 0.9 * real.prefill);
+}
+
+TEST(SpeedProfileTest, OneLoadForLongForgetsNothingOfTheOther) {
+  const NodeSpeed real{.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.002};
+  SpeedProfile profile(real);
+  for (int i = 0; i < 5000; ++i) profile.observe(work_of(real, 300, 50, 6, 0.98 + 0.02 * (i % 3)));
+  const NodeSpeed learned = profile.speed();
+  EXPECT_NEAR((learned.step + 6 * learned.step_per_sequence) / (real.step + 6 * real.step_per_sequence), 1.0, 0.05);
+  EXPECT_TRUE(std::isfinite(learned.step) && learned.step > 0.0);
+  EXPECT_LE(learned.step_per_sequence, learned.step);
+}
+
+TEST(SpeedProfileTest, QueuesAndShortPromptsAreNotTakenForTheNodesRate) {
+  const NodeSpeed real{.prefill = 1000.0, .step = 0.02};
+  SpeedProfile profile(real);
+  NodeWork work = work_of(real, 500, 1, 0, 10.0);
+  work.queued = true;
+  profile.observe(work);
+  profile.observe(work_of(real, 3, 1, 0, 100.0));
+  EXPECT_DOUBLE_EQ(profile.speed().prefill, real.prefill);
+}
+
+TEST(SloWatchTest, SaysOnceThatTheFirstTokenIsLate) {
+  SloWatch watch;
+  watch.placed(0.4, 0.01, 1, seconds(5));
+  EXPECT_FALSE(watch.missed(seconds(5) + milliseconds(490)));
+  EXPECT_TRUE(watch.missed(seconds(5) + milliseconds(510)));
+  EXPECT_FALSE(watch.missed(seconds(60)));
+}
+
+TEST(SloWatchTest, TwoSlowWindowsAreAMissAndOneIsNot) {
+  SloWatch watch;
+  watch.placed(1.0, 0.01, 1, Instant{0});
+  Instant now = milliseconds(100);
+  int missed = 0;
+  const auto tokens = [&](int count, milliseconds each) {
+    for (int i = 0; i < count; ++i) {
+      now += each;
+      watch.token(now);
+      missed += watch.missed(now) ? 1 : 0;
+    }
+  };
+  tokens(100, milliseconds(10));
+  EXPECT_EQ(missed, 0);
+  tokens(8, milliseconds(30));  // less than two windows' time
+  tokens(100, milliseconds(10));
+  EXPECT_EQ(missed, 0) << "one slow window";
+  tokens(40, milliseconds(30));
+  EXPECT_GE(missed, 1);
+  missed = 0;
+  watch.held(now + seconds(100));  // the reader was away
+  now += seconds(100);
+  tokens(100, milliseconds(10));
+  EXPECT_EQ(missed, 0);
+}
+
+TEST(SloWatchTest, WithoutObjectivesNothingIsMissed) {
+  SloWatch watch;
+  const double none = std::numeric_limits<double>::infinity();
+  watch.placed(none, none, 1, Instant{0});
+  EXPECT_FALSE(watch.missed(std::chrono::hours(1)));
+  watch.token(std::chrono::hours(1));
+  EXPECT_FALSE(watch.missed(std::chrono::hours(9)));
+}
+
+/// A table of nodes, and a picker that looks at it at an hour of the day.
+class RoutePickerTest : public testing::Test {
+ protected:
+  void add(const std::string& name, const NodeTerms& terms, const NodeSpeed& speed = {},
+           const std::string& numeric_class = "c") {
+    NodeModel model{.name = "m", .numeric_class = numeric_class, .speed = speed};
+    table_.set_record({.node = name, .models = {model}}, 1);
+    table_.set_terms(name, terms);
+    table_.beat(name, {.incarnation = 1, .number = ++beats_}, Duration{1});
+  }
+
+  std::string pick(ServiceWish wish = {}, std::vector<std::string> avoid = {}) {
+    const Placement placement{.model = "m", .prompt = std::vector<std::int32_t>(100, 1), .max_new_tokens = 100};
+    const auto picked = picker_.pick({placement, wish, {}, avoid}, table_, 0.0);
+    return picked ? picked->node : "";
+  }
+
+  static NodeTerms priced(double usd_per_hour) { return {.usd_per_hour = usd_per_hour}; }
+
+  double hour_ = 12.0;
+  std::uint64_t beats_ = 0;
+  NodeTable table_{ClusterTiming{}};
+  RoutePicker picker_{{.model = "m", .wall = [this] { return UnixSeconds(hour_ * 3600.0); }}};
+};
+
+TEST_F(RoutePickerTest, GoesByTermsOfOperators) {
+  EXPECT_EQ(pick(), "");
+  add("dear", priced(2.0));
+  EXPECT_EQ(pick(), "dear");
+  add("cheap", priced(0.1));
+  EXPECT_EQ(pick(), "cheap");
+  table_.set_terms("cheap", priced(5.0));
+  EXPECT_EQ(pick(), "dear") << "terms may change while it serves";
+}
+
+TEST_F(RoutePickerTest, FollowsTariffsThroughTheDay) {
+  NodeTerms day{.usd_per_hour = 0.01, .busy_watts = 1000, .tariff = {.name = "day"}}, night = day;
+  for (std::size_t hour = 0; hour < 24; ++hour) {
+    const bool dark = hour < 6 || hour >= 22;
+    day.tariff.usd_per_kwh[hour] = dark ? 0.5 : 0.1;
+    night.tariff.usd_per_kwh[hour] = dark ? 0.1 : 0.5;
+  }
+  add("a-day", day);
+  add("b-night", night);
+  EXPECT_EQ(pick(), "a-day");
+  hour_ = 23.5;
+  EXPECT_EQ(pick(), "b-night");
+  hour_ = 31.0;
+  EXPECT_EQ(pick(), "a-day");
+}
+
+TEST_F(RoutePickerTest, KeepsToWhatRequestsWish) {
+  NodeTerms trusted = priced(3.0);
+  trusted.trusted = true;
+  trusted.region = "eu";
+  NodeTerms labelled = priced(1.0);
+  labelled.labels = {"green", "night"};
+  add("open", priced(0.1));
+  add("trusted", trusted);
+  add("labelled", labelled);
+  EXPECT_EQ(pick(), "open");
+  EXPECT_EQ(pick({.trusted = true}), "trusted");
+  EXPECT_EQ(pick({.region = "eu"}), "trusted");
+  EXPECT_EQ(pick({.region = "us"}), "");
+  EXPECT_EQ(pick({.labels = {"green"}}), "labelled");
+  EXPECT_EQ(pick({.labels = {"green", "gold"}}), "");
+  EXPECT_EQ(pick({.labels = {"green"}, .trusted = true}), "");
+  EXPECT_EQ(pick({}, {"open"}), "labelled");
+}
+
+TEST_F(RoutePickerTest, KeepsWithinObjectives) {
+  add("slow", priced(0.1), {.prefill = 500, .step = 0.1, .step_per_sequence = 0.0});
+  add("fast", priced(3.0), {.prefill = 5000, .step = 0.01, .step_per_sequence = 0.0});
+  EXPECT_EQ(pick(), "slow");
+  EXPECT_EQ(pick({.tpot_slo = 0.05}), "fast");
+  EXPECT_EQ(pick({.ttft_slo = 0.1}), "fast");
+}
+
+TEST_F(RoutePickerTest, AClaimOfSpeedIsBelievedUntilItIsSeen) {
+  add("boaster", priced(1.0), {.prefill = 50000, .step = 0.002, .step_per_sequence = 0.0});
+  add("honest", priced(1.0), {.prefill = 1000, .step = 0.02, .step_per_sequence = 0.0});
+  EXPECT_EQ(pick(), "boaster");
+  for (int i = 0; i < 20; ++i) {
+    NodeWork work = work_of({.prefill = 400, .step = 0.05}, 200, 50, 0);
+    work.node = "boaster";
+    picker_.observe(work);
+  }
+  EXPECT_EQ(pick(), "honest");
+  table_.beat("boaster", {.incarnation = 1, .number = 100}, Duration{2});
+  EXPECT_EQ(pick(), "honest") << "a beat does not bring the claim back";
+}
+
+TEST_F(RoutePickerTest, QuarantineAndBreakersKeepNodesOut) {
+  add("a", priced(0.1));
+  add("b", priced(1.0));
+  table_.set_terms("a", Quarantine{"it serves another model"});
+  EXPECT_EQ(pick(), "b");
+  table_.set_terms("a", Quarantine{});
+  EXPECT_EQ(pick(), "a");
+  for (int i = 0; i < 3; ++i) table_.failed("a", seconds(10));
+  EXPECT_EQ(pick(), "b");
+  const auto beat_all = [&](Duration now) {
+    for (const char* name : {"a", "b"}) table_.beat(name, {.incarnation = 1, .number = ++beats_}, now);
+    (void)table_.look(now);
+  };
+  beat_all(seconds(14));
+  EXPECT_EQ(pick(), "b");
+  beat_all(seconds(16));
+  EXPECT_EQ(pick(), "a") << "it is tried again";
+  table_.failed("a", seconds(16));
+  beat_all(seconds(22));
+  EXPECT_EQ(pick(), "b") << "and put off for twice as long";
+  beat_all(seconds(27));
+  EXPECT_EQ(pick(), "a");
+  table_.served("a");
+  table_.failed("a", seconds(28));
+  EXPECT_EQ(pick(), "a") << "one fault after a success is no row of faults";
+}
+
+TEST_F(RoutePickerTest, WhatWorkCosts) {
+  NodeTerms terms{.usd_per_hour = 0.36, .busy_watts = 500, .pue = 1.2};
+  terms.tariff.usd_per_kwh.fill(0.3);
+  const NodeSpeed speed{.prefill = 1000, .step = 0.032, .step_per_sequence = 0.002};
+  add("n", terms, speed);
+  EXPECT_EQ(pick(), "n");
+  NodeWork work = work_of(speed, 500, 100, 0);
+  work.cached_tokens = 300;
+  const double busy = 0.2 + 100 * (0.032 / 16 + 0.002);
+  const RoutePicker::Cost cost = picker_.cost(work);
+  EXPECT_NEAR(cost.usd, busy * (0.36 + 0.5 * 1.2 * 0.3) / 3600, 1e-9);
+  EXPECT_NEAR(cost.joules, busy * 600, 1e-6);
+}
+
+}  // namespace
+}  // namespace millrace
