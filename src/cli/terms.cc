@@ -91,18 +91,16 @@ class Desk {
 
   /// All that is there.
   Result<std::map<std::string, BucketEntry>> read() {
-    std::map<std::string, BucketEntry> entries;
-    bool complete = false;
-    bucket_->watch([&](const BucketEntry& entry) {
+    bucket_->watch([this](const BucketEntry& entry) {
       if (entry.key.empty()) {
-        complete = true;
+        complete_ = true;
         loop_.stop();
       } else {
-        entries[entry.key] = entry;
+        entries_[entry.key] = entry;
       }
     });
-    MILLRACE_CHECK_OK(wait([&] { return complete; }));
-    return entries;
+    MILLRACE_CHECK_OK(wait([&] { return complete_; }));
+    return entries_;
   }
 
   Status put(const std::string& key, const std::string& value, std::uint64_t revision) {
@@ -136,6 +134,8 @@ class Desk {
 
   EventLoop loop_;
   std::string told_;
+  std::map<std::string, BucketEntry> entries_;
+  bool complete_ = false;
   std::unique_ptr<NatsTransport> transport_;
   std::unique_ptr<NatsBucket> bucket_;
 };

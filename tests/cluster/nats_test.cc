@@ -188,7 +188,7 @@ TEST_F(Nats, WithoutABucketTheReasonIsTold) {
   registry.announce({"one", 16, {}}, [&](const Result<std::uint64_t>& revision) { failed = !revision.ok(); });
   EXPECT_TRUE(run_until([&] { return failed; }));
   ASSERT_FALSE(told.empty());
-  EXPECT_TRUE(told.front().starts_with("the record can't be written to mr_nodes: ")) << told.front();
+  EXPECT_TRUE(told.front().starts_with("mr_nodes can't be written: ")) << told.front();
 }
 
 TEST_F(Nats, AStreamOutlivesItsNode) {

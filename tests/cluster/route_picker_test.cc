@@ -14,8 +14,8 @@ using std::chrono::duration_cast;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-Duration time_of(double seconds) {
-  return duration_cast<Duration>(std::chrono::duration<double>(seconds));
+Duration time_of(double length) {
+  return duration_cast<Duration>(std::chrono::duration<double>(length));
 }
 
 /// Work as a node of this speed does it.
