@@ -244,6 +244,93 @@ class Cluster(Processes):
         self.assertEqual(run.returncode, 1)
         self.assertIn(f"millrace: NATS at {url} refuses two: ", run.stderr)
 
+    def terms(self, *arguments):
+        run = subprocess.run([BINARY, "terms", *arguments, "--nats", self.nats, "--name", "owner"], capture_output=True,
+                             text=True, timeout=60)
+        return run.returncode, run.stdout, run.stderr
+
+    def served_by(self, node, headers=None, **more):
+        """The gateway's report on a request that went there, in the end."""
+        for _ in range(100):
+            request = urllib.request.Request(
+                self.gateway + "/v1/completions",
+                json.dumps({"prompt": PROMPT, "max_tokens": 8, "ignore_eos": True, **more}).encode(),
+                {"Content-Type": "application/json", **(headers or {})})
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                report = json.load(answer)["usage"]["millrace"]
+            if report["node"] == node:
+                return report
+            time.sleep(0.1)
+        self.fail(f"{report['node']} has answered, not {node}")
+
+    def test_requests_go_by_terms_and_wishes(self):
+        self.assertEqual(self.terms("slow", "--usd-per-hour", "0.1", "--busy-watts", "100", "--tariff", "0.2")[0], 0)
+        self.assertEqual(self.terms("fast", "--usd-per-hour", "20", "--region", "north", "--data-class", "trusted")[0], 0)
+        self.node("slow", "--pace", "1000,40,2")
+        self.node("fast", "--pace", "8000,2,0.1")
+        report = self.served_by("slow")
+        self.assertGreater(report["cost_usd"], 0)
+        self.assertGreater(report["energy_j"], 0)
+        self.assertEqual({key: report[key] for key in ("energy_is", "recipe", "migrations", "continuation")},
+                         {"energy_is": "modelled", "recipe": "default", "migrations": 0, "continuation": "identical"})
+        for headers in ({"x-slo-tpot-ms": "20"}, {"x-millrace-region": "north"}, {"x-millrace-data-class": "trusted"}):
+            with self.subTest(headers):
+                self.served_by("fast", headers)
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            self.served_by("fast", {"x-slo-tpot-ms": "soon"})
+        self.assertEqual(caught.exception.code, 400)
+        # The terms change while it serves; and it leaves, in the middle of an answer, when it is put into quarantine.
+        self.assertEqual(self.terms("slow", "--usd-per-hour", "5000")[0], 0)
+        self.served_by("fast")
+        self.assertEqual(self.terms("slow", "--usd-per-hour", "0.1")[0], 0)
+        self.served_by("slow")
+        body = {"prompt": PROMPT, "max_tokens": 60, "seed": 1, "ignore_eos": True, "stream_options": {"include_usage": True}}
+        undisturbed = self.stream(self.gateway, **body)
+
+        def strike(count):
+            if count == 10:
+                self.assertEqual(self.terms("slow", "--quarantine", "to be looked at")[0], 0)
+
+        chunks = self.stream(self.gateway, strike, **body)
+        self.assertEqual(self.text(chunks), self.text(undisturbed))
+        report = chunks[-1]["usage"]["millrace"]
+        self.assertEqual((report["node"], report["migrations"], report["continuation"]), ("fast", 1, "identical"))
+        code, out, _ = self.terms("--json")
+        self.assertEqual(json.loads(out)["slow"]["quarantine"], "to be looked at")
+        self.assertEqual(self.terms("slow", "--release")[0], 0)
+        self.served_by("slow")
+
+    def test_terms_that_are_wrong_are_refused(self):
+        for arguments, expected in ((["A.b"], "expected 1 to 32"), (["one", "--pue", "0.5"], '"pue"'),
+                                    (["one", "--tariff", "nowhere.csv:home"], "nowhere.csv"),
+                                    (["one", "--tariff", "much"], "--tariff much"), (["one", "--release"], "not in quarantine"),
+                                    (["one", "--remove"], "no terms of one")):
+            with self.subTest(arguments):
+                code, out, err = self.terms(*arguments)
+                self.assertEqual((code, out), (1, ""))
+                self.assertIn(expected, err)
+                self.assertEqual(err.count("\n"), 1)
+
+    def test_a_slow_node_is_left_for_one_that_keeps_the_objective(self):
+        # It said that it is fast when it was, and is slow now: several sequences share it.
+        self.terms("cheap", "--usd-per-hour", "0.01")
+        self.terms("dear", "--usd-per-hour", "5")
+        self.node("cheap", "--pace", "8000,4,6")
+        self.node("dear", "--pace", "8000,4,0.1")
+        headers = {"x-slo-tpot-ms": "12"}
+        self.served_by("cheap")
+        body = {"prompt": PROMPT, "max_tokens": 200, "seed": 3, "ignore_eos": True}
+        with concurrent.futures.ThreadPoolExecutor(8) as together:
+            reports = list(together.map(lambda i: self.served_report(headers, **{**body, "seed": i}), range(8)))
+        self.assertGreater(sum(report["node"] == "dear" for report in reports), 0)
+        self.assertEqual({report["continuation"] for report in reports}, {"identical"})
+
+    def served_report(self, headers, **body):
+        request = urllib.request.Request(self.gateway + "/v1/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json", **headers})
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)["usage"]["millrace"]
+
     def test_what_is_wrong_is_said(self):
         with self.assertRaises(urllib.error.HTTPError) as caught:
             self.ask(self.gateway, prompt=PROMPT, max_tokens=-1)

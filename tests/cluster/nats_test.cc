@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <map>
 #include <optional>
 
 #include "cluster/gateway_streams.h"
@@ -240,7 +241,7 @@ class Rights : public Nats {
  protected:
   void SetUp() override {
     if (!NatsServer::available()) GTEST_SKIP() << "this machine has no nats-server (Debian: apt install nats-server)";
-    server_.emplace("--gateway gate --node one two");
+    server_.emplace("--gateway gate --node one two --operator owner");
   }
 
   bool was_denied(const std::string& what) {
@@ -267,6 +268,8 @@ TEST_F(Rights, ANodeSpeaksForItselfAlone) {
                               say_subject("gate", "two", {1, 1}),
                               put_subject("two", "gate"),
                               "$KV.mr_nodes.two",
+                              "$KV.mr_operator.one",
+                              "$KV.mr_operator.two.quarantine",
                               "$JS.API.STREAM.DELETE.KV_mr_nodes",
                               "$JS.API.STREAM.PURGE.KV_mr_nodes",
                               "$JS.API.DIRECT.GET.KV_mr_nodes.$KV.mr_nodes.two",
@@ -355,6 +358,80 @@ TEST_F(Rights, ANodeCanNotClearTheRecordsOfOthers) {
   std::vector<std::string> seen;
   later.watch([&](const std::string& node, const NodeRecord*, std::uint64_t) { seen.push_back(node); });
   EXPECT_TRUE(run_until([&] { return std::ranges::count(seen, "two") == 1; }));
+}
+
+TEST_F(Rights, OperatorsSetTermsAndGatewaysQuarantine) {
+  const auto gate = connect("gate"), owner = connect("owner");
+  const auto quiet = [](const std::string&) {};
+  NatsRegistry registry(*gate, loop_, quiet, RegistryRole::gateway);
+  std::map<std::string, NodeTerms> terms;
+  std::map<std::string, std::string> quarantined;
+  registry.watch_terms([&](const std::string& node, const TermsNews& news) {
+    if (const auto* set = std::get_if<NodeTerms>(&news)) terms[node] = *set;
+    if (const auto* why = std::get_if<Quarantine>(&news)) quarantined[node] = why->reason;
+  });
+  NatsBucket bucket(*owner, loop_, {.name = kOperatorBucket, .makes = true}, quiet);
+  const auto put = [&](NatsBucket& into, const std::string& key, const std::string& value) {
+    std::optional<bool> written;
+    into.put(key, value, [&](const Result<std::uint64_t>& result) { written = result.ok(); });
+    run_until([&] { return written.has_value(); }, seconds(10));
+    return written.value_or(false);
+  };
+  EXPECT_TRUE(put(bucket, "one", R"({"usd_per_hour": 0.5, "data_class": "trusted"})"));
+  EXPECT_TRUE(run_until([&] { return terms.contains("one"); }));
+  EXPECT_TRUE(terms["one"].trusted);
+  registry.quarantine("one", "it makes things up");
+  EXPECT_TRUE(run_until([&] { return quarantined["one"] == "it makes things up"; }));
+  // What a gateway may not: terms.
+  NatsBucket of_gateway(*gate, loop_, {.name = kOperatorBucket}, quiet);
+  EXPECT_FALSE(put(of_gateway, "one", R"({"usd_per_hour": 0})"));
+  EXPECT_TRUE(was_denied("$KV.mr_operator.one"));
+  // An operator lets it in again.
+  std::optional<bool> removed;
+  bucket.remove(quarantine_key("one"), [&](const Result<std::uint64_t>& result) { removed = result.ok(); });
+  EXPECT_TRUE(run_until([&] { return removed.has_value() && quarantined["one"].empty(); }));
+  EXPECT_EQ(terms["one"].usd_per_hour, 0.5);
+}
+
+TEST_F(Nats, ABucketIsWrittenUnderACondition) {
+  const auto one = connect("one"), other = connect("other");
+  const auto quiet = [](const std::string&) {};
+  NatsBucket mine(*one, loop_, {.name = "test", .most_bytes = 100, .makes = true}, quiet);
+  NatsBucket theirs(*other, loop_, {.name = "test", .most_bytes = 100, .makes = true}, quiet);
+  const auto update = [&](NatsBucket& bucket, const std::string& value, std::uint64_t revision) {
+    std::optional<Result<std::uint64_t>> result;
+    bucket.update("key", value, revision, [&](const Result<std::uint64_t>& answer) { result = answer; });
+    run_until([&] { return result.has_value(); }, seconds(10));
+    return result.value_or(fail("no answer"));
+  };
+  const auto first = update(mine, "a", 0);
+  ASSERT_TRUE(first.ok()) << first.error().message;
+  const auto again = update(theirs, "b", 0);
+  ASSERT_FALSE(again.ok()) << "it is there";
+  EXPECT_EQ(again.error().kind, ErrorKind::busy) << again.error().message;
+  const auto second = update(theirs, "b", *first);
+  ASSERT_TRUE(second.ok()) << second.error().message;
+  EXPECT_EQ(update(mine, "c", *first).error().kind, ErrorKind::busy) << "somebody has written meanwhile";
+  const auto large = update(mine, std::string(101, 'x'), *second);
+  ASSERT_FALSE(large.ok());
+  EXPECT_EQ(large.error().kind, ErrorKind::invalid);
+  const auto read = [&](const std::string& key) {
+    std::optional<std::optional<BucketEntry>> entry;
+    mine.get(key,
+             [&](const Result<std::optional<BucketEntry>>& answer) { entry = answer.ok() ? *answer : std::nullopt; });
+    run_until([&] { return entry.has_value(); }, seconds(10));
+    return entry.value_or(std::nullopt);
+  };
+  ASSERT_TRUE(read("key").has_value());
+  EXPECT_EQ(read("key")->value, "b");
+  EXPECT_EQ(read("key")->revision, *second);
+  EXPECT_FALSE(read("nothing").has_value());
+  // What was removed may be made once more, by one alone.
+  std::optional<bool> removed;
+  mine.remove("key", [&](const Result<std::uint64_t>& result) { removed = result.ok(); });
+  EXPECT_TRUE(run_until([&] { return removed.has_value(); }));
+  EXPECT_TRUE(update(theirs, "d", 0).ok());
+  EXPECT_FALSE(update(mine, "e", 0).ok());
 }
 
 TEST_F(Rights, StrangersAreNotLetIn) {
