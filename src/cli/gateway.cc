@@ -33,7 +33,7 @@ struct GatewayFlags {
   NatsOptions nats;
   std::vector<std::string> names;
   std::string policy = "cheapest_in_slo";
-  std::optional<double> ttft_slo_ms, tpot_slo_ms;
+  std::optional<double> ttft_slo_ms, tpot_slo_ms, hedge_ms;
 };
 
 const std::map<std::string, RoutePolicy> kPolicies{{"round_robin", RoutePolicy::round_robin},
@@ -84,6 +84,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   };
   GatewayStreams streams(*transport, registry, flags.nats.name, pick, std::random_device{}());
   GatewayEngine engine(streams, loop, served.name(), served.tokenizer, static_cast<std::int32_t>(served.vocab));
+  engine.hedge_after = ms(flags.hedge_ms);
   streams.on_work = [&](const NodeWork& work) { picker.observe(work); };
   engine.cost = [&](const NodeWork& work) {
     const RoutePicker::Cost cost = picker.cost(work);
@@ -165,6 +166,10 @@ void add_gateway(CLI::App& app, Command& chosen) {
                    "Time to first token, of requests that name none (x-slo-ttft-ms)")
       ->check(CLI::PositiveNumber);
   command->add_option("--slo-tpot-ms", flags->tpot_slo_ms, "Time per output token, the same (x-slo-tpot-ms)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--hedge-ms", flags->hedge_ms,
+                   "Ask a second node for what has no token after so long; the first to answer goes on alone")
       ->check(CLI::PositiveNumber);
   command->callback(
       [flags, &app, &chosen] { chosen = [flags, version = app.version()] { return serve_cluster(*flags, version); }; });

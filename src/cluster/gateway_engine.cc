@@ -1,6 +1,7 @@
 #include "cluster/gateway_engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace millrace {
@@ -55,11 +56,61 @@ Result<RequestId> GatewayEngine::submit(Request request, Sink sink) {
     for (std::int32_t c = 0; c < taken.request.choices; ++c) {
       taken.choices.emplace_back().text = AnswerText(tokenizer_, taken.request.special_text, taken.request.stop);
     }
-    taken.stream = streams_->submit(
-        placement_of(taken.request, model_), vocab_, [this, id](const StreamNews& news) { return on_news(id, news); },
-        taken.request.wish);
+    Placement placement = placement_of(taken.request, model_);
+    if (std::isfinite(hedge_after)) {
+      taken.placement = placement;
+      const auto late = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(hedge_after));
+      loop_->after(late, [this, alive, id] {
+        if (*alive) hedge(id);
+      });
+    }
+    submit_stream(id, taken, std::move(placement), {}, taken.stream);
   });
   return id;
+}
+
+void GatewayEngine::submit_stream(RequestId id, Live& live, Placement placement, const std::string& avoid,
+                                  StreamId& stream) {
+  const auto own = std::make_shared<StreamId>(0);
+  stream = *own = streams_->submit(
+      std::move(placement), vocab_, [this, id, own](const StreamNews& news) { return on_stream(id, *own, news); },
+      live.request.wish, avoid);
+}
+
+void GatewayEngine::hedge(RequestId id) {
+  const auto found = live_.find(id);
+  if (found == live_.end() || !found->second->placement) return;  // it has ended, or begun
+  Live& live = *found->second;
+  ++hedges_;
+  Placement placement = std::move(*live.placement);
+  live.placement.reset();
+  submit_stream(id, live, std::move(placement), streams_->so_far(live.stream).node, live.hedge);
+}
+
+void GatewayEngine::choose(Live& live, StreamId stream) {
+  live.placement.reset();
+  if (live.hedge == 0) return;
+  const StreamId other = stream == live.stream ? live.hedge : live.stream;
+  live.lost = streams_->so_far(other).work;
+  streams_->cancel(other);
+  live.stream = stream;
+  live.hedge = 0;
+}
+
+Demand GatewayEngine::on_stream(RequestId id, StreamId stream, const StreamNews& news) {
+  const auto found = live_.find(id);
+  if (found == live_.end()) return Demand::more;
+  Live& live = *found->second;
+  const auto* done = std::get_if<StreamDone>(&news);
+  if (done != nullptr && live.hedge != 0) {
+    // Without a word: the other one may still answer.
+    live.lost = done->work;
+    if (stream == live.stream) live.stream = live.hedge;
+    live.hedge = 0;
+    return Demand::more;
+  }
+  if (done == nullptr) choose(live, stream);
+  return on_news(id, news);
 }
 
 void GatewayEngine::cancel(RequestId id) {
@@ -69,6 +120,7 @@ void GatewayEngine::cancel(RequestId id) {
     Live& live = *found->second;
     const StreamDone done = streams_->so_far(live.stream);
     streams_->cancel(live.stream);
+    if (live.hedge != 0) streams_->cancel(live.hedge);
     for (std::size_t c = 0; c < live.choices.size(); ++c) {
       if (live.choices[c].ended) continue;
       const bool last = live.open_choices == 1;
@@ -165,13 +217,15 @@ RequestSummary GatewayEngine::summarize(const Live& live, const StreamDone& done
   }
   if (later > 0) summary.tpot = decoding / static_cast<double>(later);
   ServiceReport service{.node = done.node, .migrations = done.migrations, .identical = done.identical};
-  for (const NodeWork& work : done.work) {
-    service.recipe = work.recipe;
-    if (!cost) continue;
+  const auto add = [&](const NodeWork& work) {
+    if (!cost) return;
     const auto [usd, joules] = cost(work);
     service.usd += usd;
     service.joules += joules;
-  }
+  };
+  std::ranges::for_each(live.lost, add);
+  std::ranges::for_each(done.work, add);
+  if (!done.work.empty()) service.recipe = done.work.back().recipe;
   summary.service = std::move(service);
   return summary;
 }

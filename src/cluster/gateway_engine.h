@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -33,6 +34,11 @@ class GatewayEngine {
   /// Any thread.
   void resume(RequestId id, std::int32_t choice);
 
+  /// Seconds without a token after which a second node is asked as well; the one that answers first goes on alone. To
+  /// be set before the first request.
+  double hedge_after = std::numeric_limits<double>::infinity();
+  [[nodiscard]] std::int64_t hedges() const { return hedges_; }
+
   /// On the loop: what work costs, in dollars, and the energy that it took, in joules.
   std::function<std::pair<double, double>(const NodeWork&)> cost;
 
@@ -50,7 +56,10 @@ class GatewayEngine {
   };
   struct Live {
     StreamId stream = 0;
-    Request request;  // without its prompt
+    StreamId hedge = 0;                       // the second one, while nobody has answered; 0: there is none
+    std::optional<Placement> placement = {};  // for that
+    std::vector<NodeWork> lost = {};          // of the one that was not taken
+    Request request;                          // without its prompt
     std::int64_t prompt_tokens = 0;
     Sink sink;
     Clock::time_point submitted;
@@ -58,6 +67,11 @@ class GatewayEngine {
     std::size_t open_choices = 0;
   };
 
+  void submit_stream(RequestId id, Live& live, Placement placement, const std::string& avoid, StreamId& stream);
+  void hedge(RequestId id);
+  /// The first token has come from this stream.
+  void choose(Live& live, StreamId stream);
+  Demand on_stream(RequestId id, StreamId stream, const StreamNews& news);
   Demand on_news(RequestId id, const StreamNews& news);
   Demand on_token(RequestId id, Live& live, const TokenCame& came);
   void end_choice(RequestId id, Live& live, std::int32_t choice, TokenEvent event, const StreamDone& done);
@@ -71,6 +85,7 @@ class GatewayEngine {
   std::atomic<RequestId> next_id_{1};
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // looked at on the loop alone
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
+  std::int64_t hedges_ = 0;
 };
 
 }  // namespace millrace

@@ -52,7 +52,8 @@ GatewayStreams::Stream* GatewayStreams::find(StreamId id) {
   return found == streams_.end() ? nullptr : &found->second;
 }
 
-StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish) {
+StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish,
+                                const std::string& avoid) {
   const StreamId id = next_id_++;
   ++counters_.submitted;
   Stream& stream = streams_[id];
@@ -60,6 +61,7 @@ StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink s
   stream.vocab = vocab;
   stream.sink = std::move(sink);
   stream.wish = std::move(wish);
+  if (!avoid.empty()) stream.avoid.push_back({avoid, clock_ + timing_.avoid});
   stream.untaken = clock_;
   try_place(id, stream);
   return id;

@@ -68,8 +68,9 @@ class GatewayStreams {
   GatewayStreams& operator=(const GatewayStreams&) = delete;
 
   /// A stream from its beginning: its choices have no tokens yet. `vocab`: tokens are below. The sink is called from
-  /// now on, never from within this call.
-  StreamId submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish = {});
+  /// now on, never from within this call. `avoid`: a node that it should not begin on.
+  StreamId submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish = {},
+                  const std::string& avoid = {});
   /// The sink is not called any more. Of a stream that has ended: nothing.
   void cancel(StreamId id);
   void resume(StreamId id);

@@ -325,6 +325,26 @@ class Cluster(Processes):
         self.assertGreater(sum(report["node"] == "dear" for report in reports), 0)
         self.assertEqual({report["continuation"] for report in reports}, {"identical"})
 
+    def test_a_late_first_token_is_asked_for_once_more(self):
+        process = self.start(BINARY, "gateway", "--nats", self.nats, "--name", "hedger", "--port", 0, "--json",
+                             "--access-log", "off", "--hedge-ms", 300)
+        self.gateway = self.first_line(process)["listening"]
+        self.terms("cheap", "--usd-per-hour", "0.01")
+        self.terms("dear", "--usd-per-hour", "5")
+        stuck = self.node("cheap", "--pace", "2000,4,0.1")
+        self.node("dear", "--pace", "2000,4,0.1")
+        body = {"max_tokens": 20, "seed": 3, "ignore_eos": True}
+        undisturbed = self.served_by("cheap", **body)
+        self.assertEqual(undisturbed["migrations"], 0)
+        text = self.ask(self.gateway, prompt=PROMPT, **body)["choices"][0]["text"]
+        stuck.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        answer = self.ask(self.gateway, prompt=PROMPT, **body)
+        self.assertLess(time.monotonic() - began, 2, "long before the node is taken for dead")
+        stuck.send_signal(signal.SIGCONT)
+        self.assertEqual(answer["choices"][0]["text"], text)
+        self.assertEqual(answer["usage"]["millrace"]["node"], "dear")
+
     def served_report(self, headers, **body):
         request = urllib.request.Request(self.gateway + "/v1/completions", json.dumps(body).encode(),
                                          {"Content-Type": "application/json", **headers})
