@@ -14,6 +14,7 @@
 #include "cli/cluster_flags.h"
 #include "cli/http_flags.h"
 #include "cli/options.h"
+#include "cli/route_log.h"
 #include "cli/served_model.h"
 #include "cluster/gateway_engine.h"
 #include "cluster/nats_registry.h"
@@ -34,6 +35,7 @@ struct GatewayFlags {
   std::vector<std::string> names;
   std::string policy = "cheapest_in_slo";
   std::optional<double> ttft_slo_ms, tpot_slo_ms, hedge_ms;
+  std::string route_log;
 };
 
 const std::map<std::string, RoutePolicy> kPolicies{{"round_robin", RoutePolicy::round_robin},
@@ -85,7 +87,11 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   GatewayStreams streams(*transport, registry, flags.nats.name, pick, std::random_device{}());
   GatewayEngine engine(streams, loop, served.name(), served.tokenizer, static_cast<std::int32_t>(served.vocab));
   engine.hedge_after = ms(flags.hedge_ms);
-  streams.on_work = [&](const NodeWork& work) { picker.observe(work); };
+  MILLRACE_TRY(const RouteLog routes_seen, RouteLog::open(flags.route_log));
+  streams.on_work = [&](WorkStage stage, NodeWork& work) {
+    picker.observe(stage, work, std::chrono::duration<double>(loop.now()).count());
+    if (stage == WorkStage::left) routes_seen.write(work);
+  };
   engine.cost = [&](const NodeWork& work) {
     const RoutePicker::Cost cost = picker.cost(work);
     return std::pair{cost.usd, cost.joules};
@@ -171,6 +177,8 @@ void add_gateway(CLI::App& app, Command& chosen) {
       ->add_option("--hedge-ms", flags->hedge_ms,
                    "Ask a second node for what has no token after so long; the first to answer goes on alone")
       ->check(CLI::PositiveNumber);
+  command->add_option("--route-log", flags->route_log,
+                      "File that gets a JSON line for each node that a stream was on: what was predicted, what came");
   command->callback(
       [flags, &app, &chosen] { chosen = [flags, version = app.version()] { return serve_cluster(*flags, version); }; });
 }

@@ -38,8 +38,9 @@ std::function<void(const StepReport&)> pacer(const std::vector<double>& pace) {
   constexpr double kMsPerSecond = 1000.0;
   if (pace.empty()) return {};
   return [prefill = pace[0], step = pace[1] / kMsPerSecond, each = pace[2] / kMsPerSecond](const StepReport& report) {
-    double due = static_cast<double>(report.prefill_rows) / prefill;
-    if (report.decode_rows > 0) due += step + each * static_cast<double>(report.decode_rows - 1);
+    // Weights are read once in a step, whatever it is for.
+    const double due = std::max(step, static_cast<double>(report.prefill_rows) / prefill) +
+                       each * static_cast<double>(std::max<std::int64_t>(0, report.decode_rows - 1));
     const double left = due - (report.schedule + report.prepare + report.forward + report.sample);
     if (left > 0.0) std::this_thread::sleep_for(std::chrono::duration<double>(left));
   };

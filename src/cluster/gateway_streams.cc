@@ -237,8 +237,7 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
       stream.slo.token(work.last);
       if (work.tokens++ == 0) {
         work.first = work.last;
-        const NodeState* node = nodes_.find(stream.node);
-        work.beside = std::max<std::int64_t>(0, node->beat.running - work.choices);
+        on_work(WorkStage::began, work);
         nodes_.served(stream.node);
       }
     }
@@ -316,26 +315,29 @@ void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked
   stream.early.clear();
   stream.allowed = stream.paused ? 1 : timing_.window;
   stream.placed = stream.asked = stream.heard = stream.credited = clock_;
-  NodeWork work{
-      .node = picked.node, .recipe = model->recipe, .choices = 0, .queued = picked.queued, .placed = transport_->now()};
+  NodeWork work{.node = picked.node,
+                .recipe = model->recipe,
+                .choices = 0,
+                .ttft = picked.ttft,
+                .tpot = picked.tpot,
+                .queued = picked.queued,
+                .placed = transport_->now()};
   work.prompt_tokens = static_cast<std::int64_t>(stream.work.prompt.size());
   for (const PlacedChoice& choice : stream.work.choices) {
     work.choices += choice.ended ? 0 : 1;
     if (!choice.ended) work.prompt_tokens += static_cast<std::int64_t>(choice.tokens.size());
   }
   stream.slo.placed(picked.ttft_slo, picked.tpot_slo, work.choices, work.placed);
+  on_work(WorkStage::placed, work);
   stream.done.work.push_back(std::move(work));
   ++counters_.placements;
   send_placement(id, stream);
 }
 
 void GatewayStreams::leave(Stream& stream) {
-  // Of one that was never taken there is nothing to tell.
-  if (stream.phase == Phase::placing) {
-    stream.done.work.pop_back();
-  } else {
-    on_work(stream.done.work.back());
-  }
+  on_work(WorkStage::left, stream.done.work.back());
+  // Of one that was never taken there is nothing to charge.
+  if (stream.phase == Phase::placing) stream.done.work.pop_back();
 }
 
 void GatewayStreams::send_placement(StreamId id, const Stream& stream) {

@@ -78,8 +78,8 @@ class GatewayStreams {
   /// What StreamDone would say now.
   [[nodiscard]] StreamDone so_far(StreamId id) const;
 
-  /// A stream has left a node, or ended on it. To be set before the first stream.
-  std::function<void(const NodeWork&)> on_work = [](const NodeWork& /*work*/) {};
+  /// What becomes of a stream on a node; `beside` is for whoever knows it to set. To be set before the first stream.
+  std::function<void(WorkStage, NodeWork&)> on_work = [](WorkStage /*stage*/, NodeWork& /*work*/) {};
 
   [[nodiscard]] std::size_t count() const { return streams_.size(); }
   [[nodiscard]] const NodeTable& nodes() const { return nodes_; }

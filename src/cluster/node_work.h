@@ -15,9 +15,13 @@ struct NodeWork {
   std::int64_t cached_tokens = 0;  // of these, that it had, as far as it has said so
   std::int64_t tokens = 0;         // of answers, that came from it
   std::int64_t choices = 1;        // answers that it worked on
-  std::int64_t beside = 0;         // sequences of others that it ran when the first token came
+  double beside = 0.0;             // sequences of others that it ran, between the first token and the last
+  double ttft = 0.0, tpot = 0.0;   // seconds, that the router predicted
   bool queued = false;             // others waited there when it was placed
   Instant placed{0}, first{0}, last{0};  // when it was placed, when the first and the latest token came; first 0: none
 };
+
+/// A stream's way through a node: placed there; its first token has come; it has left, perhaps without one.
+enum class WorkStage : std::uint8_t { placed, began, left };
 
 }  // namespace millrace

@@ -67,15 +67,34 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
   if (seen.beat == state.beat.number) return;
   seen.beat = state.beat.number;
   seen.waiting = state.beat.waiting;
-  router_.set_load(
-      seen.index,
-      {.running = state.beat.running, .waiting = state.beat.waiting, .waiting_tokens = state.beat.waiting_tokens}, now);
+  seen.others = static_cast<double>(std::max<std::int64_t>(0, state.beat.running + state.beat.waiting - seen.own));
+  seen.others_tokens = std::max(0.0, static_cast<double>(state.beat.waiting_tokens) - own_tokens(seen, now));
+  set_load(seen, now);
+}
+
+double RoutePicker::own_tokens(const Seen& seen, double now) const {
+  if (seen.own_prompts.empty()) return 0.0;
+  const double computed = (now - seen.since) * router_.facts(seen.index).speed.prefill;
+  double tokens = -std::min(computed, seen.own_prompts.front());
+  for (const double prompt : seen.own_prompts) tokens += prompt;
+  return tokens;
+}
+
+void RoutePicker::set_load(const Seen& seen, double now) {
+  router_.set_load(seen.index,
+                   {.running = seen.own + static_cast<std::int64_t>(seen.others),
+                    .waiting_tokens = static_cast<std::int64_t>(own_tokens(seen, now) + seen.others_tokens)},
+                   now);
 }
 
 void RoutePicker::learn(const NodeTable& nodes, double now) {
   nodes.for_changed(place_, [&](const std::string& name, const NodeState& state) { learn_node(name, state, now); });
   const auto quarter = static_cast<std::int64_t>(std::floor(options_.wall().count() / kBetweenPrices));
   if (std::exchange(hour_, quarter) != quarter) reprice();
+  std::erase_if(pending_, [&](const Seen* seen) {
+    set_load(*seen, now);
+    return seen->own_prompts.empty();
+  });
 }
 
 void RoutePicker::reprice() {
@@ -119,7 +138,6 @@ std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTa
   const std::vector<Route> routes = router_.pick(request, 1);
   if (routes.empty()) return std::nullopt;
   const Route& route = routes.front();
-  router_.placed(request, route, now);
   const std::string& name = names_[route.node];
   return PickedNode{.node = name,
                     .ttft = route.ttft,
@@ -131,13 +149,47 @@ std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTa
                     .queued = seen_.find(name)->second.waiting > 0};
 }
 
-void RoutePicker::observe(const NodeWork& work) {
-  const auto seen = seen_.find(work.node);
-  if (seen == seen_.end()) return;
-  seen->second.profile.observe(work);
-  NodeFacts facts = router_.facts(seen->second.index);
-  facts.speed = seen->second.profile.speed();
-  router_.set_node(seen->second.index, facts);
+void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
+  const auto found = seen_.find(work.node);
+  if (found == seen_.end()) return;
+  Seen& seen = found->second;
+  const auto tokens = static_cast<double>(work.prompt_tokens);
+  const auto beside = [&] { return static_cast<double>(seen.own - work.choices) + seen.others; };
+  const auto drop_prompt = [&] {
+    const auto prompt = std::ranges::find(seen.own_prompts, tokens);
+    if (prompt == seen.own_prompts.end()) return;
+    if (prompt == seen.own_prompts.begin()) seen.since = now;
+    seen.own_prompts.erase(prompt);
+  };
+  switch (stage) {
+    case WorkStage::placed:
+      work.queued = work.queued || !seen.own_prompts.empty();
+      if (seen.own_prompts.empty()) {
+        seen.since = now;
+        pending_.push_back(&seen);
+      }
+      seen.own += work.choices;
+      seen.own_prompts.push_back(tokens);
+      break;
+    case WorkStage::began:
+      drop_prompt();
+      work.beside = beside();
+      break;
+    case WorkStage::left: {
+      if (work.first == Instant{0}) {
+        drop_prompt();
+      } else {
+        work.beside = (work.beside + beside()) / 2.0;
+      }
+      seen.own -= work.choices;
+      seen.profile.observe(work);
+      NodeFacts facts = router_.facts(seen.index);
+      facts.speed = seen.profile.speed();
+      router_.set_node(seen.index, facts);
+      break;
+    }
+  }
+  set_load(seen, now);
 }
 
 RoutePicker::Cost RoutePicker::cost(const NodeWork& work) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <optional>
@@ -35,8 +36,8 @@ class RoutePicker {
   /// As NodePicker. `now`: seconds on any clock that only goes forward.
   std::optional<PickedNode> pick(const PickQuery& query, const NodeTable& nodes, double now);
 
-  /// A stream has left a node, or ended on it.
-  void observe(const NodeWork& work);
+  /// What becomes of a stream that was placed. Sets how many sequences of others are beside it.
+  void observe(WorkStage stage, NodeWork& work, double now);
 
   struct Cost {
     double usd = 0.0, joules = 0.0;
@@ -57,16 +58,26 @@ class RoutePicker {
     NodeTerms terms = {};
     std::uint64_t beat = 0;
     std::int64_t waiting = 0;
+    // This gateway knows at once what becomes of its own streams; of others' it hears with a beat.
+    std::int64_t own = 0;                 // sequences
+    std::deque<double> own_prompts = {};  // tokens of prompts that have no first token yet, in their order
+    double since = 0.0;                   // when the node began with the first of them
+    double others = 0.0, others_tokens = 0.0;
   };
 
   void learn(const NodeTable& nodes, double now);
   void learn_node(const std::string& name, const NodeState& state, double now);
   void reprice();
+  /// Tells the router what a node has to do now.
+  void set_load(const Seen& seen, double now);
+  /// Tokens of this gateway's prompts that the node has not computed yet, by its speed.
+  [[nodiscard]] double own_tokens(const Seen& seen, double now) const;
 
   RoutePickerOptions options_;
   Router router_;
   std::map<std::string, Seen, std::less<>> seen_;
   std::vector<std::string> names_;  // by index
+  std::vector<Seen*> pending_;      // that compute prompts of this gateway
   std::uint64_t place_ = 0;         // in the table's changes
   std::int64_t hour_ = 0;           // that prices are of, in quarters
   std::uint64_t picks_ = 0;

@@ -30,7 +30,7 @@ void SpeedProfile::observe(const NodeWork& work) {
   const double choices = static_cast<double>(work.choices);
   const double later = static_cast<double>(work.tokens) - choices;
   if (later >= static_cast<double>(kLeastAnswer) && work.last > work.first) {
-    tpots_.push_front({.others = static_cast<double>(work.beside) + choices - 1.0,
+    tpots_.push_front({.others = work.beside + choices - 1.0,
                        .seconds = seconds(work.last - work.first) / (later / choices),
                        .weight = std::min(1.0, later / kShort)});
     if (tpots_.size() > kRemembered) tpots_.pop_back();

@@ -19,12 +19,11 @@ Duration time_of(double length) {
 }
 
 /// Work as a node of this speed does it.
-NodeWork work_of(const NodeSpeed& speed, std::int64_t prompt, std::int64_t tokens, std::int64_t beside,
-                 double off = 1.0) {
+NodeWork work_of(const NodeSpeed& speed, std::int64_t prompt, std::int64_t tokens, double beside, double off = 1.0) {
   NodeWork work{.node = "n", .prompt_tokens = prompt, .tokens = tokens, .beside = beside, .placed = seconds(1)};
   work.first = work.placed + time_of(off * (static_cast<double>(prompt) / speed.prefill + speed.step));
-  work.last = work.first + time_of(off * static_cast<double>(tokens - 1) *
-                                   (speed.step + speed.step_per_sequence * static_cast<double>(beside)));
+  work.last =
+      work.first + time_of(off * static_cast<double>(tokens - 1) * (speed.step + speed.step_per_sequence * beside));
   return work;
 }
 
@@ -37,7 +36,7 @@ TEST(SpeedProfileTest, BeginsWithTheClaimAndLearnsWhatIsSeen) {
   for (int i = 0; i < 100; ++i) {
     const double noise = 0.95 + 0.1 * dice.uniform();
     const auto below = [&](std::uint64_t end) { return static_cast<std::int64_t>(dice.below(end)); };
-    profile.observe(work_of(real, 64 + below(1000), 8 + below(100), below(12), noise));
+    profile.observe(work_of(real, 64 + below(1000), 8 + below(100), static_cast<double>(below(12)), noise));
   }
   EXPECT_NEAR(profile.speed().prefill / real.prefill, 1.0, 0.1);
   EXPECT_NEAR(profile.speed().step / real.step, 1.0, 0.1);
@@ -201,11 +200,42 @@ TEST_F(RoutePickerTest, AClaimOfSpeedIsBelievedUntilItIsSeen) {
   for (int i = 0; i < 20; ++i) {
     NodeWork work = work_of({.prefill = 400, .step = 0.05}, 200, 50, 0);
     work.node = "boaster";
-    picker_.observe(work);
+    picker_.observe(WorkStage::placed, work, 0.0);
+    picker_.observe(WorkStage::began, work, 0.5);
+    picker_.observe(WorkStage::left, work, 1.0);
   }
   EXPECT_EQ(pick(), "honest");
   table_.beat("boaster", {.incarnation = 1, .number = 100}, Duration{2});
   EXPECT_EQ(pick(), "honest") << "a beat does not bring the claim back";
+}
+
+TEST_F(RoutePickerTest, KnowsWhatItsOwnStreamsDoBeforeBeatsTell) {
+  const NodeSpeed speed{.prefill = 1000, .step = 0.01, .step_per_sequence = 0.001};
+  add("n", priced(1.0), speed);
+  const Placement placement{.model = "m", .prompt = std::vector<std::int32_t>(100, 1), .max_new_tokens = 100};
+  const ServiceWish wish;
+  const auto ttft = [&](double now) {
+    const auto picked = picker_.pick({placement, wish, {}, {}}, table_, now);
+    return picked ? picked->ttft : -1.0;
+  };
+  const double idle = ttft(0.0);
+  NodeWork first{.node = "n", .prompt_tokens = 1000, .tokens = 1, .placed = seconds(10)}, second = first;
+  picker_.observe(WorkStage::placed, first, 10.0);
+  picker_.observe(WorkStage::placed, second, 10.0);
+  EXPECT_FALSE(first.queued);
+  EXPECT_TRUE(second.queued);
+  EXPECT_NEAR(ttft(10.0) - idle, 2.0, 0.02);
+  EXPECT_NEAR(ttft(10.5) - idle, 1.5, 0.02) << "half of the first prompt is computed by now";
+  EXPECT_NEAR(ttft(15.0) - idle, 1.0, 0.02) << "it is late; the second one waits all the same";
+  picker_.observe(WorkStage::began, first, 15.0);
+  EXPECT_NEAR(ttft(15.0) - idle, 1.0, 0.02);
+  EXPECT_EQ(first.beside, 1.0);
+  // A beat counts these two and one of another gateway's.
+  table_.beat("n", {.incarnation = 1, .number = 50, .running = 3, .waiting_tokens = 1500}, Duration{2});
+  EXPECT_NEAR(ttft(15.0) - idle, 1.5, 0.02);
+  picker_.observe(WorkStage::left, second, 16.0);  // moved elsewhere
+  picker_.observe(WorkStage::left, first, 16.0);
+  EXPECT_NEAR(ttft(16.0) - idle, 0.5, 0.02) << "what others have there";
 }
 
 TEST_F(RoutePickerTest, QuarantineAndBreakersKeepNodesOut) {
