@@ -317,7 +317,9 @@ void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked
   stream.placed = stream.asked = stream.heard = stream.credited = clock_;
   NodeWork work{.node = picked.node,
                 .recipe = model->recipe,
+                .expected_cached = picked.cached_tokens,
                 .choices = 0,
+                .pages = picked.pages,
                 .ttft = picked.ttft,
                 .tpot = picked.tpot,
                 .queued = picked.queued,

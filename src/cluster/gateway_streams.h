@@ -51,7 +51,9 @@ struct PickedNode {
   double ttft = 0.0, tpot = 0.0, usd = 0.0;  // that are predicted: seconds, and what the stream costs
   double ttft_slo = std::numeric_limits<double>::infinity(), tpot_slo = ttft_slo;  // that it was picked for
   bool within_slo = true;                                                          // by the prediction
-  bool queued = false;                                                             // others wait there
+  std::int64_t cached_tokens = 0;                                // of its prompt, that the node is thought to have
+  bool queued = false;                                           // others wait there
+  std::shared_ptr<const std::vector<std::uint64_t>> pages = {};  // for NodeWork
 };
 /// None: no node may. Only nodes that are usable and have the model may be answered.
 using NodePicker = std::function<std::optional<PickedNode>(const PickQuery&, const NodeTable&)>;

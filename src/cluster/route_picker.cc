@@ -65,6 +65,11 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
   }
   router_.set_node(seen.index, facts);
   if (seen.beat == state.beat.number) return;
+  if (state.beat.number < seen.beat) {  // it has restarted, and has nothing
+    seen.history.clear();
+    router_.prefixes().remove_all(seen.index);
+  }
+  if (state.beat.kv_tokens > 0) seen.memory = static_cast<std::size_t>(state.beat.kv_tokens / PrefixIndex::kPageTokens);
   seen.beat = state.beat.number;
   seen.waiting = state.beat.waiting;
   seen.others = static_cast<double>(std::max<std::int64_t>(0, state.beat.running + state.beat.waiting - seen.own));
@@ -127,9 +132,12 @@ std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTa
   // An answer at its beginning is cut to what fits; one that has begun must fit as it was asked for.
   const auto prompt = static_cast<std::int64_t>(placement.prompt.size());
   const bool begun = std::ranges::any_of(placement.choices, &PlacedChoice::has_begun);
+  const auto pages =
+      std::make_shared<const std::vector<std::uint64_t>>(PrefixIndex::pages_of(placement.cache_salt, placement.prompt));
   const RouteRequest request{.prompt_tokens = prompt,
                              .answer_tokens = std::min(kUsualAnswer, static_cast<double>(placement.max_new_tokens)),
                              .room = prompt + (begun ? placement.max_new_tokens : 1),
+                             .pages = *pages,
                              .labels = bits,
                              .ttft_slo = wish.ttft_slo.value_or(options_.ttft_slo),
                              .tpot_slo = wish.tpot_slo.value_or(options_.tpot_slo),
@@ -146,14 +154,16 @@ std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTa
                     .ttft_slo = request.ttft_slo,
                     .tpot_slo = request.tpot_slo,
                     .within_slo = route.within_slo,
-                    .queued = seen_.find(name)->second.waiting > 0};
+                    .cached_tokens = route.cached_tokens,
+                    .queued = seen_.find(name)->second.waiting > 0,
+                    .pages = pages};
 }
 
 void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
   const auto found = seen_.find(work.node);
   if (found == seen_.end()) return;
   Seen& seen = found->second;
-  const auto tokens = static_cast<double>(work.prompt_tokens);
+  const auto tokens = static_cast<double>(work.prompt_tokens - work.expected_cached);
   const auto beside = [&] { return static_cast<double>(seen.own - work.choices) + seen.others; };
   const auto drop_prompt = [&] {
     const auto prompt = std::ranges::find(seen.own_prompts, tokens);
@@ -174,6 +184,11 @@ void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
     case WorkStage::began:
       drop_prompt();
       work.beside = beside();
+      if (work.pages != nullptr) {
+        seen.history.use(*work.pages, seen.memory, added_, removed_);
+        router_.prefixes().remove(seen.index, removed_);
+        router_.prefixes().add(seen.index, added_);
+      }
       break;
     case WorkStage::left: {
       if (work.first == Instant{0}) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cluster/gateway_streams.h"
+#include "cluster/prefix_history.h"
 #include "cluster/router.h"
 #include "cluster/speed_profile.h"
 #include "cluster/tariff.h"
@@ -50,6 +51,8 @@ class RoutePicker {
   [[nodiscard]] NodeSpeed speed(const std::string& node) const;
 
  private:
+  static constexpr std::size_t kUnknownMemory = 256;  // as long as no beat tells
+
   struct Seen {
     NodeIndex index = 0;
     std::string numeric_class = {};
@@ -63,6 +66,8 @@ class RoutePicker {
     std::deque<double> own_prompts = {};  // tokens of prompts that have no first token yet, in their order
     double since = 0.0;                   // when the node began with the first of them
     double others = 0.0, others_tokens = 0.0;
+    std::size_t memory = kUnknownMemory;  // pages of prompts that it can keep
+    PrefixHistory history = {};
   };
 
   void learn(const NodeTable& nodes, double now);
@@ -81,6 +86,7 @@ class RoutePicker {
   std::uint64_t place_ = 0;         // in the table's changes
   std::int64_t hour_ = 0;           // that prices are of, in quarters
   std::uint64_t picks_ = 0;
+  std::vector<std::uint64_t> added_, removed_;  // of a history, in the call
 };
 
 }  // namespace millrace

@@ -238,6 +238,50 @@ TEST_F(RoutePickerTest, KnowsWhatItsOwnStreamsDoBeforeBeatsTell) {
   EXPECT_NEAR(ttft(16.0) - idle, 0.5, 0.02) << "what others have there";
 }
 
+TEST(PrefixHistoryTest, ForgetsWhatWasNotUsedForLongest) {
+  PrefixHistory history;
+  std::vector<std::uint64_t> added, removed;
+  const auto use = [&](std::vector<std::uint64_t> pages) { history.use(pages, 4, added, removed); };
+  use({1, 2, 3});
+  EXPECT_EQ(added, (std::vector<std::uint64_t>{3, 2, 1}));
+  EXPECT_TRUE(removed.empty());
+  use({1, 2, 4});
+  EXPECT_EQ(added, std::vector<std::uint64_t>{4});
+  use({1, 5});
+  EXPECT_EQ(removed, std::vector<std::uint64_t>{3}) << "the end of the oldest prompt";
+  use({6, 7, 8, 9, 10, 11});
+  EXPECT_EQ(added, (std::vector<std::uint64_t>{9, 8, 7, 6})) << "no more than there is memory for";
+  EXPECT_EQ(removed.size(), 4u);
+  EXPECT_EQ(history.size(), 4u);
+}
+
+TEST_F(RoutePickerTest, SendsAPromptWhereItsBeginningIs) {
+  const NodeSpeed speed{.prefill = 500, .step = 0.01, .step_per_sequence = 0.001};
+  for (const char* name : {"a", "b", "c", "d"}) add(name, priced(1.0), speed);
+  ServiceWish wish;
+  Placement placement{.model = "m", .max_new_tokens = 10};
+  for (std::int32_t i = 0; i < 400; ++i) placement.prompt.push_back(i);
+  const auto pick = [&] { return *picker_.pick({placement, wish, {}, {}}, table_, 0.0); };
+  const PickedNode first = pick();
+  EXPECT_EQ(first.cached_tokens, 0);
+  NodeWork work{.node = first.node, .prompt_tokens = 400, .pages = first.pages};
+  picker_.observe(WorkStage::placed, work, 0.0);
+  picker_.observe(WorkStage::began, work, 1.0);
+  picker_.observe(WorkStage::left, work, 1.0);
+  placement.prompt.resize(300);
+  placement.prompt.resize(500, 7);  // the same beginning
+  for (int i = 0; i < 20; ++i) {
+    const PickedNode again = pick();
+    EXPECT_EQ(again.node, first.node);
+    EXPECT_EQ(again.cached_tokens, 288) << "18 pages of 16";
+  }
+  placement.cache_salt = "somebody else's";
+  EXPECT_EQ(pick().cached_tokens, 0);
+  placement.cache_salt.clear();
+  table_.beat(first.node, {.incarnation = 2, .number = 1}, Duration{2});  // a new process, with nothing in its cache
+  EXPECT_EQ(pick().cached_tokens, 0);
+}
+
 TEST_F(RoutePickerTest, QuarantineAndBreakersKeepNodesOut) {
   add("a", priced(0.1));
   add("b", priced(1.0));
