@@ -6,57 +6,19 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
-import socket
 import subprocess
-import tempfile
 import time
 import unittest
 import urllib.error
 import urllib.request
 
-BINARY = os.environ["MILLRACE"]
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-NATS = shutil.which("nats-server", path="/usr/sbin:/usr/bin:/usr/local/bin")
+from cluster_processes import BINARY, NATS, ROOT, Processes, free_port, needs_nats, wait_for_port
+
 PROMPT = "First Citizen: Before we proceed any further, hear me speak."
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Processes(unittest.TestCase):
-    """Starts programs, and ends those that are left when a test ends."""
-
-    def setUp(self):
-        self.folder = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, self.folder)
-
-    def start(self, *command):
-        log = open(os.path.join(self.folder, f"log-{time.monotonic_ns()}"), "w+")
-        process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=log)
-        process.log = log
-
-        def end():
-            process.kill()
-            process.communicate()
-            log.close()
-
-        self.addCleanup(end)
-        return process
-
-    def first_line(self, process):
-        line = process.stdout.readline()
-        if not line:
-            process.log.seek(0)
-            self.fail(process.log.read())
-        return json.loads(line)
-
-
-@unittest.skipIf(NATS is None, "this machine has no nats-server (Debian: apt install nats-server)")
+@needs_nats
 class Cluster(Processes):
     def setUp(self):
         super().setUp()
@@ -70,12 +32,7 @@ class Cluster(Processes):
     def start_nats(self):
         self.server = self.start(NATS, "--addr", "127.0.0.1", "--port", self.port, "--jetstream", "--store_dir",
                                  os.path.join(self.folder, "jetstream"))
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        self.fail("nats-server does not listen")
+        self.assertTrue(wait_for_port(self.port), "nats-server does not listen")
 
     def node(self, name, *arguments):
         process = self.start(BINARY, "node", "--nats", self.nats, "--name", name, "--threads", 1, "--json",

@@ -20,7 +20,14 @@ namespace millrace::test {
 
 namespace {
 
-constexpr const char* kProgram = "nats-server";
+/// MILLRACE_NATS_SERVER (tools/nats_server sets it), else the system's; empty: there is none.
+std::string program() {
+  if (const char* chosen = std::getenv("MILLRACE_NATS_SERVER"); chosen != nullptr && *chosen != '\0') return chosen;
+  for (const char* path : {"/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"}) {
+    if (std::filesystem::exists(path)) return path;
+  }
+  return {};
+}
 
 sockaddr_in loopback(int port) {
   sockaddr_in address{};
@@ -51,10 +58,7 @@ bool listens(int port) {
 }  // namespace
 
 bool NatsServer::available() {
-  for (const char* folder : {"/usr/sbin", "/usr/bin", "/usr/local/bin"}) {
-    if (std::filesystem::exists(std::filesystem::path(folder) / kProgram)) return true;
-  }
-  return false;
+  return !program().empty();
 }
 
 NatsServer::NatsServer(const std::string& identities) : port_(free_port()), has_identities_(!identities.empty()) {
@@ -91,20 +95,20 @@ NatsOptions NatsServer::options(const std::string& name) const {
 
 void NatsServer::start() {
   const std::string port = std::to_string(port_), folder = folder_ / "jetstream", log = folder_ / "log",
-                    config = folder_ / "nats.conf";
+                    config = folder_ / "nats.conf", server = program();
+  const char* const path = server.c_str();
   process_ = ::fork();
   if (process_ == 0) {
-    ::setenv("PATH", "/usr/sbin:/usr/bin:/usr/local/bin", 1);
     if (has_identities_) {
-      ::execlp(kProgram, kProgram, "--config", config.c_str(), "--log", log.c_str(), static_cast<char*>(nullptr));
+      ::execl(path, path, "--config", config.c_str(), "--log", log.c_str(), static_cast<char*>(nullptr));
     }
-    ::execlp(kProgram, kProgram, "--addr", "127.0.0.1", "--port", port.c_str(), "--jetstream", "--store_dir",
-             folder.c_str(), "--log", log.c_str(), static_cast<char*>(nullptr));
+    ::execl(path, path, "--addr", "127.0.0.1", "--port", port.c_str(), "--jetstream", "--store_dir", folder.c_str(),
+            "--log", log.c_str(), static_cast<char*>(nullptr));
     ::_exit(127);
   }
-  MILLRACE_CHECK(process_ > 0, "no process for {}", kProgram);
+  MILLRACE_CHECK(process_ > 0, "no process for {}", server);
   for (int tries = 0; !listens(port_); ++tries) {
-    MILLRACE_CHECK(tries < 200, "{} does not listen on port {}", kProgram, port_);
+    MILLRACE_CHECK(tries < 200, "{} does not listen on port {}", server, port_);
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
 }
@@ -114,6 +118,10 @@ void NatsServer::stop() {
   ::kill(process_, SIGTERM);
   ::waitpid(process_, nullptr, 0);
   process_ = -1;
+}
+
+void NatsServer::lose_files() {
+  std::filesystem::remove_all(folder_ / "jetstream");
 }
 
 void NatsServer::make_bucket(const std::string& bucket) const {

@@ -13,7 +13,7 @@ namespace millrace::test {
 /// Started at construction with JetStream in a folder of its own, on a free port, and ended with the test.
 class NatsServer {
  public:
-  /// Whether this machine has one (Debian: nats-server).
+  /// Whether there is one: of MILLRACE_NATS_SERVER (tools/nats_server), else the system's (Debian: nats-server).
   static bool available();
 
   /// With `identities` (flags of deploy/issue_credentials) it lets in these alone; else anybody.
@@ -29,6 +29,8 @@ class NatsServer {
 
   /// Ends it as an administrator does; its files stay.
   void stop();
+  /// While it is stopped: all that JetStream has kept.
+  void lose_files();
   /// On the same port, with the same files. Returns once it listens.
   void start();
   /// The bucket of nodes' records, as an operator makes it.
