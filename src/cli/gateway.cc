@@ -17,6 +17,7 @@
 #include "cli/route_log.h"
 #include "cli/served_model.h"
 #include "cluster/gateway_engine.h"
+#include "cluster/gateway_tenants.h"
 #include "cluster/nats_registry.h"
 #include "cluster/route_picker.h"
 #include "core/memory.h"
@@ -96,6 +97,8 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
     const RoutePicker::Cost cost = picker.cost(work);
     return std::pair{cost.usd, cost.joules};
   };
+  GatewayTenants tenants(*transport, loop, flags.nats.name, warn);
+  options.who = [&](std::string_view authorization) { return tenants.admission().who(authorization); };
   std::atomic<std::int64_t> running{0};
   engine.on_request = [&](const RequestSummary& summary, const StreamDone& done) {
     --running;
@@ -132,6 +135,10 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
                               [&] {
                                 return metrics.text({.running = running, .kv = {}, .draining = server->draining()},
                                                     server->connections());
+                              },
+                          .admit =
+                              [&](const HttpRequest& request, ApiCall call, const MakeAnswer& make) {
+                                return tenants.admission().admit(request, std::move(call), make);
                               }};
   MILLRACE_TRY(server, Server::listen(std::move(options), api_routes(served, access, std::move(routes))));
   Status ended = Ok{};
@@ -140,6 +147,8 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
     server->stop();
   });
   const LoopThread thread(loop);  // behind all that it calls, before what calls it has ended
+  constexpr std::chrono::seconds kPatience{5};  // then requests are told that it is not known yet
+  if (!tenants.wait_known(kPatience)) log->warn("not known yet who may ask: {} could not be read", kTenantsBucket);
   if (flags.model.json) {
     std::printf("%s\n", nlohmann::json{{"listening", server->url()}}.dump().c_str());
   } else {
@@ -147,6 +156,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   }
   std::fflush(stdout);
   const std::int64_t cut = server->run();
+  tenants.end();
   if (cut > 0) log->warn("{} requests did not end in time and were cut", cut);
   return ended;
 }

@@ -31,6 +31,7 @@ int run_command(int argc, char** argv) {
   millrace::cli::add_node(app, chosen);
   millrace::cli::add_gateway(app, chosen);
   millrace::cli::add_terms(app, chosen);
+  millrace::cli::add_tenant(app, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cli/bucket_desk.h"
 #include "cli/cluster_flags.h"
 #include "cli/options.h"
 #include "cluster/nats_registry.h"
@@ -22,8 +23,6 @@
 namespace millrace::cli {
 
 namespace {
-
-constexpr auto kPatience = std::chrono::seconds(10);  // with a server that does not answer
 
 struct TermsFlags {
   NatsOptions nats;
@@ -73,73 +72,6 @@ Result<NodeTerms> changed(NodeTerms terms, const TermsFlags& flags) {
   return parse_terms(terms_json(terms));  // numbers out of range are found there
 }
 
-/// The bucket, asked one thing after the other.
-class Desk {
- public:
-  static Result<std::unique_ptr<Desk>> open(const NatsOptions& options) {
-    auto desk = std::make_unique<Desk>();
-    const auto hear = [desk = desk.get()](const std::string& message) { desk->told_ = message; };
-    MILLRACE_TRY(desk->transport_, NatsTransport::connect(options, desk->loop_, hear));
-    desk->transport_->when_given_up([desk = desk.get()](const std::string& why) {
-      desk->told_ = why;
-      desk->loop_.stop();
-    });
-    desk->bucket_ = std::make_unique<NatsBucket>(*desk->transport_, desk->loop_,
-                                                 BucketOptions{.name = kOperatorBucket, .makes = true}, hear);
-    return desk;
-  }
-
-  /// All that is there.
-  Result<std::map<std::string, BucketEntry>> read() {
-    bucket_->watch([this](const BucketEntry& entry) {
-      if (entry.key.empty()) {
-        complete_ = true;
-        loop_.stop();
-      } else {
-        entries_[entry.key] = entry;
-      }
-    });
-    MILLRACE_CHECK_OK(wait([&] { return complete_; }));
-    return entries_;
-  }
-
-  Status put(const std::string& key, const std::string& value, std::uint64_t revision) {
-    return written([&](const NatsBucket::Written& done) { bucket_->update(key, value, revision, done); });
-  }
-  Status remove(const std::string& key) {
-    return written([&](const NatsBucket::Written& done) { bucket_->remove(key, done); });
-  }
-
- private:
-  template <typename Write>
-  Status written(const Write& write) {
-    std::optional<Result<std::uint64_t>> result;
-    write([&](const Result<std::uint64_t>& answer) {
-      result = answer;
-      loop_.stop();
-    });
-    MILLRACE_CHECK_OK(wait([&] { return result.has_value(); }));
-    if (!result->ok()) return result->error();
-    return Ok{};
-  }
-
-  template <typename Done>
-  Status wait(const Done& done) {
-    const EventLoop::TimerId timer = loop_.after(kPatience, [this] { loop_.stop(); });
-    loop_.run();
-    loop_.cancel(timer);
-    if (done()) return Ok{};
-    return fail("NATS has not answered{}{}", told_.empty() ? "" : ": ", told_);
-  }
-
-  EventLoop loop_;
-  std::string told_;
-  std::map<std::string, BucketEntry> entries_;
-  bool complete_ = false;
-  std::unique_ptr<NatsTransport> transport_;
-  std::unique_ptr<NatsBucket> bucket_;
-};
-
 struct Known {
   NodeTerms terms;
   std::string quarantine;
@@ -173,7 +105,8 @@ Status run_terms(const TermsFlags& flags) {
   if (!flags.node.empty() && !is_cluster_name(flags.node)) {
     return fail("{}: expected 1 to 32 of a-z, 0-9 and -", flags.node);
   }
-  MILLRACE_TRY(const std::unique_ptr<Desk> desk, Desk::open(flags.nats));
+  MILLRACE_TRY(const std::unique_ptr<BucketDesk> desk,
+               BucketDesk::open(flags.nats, {.name = kOperatorBucket, .makes = true}));
   MILLRACE_TRY(auto entries, desk->read());
   std::map<std::string, Known> nodes;
   constexpr std::string_view kSuffix = ".quarantine";

@@ -43,7 +43,9 @@ natsStatus make_bucket(jsCtx* js, const BucketOptions& options) {
   config.MaxMsgsPerSubject = 1;
   constexpr std::size_t kHeaders = 1 << 10;  // of a message that updates or removes
   config.MaxMsgSize = static_cast<std::int32_t>(options.most_bytes + kHeaders);
-  config.Discard = js_DiscardNew;
+  config.Discard = options.most_stored > 0 ? js_DiscardOld : js_DiscardNew;
+  if (options.most_stored > 0) config.MaxBytes = options.most_stored;
+  config.MaxAge = options.oldest.count();
   config.Storage = js_FileStorage;
   config.Replicas = options.replicas;
   config.DenyDelete = true;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace millrace {
 
@@ -110,6 +111,27 @@ void RoutePicker::reprice() {
   }
 }
 
+/// The best of all regions, as the router would rank them, or of any.
+std::optional<Route> RoutePicker::pick_in(const std::vector<std::string>& regions, RouteRequest request) {
+  if (regions.empty()) {
+    const std::vector<Route> routes = router_.pick(request, 1);
+    return routes.empty() ? std::nullopt : std::optional(routes.front());
+  }
+  std::optional<Route> best;
+  const std::uint64_t labels = request.labels;
+  for (const std::string& region : regions) {
+    const std::optional<std::uint64_t> bit = router_.find_label(region_label(region));
+    if (!bit) continue;
+    request.labels = labels | *bit;
+    const std::vector<Route> routes = router_.pick(request, 1);
+    if (routes.empty()) continue;
+    const Route& route = routes.front();
+    const auto rank = [](const Route& r) { return std::tuple(!r.within_slo, r.usd, r.ttft); };
+    if (!best || rank(route) < rank(*best)) best = route;
+  }
+  return best;
+}
+
 std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTable& nodes, double now) {
   learn(nodes, now);
   const Placement& placement = query.placement;
@@ -143,9 +165,9 @@ std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTa
                              .tpot_slo = wish.tpot_slo.value_or(options_.tpot_slo),
                              .lot = ++picks_,
                              .avoid = avoid};
-  const std::vector<Route> routes = router_.pick(request, 1);
-  if (routes.empty()) return std::nullopt;
-  const Route& route = routes.front();
+  const std::optional<Route> best = pick_in(wish.regions, request);
+  if (!best) return std::nullopt;
+  const Route& route = *best;
   const std::string& name = names_[route.node];
   return PickedNode{.node = name,
                     .ttft = route.ttft,

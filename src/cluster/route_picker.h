@@ -72,6 +72,7 @@ class RoutePicker {
 
   void learn(const NodeTable& nodes, double now);
   void learn_node(const std::string& name, const NodeState& state, double now);
+  std::optional<Route> pick_in(const std::vector<std::string>& regions, RouteRequest request);
   void reprice();
   /// Tells the router what a node has to do now.
   void set_load(const Seen& seen, double now);

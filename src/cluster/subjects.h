@@ -22,11 +22,14 @@ bool is_cluster_name(std::string_view name);
 std::string put_subject(std::string_view node, std::string_view gateway);
 std::string say_subject(std::string_view gateway, std::string_view node, const Attempt& attempt);
 std::string beat_subject(std::string_view node);
+std::string alive_subject(std::string_view gateway);
 
 /// Who put this on a node's subject; empty: not such a subject.
 std::string_view put_sender(std::string_view subject);
 /// Who beats.
 std::string_view beat_sender(std::string_view subject);
+/// Which gateway says that it is there.
+std::string_view alive_sender(std::string_view subject);
 
 struct SaySubject {
   std::string_view node;

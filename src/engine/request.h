@@ -53,6 +53,7 @@ struct BegunAnswer {
 struct ServiceWish {
   std::optional<double> ttft_slo = {}, tpot_slo = {};  // seconds; none: what the operator has set
   std::string region = {};                             // where its node must be; empty: anywhere
+  std::vector<std::string> regions = {};               // where it may be, of these; empty: anywhere
   std::vector<std::string> labels = {};                // that its node must have
   bool trusted = false;                                // by nodes alone that may read what is confidential
 };

@@ -142,6 +142,7 @@ Generation read_generation(Fields& fields, const ServedModel& model) {
   Generation generation;
   Request& request = generation.request;
   request.sampling = read_sampling(fields, model);
+  generation.names_seed = fields.has("seed");
   request.choices = static_cast<std::int32_t>(fields.integer("n", 1, 1, kMaxChoices));
   request.stop = read_stop(fields, model);
   request.stop_ids = read_stop_ids(fields, model);

@@ -26,6 +26,7 @@ struct Generation {
   Request request;  // all but the prompt, grammar and max_new_tokens
   AnswerSpec answer;
   bool keep_special = false;  // skip_special_tokens: false
+  bool names_seed = false;
   std::string user;
 };
 

@@ -138,7 +138,10 @@ ApiResult<ApiCall> parse_chat(std::string_view body, const ServedModel& model) {
   MILLRACE_CHECK_OK(fit(request, limit ? limit : old_limit, kManyTokens, model, "messages"));
   MILLRACE_CHECK_OK(compile_into(request, format, model));
   set_reader(generation, tools, format.has_value(), model);
-  ApiCall call{.requests = {}, .answer = std::move(generation.answer), .user = std::move(generation.user)};
+  ApiCall call{.requests = {},
+               .answer = std::move(generation.answer),
+               .user = std::move(generation.user),
+               .names_seed = generation.names_seed};
   call.answer.prompts.push_back(
       {.tokens = static_cast<std::int64_t>(request.prompt.size()), .text = std::move(prompt)});
   call.requests.push_back(std::move(request));
@@ -177,6 +180,7 @@ ApiResult<ApiCall> parse_completion(std::string_view body, const ServedModel& mo
   }
   call.answer = std::move(answer);
   call.user = std::move(generation.user);
+  call.names_seed = generation.names_seed;
   return call;
 }
 

@@ -20,7 +20,8 @@ namespace millrace {
 struct ApiCall {
   std::vector<Request> requests;
   AnswerSpec answer;
-  std::string user;  // as the client named its end user; may be empty
+  std::string user;         // as the client named its end user; may be empty
+  bool names_seed = false;  // the body does; else the requests have one that was drawn
 };
 
 /// Each may be called from any thread. They render and tokenise: time grows with the length of the prompt.

@@ -71,8 +71,10 @@ class EngineAnswer : public HttpAnswer {
 
   [[nodiscard]] TokenUse use() const override {
     const Usage usage = builder_.usage();
-    return {usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens};
+    return {usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.service ? usage.service->usd : -1.0};
   }
+
+  [[nodiscard]] bool failed() const override { return builder_.error().has_value(); }
 
  private:
   const EngineAccess* engine_;
@@ -112,15 +114,19 @@ std::vector<HttpRoute> api_routes(const ServedModel& model, const EngineAccess& 
   using Parse = ApiResult<ApiCall> (*)(std::string_view, const ServedModel&);
   using Text = ApiResult<std::string> (*)(std::string_view, const ServedModel&);
   std::vector<HttpRoute> routes;
+  const MakeAnswer make = [&model, &engine, bytes = options.queue_bytes](ApiCall call, const std::string& salt) {
+    return make_engine_answer(model, engine, std::move(call), salt, bytes);
+  };
   const auto generate = [&](std::string path, Parse parse) {
     routes.push_back({HttpRoute::Method::post, std::move(path), false,
-                      [&model, &engine, parse, bytes = options.queue_bytes](const HttpRequest& request) -> HttpOutcome {
+                      [&model, parse, make, admit = options.admit](const HttpRequest& request) -> HttpOutcome {
                         auto call = parse(request.body, model);
                         if (!call.ok()) return error_reply(call.error());
                         const auto wish = parse_wish(request);
                         if (!wish.ok()) return error_reply(wish.error());
                         for (Request& one : call->requests) one.wish = *wish;
-                        return make_engine_answer(model, engine, std::move(call).value(), request.tenant, bytes);
+                        if (admit) return admit(request, std::move(call).value(), make);
+                        return make(std::move(call).value(), request.tenant);
                       }});
   };
   const auto convert = [&](std::string path, Text answer) {

@@ -28,11 +28,16 @@ struct EngineAccess {
 std::unique_ptr<HttpAnswer> make_engine_answer(const ServedModel& model, const EngineAccess& engine, ApiCall call,
                                                const std::string& salt, std::size_t queue_bytes);
 
+/// Makes the answer of a call that may be answered; its requests share KV memory with those of the same salt.
+using MakeAnswer = std::function<std::unique_ptr<HttpAnswer>(ApiCall call, const std::string& salt)>;
+
 struct ApiRoutesOptions {
   std::string version;
   std::size_t queue_bytes = 256 << 10;
   std::function<bool()> ready;           // false: /ready answers 503
   std::function<std::string()> metrics;  // text for /metrics
+  /// Whether a call that was understood is answered, and how. Empty: it is, as `make` does. Any thread.
+  std::function<HttpOutcome(const HttpRequest&, ApiCall, const MakeAnswer& make)> admit;
 };
 
 /// All routes. `model` and `engine` must outlive the server that uses them.

@@ -5,7 +5,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
+#include <vector>
 
 #include "server/http_message.h"
 
@@ -32,6 +34,13 @@ class HttpAnswer {
   /// What came since the last call. Is called again only when what it returned is written, so that a slow reader is
   /// felt here.
   virtual Piece pull() = 0;
+  /// Whether it is settled, after start(), that it will be answered. As long as it is not, nothing is sent, and pull()
+  /// may give a `whole` refusal of a stream too.
+  [[nodiscard]] virtual bool accepted() const { return true; }
+  /// Further headers of a stream that was accepted; no line breaks in them.
+  [[nodiscard]] virtual std::vector<std::pair<std::string, std::string>> headers() const { return {}; }
+  /// Once it has ended: whether it did so without an answer that is worth anything.
+  [[nodiscard]] virtual bool failed() const { return false; }
   /// The client has gone or the server must end.
   virtual void cancel() = 0;
   [[nodiscard]] virtual TokenUse use() const = 0;

@@ -69,4 +69,13 @@ std::optional<std::string> ApiKeys::tenant(std::string_view authorization) const
   return fmt::format("{:02x}", fmt::join(name.begin(), name.begin() + 16, ""));
 }
 
+HttpReply no_key_reply(std::string_view authorization) {
+  const std::string_view message = authorization.empty()
+                                       ? "No API key was given: expected a header Authorization: Bearer KEY."
+                                       : "The API key is not known here.";
+  HttpReply reply = error_reply(401, message, "invalid_request_error", "invalid_api_key");
+  reply.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return reply;
+}
+
 }  // namespace millrace

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/result.h"
+#include "server/http_message.h"
 
 namespace millrace {
 
@@ -31,5 +32,8 @@ class ApiKeys {
 
   std::vector<Digest> digests_;
 };
+
+/// 401, for a request whose header Authorization names nobody.
+HttpReply no_key_reply(std::string_view authorization);
 
 }  // namespace millrace

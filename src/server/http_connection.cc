@@ -260,16 +260,13 @@ std::optional<HttpReply> HttpConnection::refusal(Exchange& x) const {
   }
   // Who may not ask is not told either what there is to ask for.
   if (x.match.route == nullptr || !x.match.route->open) {
-    if (const auto keys = context_->keys()) {
+    auto who = context_->who ? context_->who(head.authorization) : std::nullopt;
+    if (who) {
+      if (auto* refused = std::get_if<HttpReply>(&*who)) return std::move(*refused);
+      x.request.tenant = std::get<std::string>(std::move(*who));
+    } else if (const auto keys = context_->keys()) {
       auto tenant = keys->tenant(head.authorization);
-      if (!tenant) {
-        const std::string_view message = head.authorization.empty()
-                                             ? "No API key was given: expected a header Authorization: Bearer KEY."
-                                             : "The API key is not known here.";
-        HttpReply reply = error_reply(401, message, "invalid_request_error", "invalid_api_key");
-        reply.headers.emplace_back("WWW-Authenticate", "Bearer");
-        return reply;
-      }
+      if (!tenant) return no_key_reply(head.authorization);
       x.request.tenant = std::move(*tenant);
     }
   }
@@ -393,21 +390,22 @@ HttpConnection::Awaitable<void> HttpConnection::send_answer(Exchange& x, std::un
   std::string out;
   const bool stream = answer->is_stream();
   const bool chunked = !x.parser.head().http10;
-  if (stream) {
-    if (!chunked) x.close = true;  // its end is the body's end
-    HttpReply head{.content_type = "text/event-stream; charset=utf-8"};
-    head.headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
-    out = head_of(x, head, chunked ? BodyFraming::chunked : BodyFraming::close);
-    x.record.status = head.status;
-    streaming_ = true;
-    co_await send(x, out);
-  }
   while (!gone_) {
     woken_ = false;
     HttpAnswer::Piece piece = answer->pull();
     if (piece.whole) {
       co_await send_reply(x, std::move(*piece.whole));
       break;
+    }
+    if (stream && !streaming_ && answer->accepted()) {
+      if (!chunked) x.close = true;  // its end is the body's end
+      HttpReply head{.content_type = "text/event-stream; charset=utf-8"};
+      head.headers = answer->headers();
+      head.headers.emplace_back("Cache-Control", "no-cache");
+      head.headers.emplace_back("X-Accel-Buffering", "no");
+      x.record.status = head.status;
+      streaming_ = true;
+      if (!co_await send(x, head_of(x, head, chunked ? BodyFraming::chunked : BodyFraming::close))) break;
     }
     if (!piece.bytes.empty() || piece.last) {
       out.clear();

@@ -13,6 +13,8 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
 #include "server/http_answer.h"
@@ -35,11 +37,16 @@ struct HttpLimits {
   Seconds write_timeout{60};   // without the client taking a single byte
 };
 
+/// Decides who asks by the header Authorization: a name, or a refusal. Nothing: the server's keys are to decide. Any
+/// thread, at once on several; quick.
+using WhoAsks = std::function<std::optional<std::variant<std::string, HttpReply>>(std::string_view authorization)>;
+
 /// What the connections of a server share; it outlives them.
 struct HttpContext {
   HttpLimits limits;
   std::vector<HttpRoute> routes;
   CorsOrigins cors;
+  WhoAsks who;                                         // may be empty
   std::function<void(const HttpRecord&)> on_exchange;  // on any of the server's threads; may be empty
   std::function<void()> on_quiet;                      // draining, and the last exchange has ended
   std::function<void(const std::string&)> on_failure;  // one line of something that should not happen

@@ -16,7 +16,7 @@ struct HttpRequest {
   std::string parameter;  // what {id} of the route stands for, percent-decoded
   std::string body;
   std::string id;      // X-Request-Id, the client's or one of ours
-  std::string tenant;  // digest of the API key (ApiKeys::tenant); empty where no keys are asked for
+  std::string tenant;  // who asks: its name, or a digest of the API key (ApiKeys); empty where no keys are asked for
   /// Those that say how to serve it: names in lower case that begin with "x-", and idempotency-key.
   std::vector<std::pair<std::string, std::string>> headers = {};
 
@@ -39,6 +39,7 @@ struct HttpReply {
 /// Tokens of a request for the access log; -1: it had none to count.
 struct TokenUse {
   std::int64_t prompt = -1, cached = -1, generated = -1;
+  double usd = -1.0;  // what it cost; -1: nobody knows
 };
 
 /// An exchange that has ended; what log and metrics are told. Never holds a prompt, an answer or a key.

@@ -37,6 +37,7 @@ class Server::Impl {
     context_.limits = options_.limits;
     context_.routes = std::move(routes);
     context_.cors = options_.cors;
+    context_.who = options_.who;
     context_.on_exchange = options_.on_exchange;
     context_.on_failure = options_.on_message;
     context_.on_quiet = [this] { asio::post(*threads_.front(), [this] { end_if_quiet(); }); };

@@ -22,6 +22,7 @@ struct ServerOptions {
   CorsOrigins cors;
   std::string api_key_file;       // empty: anybody may ask
   std::string tls_cert, tls_key;  // PEM files; both or none
+  WhoAsks who;                    // asked before the keys; may be empty
 
   bool signals = false;                    // run() drains on SIGTERM and SIGINT, and reads the keys again on SIGHUP
   std::function<void()> on_drain;          // draining has begun; on one of the server's threads
