@@ -23,6 +23,16 @@ Result<std::unique_ptr<BucketDesk>> BucketDesk::open(const NatsOptions& options,
   return desk;
 }
 
+Result<std::optional<BucketEntry>> BucketDesk::get(const std::string& key) {
+  const auto result = std::make_shared<std::optional<Result<std::optional<BucketEntry>>>>();
+  bucket_->get(key, [this, result](const Result<std::optional<BucketEntry>>& answer) {
+    *result = answer;
+    loop_.stop();
+  });
+  MILLRACE_CHECK_OK(wait([&] { return result->has_value(); }));
+  return **result;
+}
+
 Result<std::map<std::string, BucketEntry>> BucketDesk::read() {
   bucket_->watch([this](const BucketEntry& entry) {
     if (entry.key.empty()) {

@@ -17,6 +17,8 @@ class BucketDesk {
  public:
   static Result<std::unique_ptr<BucketDesk>> open(const NatsOptions& options, BucketOptions bucket);
 
+  /// None: there is no such key.
+  Result<std::optional<BucketEntry>> get(const std::string& key);
   /// All that is there, once.
   Result<std::map<std::string, BucketEntry>> read();
   /// Error kind busy: the key's revision is another one; 0: it is there.

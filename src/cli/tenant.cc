@@ -17,6 +17,7 @@
 #include "cli/cluster_flags.h"
 #include "cli/options.h"
 #include "cluster/gateway_tenants.h"
+#include "cluster/ledger.h"
 #include "cluster/subjects.h"
 
 namespace millrace::cli {
@@ -34,34 +35,50 @@ std::string count_text(const std::optional<std::int64_t>& count) {
   return count ? std::to_string(*count) : "-";
 }
 
-nlohmann::json shown(const Tenant& tenant) {
+std::int64_t unix_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+/// A tenant, and what it has spent in this period.
+struct Shown {
+  Tenant tenant;
+  SpendLedger ledger = {};
+};
+
+nlohmann::json shown(const Shown& one) {
+  const Tenant& tenant = one.tenant;
   nlohmann::json object = nlohmann::json::parse(tenant_json(tenant));
+  object["spent"] = {{"account", spend_account(tenant, unix_now())},
+                     {"usd", usd(one.ledger.spent)},
+                     {"leased_usd", usd(one.ledger.lent())}};
   for (std::size_t i = 0; i < tenant.keys.size(); ++i) {
     object["keys"][i] = {{"id", tenant.keys[i].id()}, {"created", tenant.keys[i].created}};
   }
   return object;
 }
 
-void print(const std::map<std::string, Tenant>& tenants, const std::optional<std::string>& key, const TenantFlags& flags) {
+void print(const std::map<std::string, Shown>& tenants, const std::optional<std::string>& key,
+           const TenantFlags& flags) {
   if (flags.json) {
     nlohmann::json document = nlohmann::json::object();
-    for (const auto& [name, tenant] : tenants) document[name] = shown(tenant);
+    for (const auto& [name, one] : tenants) document[name] = shown(one);
     if (key) document[flags.tenant]["new_key"] = *key;
     std::printf("%s\n", document.dump().c_str());
     return;
   }
-  fmt::print("{:<20} {:>9} {:>11} {:>8} {:>16} {:>12} {:>12} {:<8} {:<16} {}\n", "tenant", "requests/m", "tokens/m",
-             "at once", "$ limit", "$/M prompt", "$/M answer", "data", "regions", "keys");
-  for (const auto& [name, tenant] : tenants) {
+  fmt::print("{:<20} {:>9} {:>11} {:>8} {:>12} {:>16} {:>12} {:>12} {:<8} {:<16} {}\n", "tenant", "requests/m", "tokens/m",
+             "at once", "$ spent", "$ limit", "$/M prompt", "$/M answer", "data", "regions", "keys");
+  for (const auto& [name, one] : tenants) {
+    const Tenant& tenant = one.tenant;
     const std::string limit =
         tenant.spend_usd
             ? fmt::format("{:.6g}/{}", *tenant.spend_usd, tenant.spend_per == SpendPeriod::day ? "day" : "month")
             : "-";
     std::vector<std::string> keys;
-    for (const TenantKey& one : tenant.keys) keys.push_back(one.id());
-    fmt::print("{:<20} {:>9} {:>11} {:>8} {:>16} {:>12.6g} {:>12.6g} {:<8} {:<16} {}{}\n", name,
+    for (const TenantKey& kept : tenant.keys) keys.push_back(kept.id());
+    fmt::print("{:<20} {:>9} {:>11} {:>8} {:>12.6g} {:>16} {:>12.6g} {:>12.6g} {:<8} {:<16} {}{}\n", name,
                count_text(tenant.requests_per_minute), count_text(tenant.tokens_per_minute),
-               count_text(tenant.concurrent), limit, tenant.usd_per_million_prompt, tenant.usd_per_million_answer,
+               count_text(tenant.concurrent), usd(one.ledger.spent), limit, tenant.usd_per_million_prompt, tenant.usd_per_million_answer,
                tenant.trusted ? "trusted" : "open", tenant.regions.empty() ? "-" : fmt::format("{}", fmt::join(tenant.regions, ",")),
                fmt::join(keys, ","), tenant.disabled ? " (disabled)" : "");
   }
@@ -76,10 +93,22 @@ Result<Tenant> changed(Tenant tenant, const TenantFlags& flags, const std::optio
     if (gone == 0) return fail("{} has no key {}", tenant.name, flags.revoke);
   }
   if (key) {
-    const auto now = std::chrono::system_clock::now().time_since_epoch();
-    tenant.keys.push_back({sha256_hex(*key), std::chrono::duration_cast<std::chrono::seconds>(now).count()});
+    tenant.keys.push_back({sha256_hex(*key), unix_now()});
   }
   return parse_tenant(tenant_json(tenant));  // what does not go together is found there
+}
+
+Result<std::map<std::string, Shown>> with_ledgers(const std::map<std::string, Tenant>& tenants,
+                                                  const NatsOptions& nats) {
+  std::map<std::string, Shown> all;
+  MILLRACE_TRY(const std::unique_ptr<BucketDesk> desk, BucketDesk::open(nats, spend_bucket()));
+  for (const auto& [name, tenant] : tenants) {
+    Shown& one = all[name] = {tenant};
+    MILLRACE_TRY(const auto entry, desk->get(spend_account(tenant, unix_now())));
+    if (!entry || !entry->value) continue;
+    MILLRACE_TRY(one.ledger, parse_ledger(*entry->value));
+  }
+  return all;
 }
 
 Status run_tenant(const TenantFlags& flags) {
@@ -120,7 +149,8 @@ Status run_tenant(const TenantFlags& flags) {
   if (!flags.tenant.empty()) {
     std::erase_if(tenants, [&](const auto& named) { return named.first != flags.tenant; });
   }
-  print(tenants, key, flags);
+  MILLRACE_TRY(const auto all, with_ledgers(tenants, flags.nats));
+  print(all, key, flags);
   return Ok{};
 }
 

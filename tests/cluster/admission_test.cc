@@ -1,0 +1,423 @@
+// What stands between a request and its answer: limits, money, and answers that several clients share.
+#include "cluster/admission.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "cluster/admitted_answer.h"
+
+namespace millrace::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr seconds kPatience{10};
+
+/// The clock and timers of a loop, and nobody else there.
+class LonelyTransport : public Transport {
+ public:
+  explicit LonelyTransport(EventLoop& loop) : loop_(&loop) {}
+  void publish(std::string_view, std::span<const std::byte>) override {}
+  void subscribe(std::string_view, Handler) override {}
+  [[nodiscard]] Instant now() const override { return loop_->now(); }
+  TimerId after(Duration delay, std::function<void()> call) override { return loop_->after(delay, std::move(call)); }
+  void cancel(TimerId timer) override { loop_->cancel(timer); }
+  [[nodiscard]] bool connected() const override { return true; }
+
+ private:
+  EventLoop* loop_;
+};
+
+class LoopStore : public KeyStore {
+ public:
+  explicit LoopStore(EventLoop& loop) : loop_(&loop) {}
+
+  void get(const std::string& key, Read done) override {
+    const auto found = entries.find(key);
+    std::optional<Stored> stored;
+    if (found != entries.end()) stored = found->second;
+    loop_->post([done = std::move(done), stored] { done(stored); });
+  }
+  void update(const std::string& key, const std::string& value, std::uint64_t revision, Written done) override {
+    const auto found = entries.find(key);
+    if ((found == entries.end() ? 0 : found->second.revision) != revision) {
+      loop_->post([done = std::move(done)] { done(Error{"another revision", ErrorKind::busy}); });
+    } else {
+      put(key, value, std::move(done));
+    }
+  }
+  void put(const std::string& key, const std::string& value, Written done) override {
+    entries[key] = {value, ++revision_};
+    loop_->post([done = std::move(done), revision = revision_] { done(revision); });
+  }
+
+  std::map<std::string, Stored> entries;  // on the loop
+
+ private:
+  EventLoop* loop_;
+  std::uint64_t revision_ = 0;
+};
+
+/// What stands for an engine: answers go on when they are told to.
+struct Script {
+  std::mutex mutex;
+  std::function<void()> wake;
+  std::string bytes;
+  bool last = false, failed = false, cancelled = false;
+  int runs = 0;
+  std::uint64_t seed = 0;
+  ServiceWish wish;
+  std::string salt;
+
+  void say(const std::string& more, bool is_last = false) {
+    const std::lock_guard lock(mutex);
+    bytes += more;
+    last = is_last;
+    if (wake) wake();
+  }
+};
+
+class ScriptedAnswer : public HttpAnswer {
+ public:
+  ScriptedAnswer(std::shared_ptr<Script> script, bool stream) : script_(std::move(script)), stream_(stream) {}
+  [[nodiscard]] bool is_stream() const override { return stream_; }
+  std::optional<HttpReply> start(std::function<void()> wake) override {
+    const std::lock_guard lock(script_->mutex);
+    ++script_->runs;
+    script_->wake = std::move(wake);
+    return std::nullopt;
+  }
+  Piece pull() override {
+    const std::lock_guard lock(script_->mutex);
+    if (!stream_ && !script_->last) return {};
+    Piece piece{.bytes = std::exchange(script_->bytes, {}), .whole = {}, .last = script_->last};
+    if (!stream_) piece.whole = HttpReply{.body = std::exchange(piece.bytes, {})};
+    return piece;
+  }
+  void cancel() override {
+    const std::lock_guard lock(script_->mutex);
+    script_->cancelled = true;
+    script_->wake = nullptr;
+  }
+  [[nodiscard]] TokenUse use() const override { return {10, 0, 20}; }
+  [[nodiscard]] bool failed() const override { return script_->failed; }
+
+ private:
+  std::shared_ptr<Script> script_;
+  bool stream_;
+};
+
+/// As a connection reads an answer.
+struct Reader {
+  explicit Reader(HttpOutcome outcome) {
+    if (auto* whole = std::get_if<HttpReply>(&outcome)) {
+      reply = std::move(*whole);
+      return;
+    }
+    answer = std::get<std::unique_ptr<HttpAnswer>>(std::move(outcome));
+    reply = answer->start([this] {
+      const std::lock_guard lock(mutex);
+      ++wakes;
+      changed.notify_all();
+    });
+  }
+  ~Reader() { answer.reset(); }
+
+  /// Reads until this holds; false: it does not in ten seconds.
+  template <typename Holds>
+  bool read_until(const Holds& holds) {
+    const auto end = std::chrono::steady_clock::now() + kPatience;
+    while (!holds()) {
+      int before = 0;
+      {
+        const std::lock_guard lock(mutex);
+        before = wakes;
+      }
+      HttpAnswer::Piece piece = answer->pull();
+      bytes += piece.bytes;
+      last = last || piece.last;
+      if (piece.whole) reply = std::move(piece.whole);
+      if (!piece.bytes.empty() || piece.whole || piece.last) continue;
+      std::unique_lock lock(mutex);
+      if (!changed.wait_until(lock, end, [&] { return wakes != before; })) return holds();
+    }
+    return true;
+  }
+  bool read_reply() {
+    return read_until([this] { return reply.has_value(); });
+  }
+  [[nodiscard]] std::string header(std::string_view name) const {
+    for (const auto& [known, value] : reply ? reply->headers : answer->headers()) {
+      if (known == name) return value;
+    }
+    return "";
+  }
+
+  std::unique_ptr<HttpAnswer> answer;
+  std::optional<HttpReply> reply;
+  std::string bytes;
+  bool last = false;
+  std::mutex mutex;
+  std::condition_variable changed;
+  int wakes = 0;
+};
+
+class AdmissionTest : public testing::Test {
+ protected:
+  AdmissionTest()
+      : transport_(loop_),
+        spend_(loop_),
+        once_(loop_),
+        admission_(loop_, transport_, {spend_, once_}, "gate", new_life(1, 1), [](const std::string&) {},
+                   {.grace = milliseconds(400)}) {
+    admission_.tenants().complete();
+    thread_ = std::thread([this] { loop_.run(); });
+  }
+  ~AdmissionTest() override {
+    loop_.stop();
+    thread_.join();
+  }
+
+  void tenant(Tenant tenant) {
+    tenant.keys = {{sha256_hex("key of " + tenant.name), 0}};
+    EXPECT_TRUE(admission_.tenants().set(tenant.name, tenant_json(tenant)).ok());
+  }
+
+  HttpOutcome ask(const std::string& who, const std::string& key = "", bool stream = true,
+                  const std::string& body = "body", std::int64_t max_tokens = 20) {
+    HttpRequest request{.path = "/v1/completions", .parameter = {}, .body = body, .id = {}, .tenant = who};
+    if (!key.empty()) request.headers = {{"idempotency-key", key}};
+    ApiCall call;
+    call.answer.stream = stream;
+    call.requests.push_back({});
+    call.requests.front().prompt.assign(10, 1);
+    call.requests.front().max_new_tokens = max_tokens;
+    return admission_.admit(request, std::move(call),
+                            [script = script_, stream](ApiCall made, const std::string& salt) {
+                              script->seed = made.requests.front().sampling.seed;
+                              script->wish = made.requests.front().wish;
+                              script->salt = salt;
+                              return std::make_unique<ScriptedAnswer>(script, stream);
+                            });
+  }
+
+  /// What the ledger says, on the loop.
+  SpendLedger ledger(const std::string& tenant) {
+    SpendLedger found;
+    on_loop([&] {
+      for (const auto& [key, stored] : spend_.entries) {
+        if (key.starts_with(tenant + ".")) found = *parse_ledger(stored.value);
+      }
+    });
+    return found;
+  }
+  void on_loop(const std::function<void()>& call) {
+    std::mutex mutex;
+    std::condition_variable done;
+    bool is_done = false;
+    loop_.post([&] {
+      call();
+      const std::lock_guard lock(mutex);
+      is_done = true;
+      done.notify_all();
+    });
+    std::unique_lock lock(mutex);
+    done.wait(lock, [&] { return is_done; });
+  }
+  template <typename Holds>
+  bool wait_for(const Holds& holds) {
+    const auto end = std::chrono::steady_clock::now() + kPatience;
+    while (!holds() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(milliseconds(5));
+    return holds();
+  }
+
+  EventLoop loop_;
+  LonelyTransport transport_;
+  LoopStore spend_, once_;
+  std::shared_ptr<Script> script_ = std::make_shared<Script>();
+  Admission admission_;
+  std::thread thread_;
+};
+
+TEST_F(AdmissionTest, WhoMayAsk) {
+  EXPECT_FALSE(admission_.who("Bearer x").has_value()) << "without tenants others decide";
+  tenant({.name = "acme"});
+  tenant({.name = "gone", .disabled = true});
+  EXPECT_EQ(std::get<std::string>(*admission_.who("Bearer key of acme")), "acme");
+  EXPECT_EQ(std::get<HttpReply>(*admission_.who("Bearer x")).status, 401);
+  EXPECT_EQ(std::get<HttpReply>(*admission_.who("Bearer key of gone")).status, 403);
+  tenant({.name = "small", .batches = false});
+  HttpRequest request;
+  request.tenant = "small";
+  EXPECT_EQ(admission_.refuse_batches(request)->status, 403);
+  request.tenant = "acme";
+  EXPECT_FALSE(admission_.refuse_batches(request).has_value());
+}
+
+TEST_F(AdmissionTest, ReservesAndCharges) {
+  tenant({.name = "acme", .requests_per_minute = 10, .spend_usd = 1.0, .usd_per_million_answer = 1e4});
+  Reader reader(ask("acme"));  // may cost 0.2
+  script_->say("data: a\n\n");
+  EXPECT_TRUE(reader.read_until([&] { return !reader.bytes.empty(); }));
+  EXPECT_TRUE(reader.answer->accepted());
+  EXPECT_EQ(reader.header("x-ratelimit-remaining-requests"), "9");
+  script_->say("data: [DONE]\n\n", true);
+  EXPECT_TRUE(reader.read_until([&] { return reader.last; }));
+  EXPECT_EQ(reader.bytes, "data: a\n\ndata: [DONE]\n\n");
+  EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == nano_usd(0.2); }));
+  Reader too_much(ask("acme", "", true, "body", 90));
+  EXPECT_TRUE(too_much.read_reply());
+  EXPECT_EQ(too_much.reply->status, 429);
+  EXPECT_NE(too_much.reply->body.find("insufficient_quota"), std::string::npos);
+  EXPECT_FALSE(too_much.answer->accepted());
+  EXPECT_EQ(script_->runs, 1);
+}
+
+TEST_F(AdmissionTest, WhoLeavesIsChargedForWhatItHad) {
+  tenant({.name = "acme", .concurrent = 1, .spend_usd = 1.0, .usd_per_million_answer = 1e4});
+  {
+    Reader reader(ask("acme"));
+    script_->say("data: a\n\n");
+    EXPECT_TRUE(reader.read_until([&] { return !reader.bytes.empty(); }));
+    EXPECT_EQ(Reader(ask("acme")).reply->status, 429);
+  }
+  EXPECT_TRUE(script_->cancelled);
+  EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == nano_usd(0.2); }));
+  Reader next(ask("acme"));
+  EXPECT_FALSE(next.reply.has_value()) << "it does not count as running any more";
+}
+
+TEST_F(AdmissionTest, AFailedAnswerCostsNothing) {
+  tenant({.name = "acme", .spend_usd = 1.0, .usd_per_million_answer = 1e4});
+  Reader reader(ask("acme"));
+  script_->failed = true;
+  script_->say("data: error\n\n", true);
+  EXPECT_TRUE(reader.read_until([&] { return reader.last; }));
+  EXPECT_TRUE(wait_for([&] { return ledger("acme").lent() > 0; }));
+  EXPECT_EQ(ledger("acme").spent, 0);
+}
+
+TEST_F(AdmissionTest, ATenantsNodesAreWishedFor) {
+  tenant({.name = "acme", .trusted = true, .regions = {"eu", "us"}, .labels = {"quiet"}});
+  Reader reader(ask("acme"));
+  EXPECT_TRUE(script_->wish.trusted);
+  EXPECT_EQ(script_->wish.region, "");
+  EXPECT_EQ(script_->wish.regions, (std::vector<std::string>{"eu", "us"}));
+  EXPECT_EQ(script_->wish.labels, (std::vector<std::string>{"quiet"}));
+  EXPECT_EQ(script_->salt.find("acme"), std::string::npos) << "nodes need not know who asks";
+}
+
+TEST_F(AdmissionTest, DuplicatesShareOneAnswer) {
+  tenant({.name = "acme", .spend_usd = 1.0, .usd_per_million_answer = 1e4});
+  Reader one(ask("acme", "k")), two(ask("acme", "k"));
+  EXPECT_TRUE(wait_for([&] {
+    const std::lock_guard lock(script_->mutex);
+    return script_->wake != nullptr;
+  }));
+  script_->say("data: a\n\n");
+  EXPECT_TRUE(one.read_until([&] { return !one.bytes.empty(); }));
+  Reader three(ask("acme", "k"));
+  EXPECT_TRUE(three.read_until([&] { return !three.bytes.empty(); })) << "from the beginning";
+  Reader other(ask("acme", "k", true, "another body"));
+  EXPECT_TRUE(other.read_reply());
+  EXPECT_EQ(other.reply->status, 422);
+  script_->say("data: [DONE]\n\n", true);
+  for (Reader* reader : {&one, &two, &three}) {
+    EXPECT_TRUE(reader->read_until([&] { return reader->last; }));
+    EXPECT_EQ(reader->bytes, "data: a\n\ndata: [DONE]\n\n");
+    EXPECT_EQ(reader->header("Idempotent-Replayed"), "");
+  }
+  EXPECT_EQ(script_->runs, 1);
+  EXPECT_EQ(script_->seed, once_seed(once_key("acme", "k")));
+  EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == nano_usd(0.2) && ledger("acme").paid.empty(); }));
+  Reader later(ask("acme", "k"));
+  EXPECT_TRUE(later.read_until([&] { return later.last; }));
+  EXPECT_EQ(later.bytes, one.bytes);
+  EXPECT_EQ(later.header("Idempotent-Replayed"), "true");
+  EXPECT_EQ(script_->runs, 1);
+  EXPECT_EQ(ledger("acme").spent, nano_usd(0.2));
+}
+
+TEST_F(AdmissionTest, AnAnswerWaitsForItsClientToComeBack) {
+  tenant({.name = "acme", .spend_usd = 1.0, .usd_per_million_answer = 1e4});
+  {
+    Reader reader(ask("acme", "k", false));
+    EXPECT_TRUE(wait_for([&] { return script_->runs == 1; }));
+  }
+  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_FALSE(script_->cancelled);
+  {
+    Reader back(ask("acme", "k", false));
+    script_->say("{}", true);
+    EXPECT_TRUE(back.read_reply());
+    EXPECT_EQ(back.reply->body, "{}");
+    EXPECT_EQ(script_->runs, 1);
+  }
+  // The next one is not asked for again: it is given up, and charged for what was computed.
+  script_ = std::make_shared<Script>();
+  {
+    Reader reader(ask("acme", "k2", false));
+    EXPECT_TRUE(wait_for([&] { return script_->runs == 1; }));
+  }
+  EXPECT_TRUE(wait_for([&] { return script_->cancelled; }));
+  EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == 2 * nano_usd(0.2); }));
+  Reader late(ask("acme", "k2", false));
+  EXPECT_TRUE(wait_for([&] { return script_->runs == 2; })) << "and begins anew for who comes later";
+}
+
+TEST_F(AdmissionTest, AFailedAnswerIsNotKept) {
+  {
+    Reader reader(ask("", "k", false));
+    script_->failed = true;
+    script_->say("{}", true);
+    EXPECT_TRUE(reader.read_reply());
+  }
+  script_->failed = false;
+  Reader again(ask("", "k", false));
+  EXPECT_TRUE(wait_for([&] { return script_->runs == 2; }));
+}
+
+TEST_F(AdmissionTest, ALongAnswerIsNotKeptAndNotHeld) {
+  Reader reader(ask("", "k"));
+  EXPECT_TRUE(wait_for([&] { return script_->runs == 1; }));
+  const std::string piece(1 << 20, 'x');
+  std::size_t told = 0;
+  for (int i = 0; i < 12; ++i) {
+    script_->say(piece);
+    told += piece.size();
+    EXPECT_TRUE(reader.read_until([&] { return reader.bytes.size() == told; }));
+  }
+  Reader late(ask("", "k"));
+  EXPECT_TRUE(late.read_reply());
+  EXPECT_EQ(late.reply->status, 409);
+  EXPECT_EQ(late.header("x-should-retry"), "false");
+  script_->say("end", true);
+  EXPECT_TRUE(reader.read_until([&] { return reader.last; }));
+  EXPECT_EQ(reader.bytes.size(), told + 3);
+  Reader after(ask("", "k"));
+  EXPECT_TRUE(after.read_reply());
+  EXPECT_EQ(after.reply->status, 409);
+  EXPECT_EQ(script_->runs, 1);
+}
+
+TEST_F(AdmissionTest, WhatEndsGivesBack) {
+  tenant({.name = "acme", .spend_usd = 1.0, .usd_per_million_answer = 1e4});
+  {
+    Reader reader(ask("acme"));
+    script_->say("data: [DONE]\n\n", true);
+    EXPECT_TRUE(reader.read_until([&] { return reader.last; }));
+  }
+  EXPECT_TRUE(wait_for([&] { return ledger("acme").lent() > 0; }));
+  std::atomic<bool> ended{false};
+  admission_.end([&] { ended = true; });
+  EXPECT_TRUE(wait_for([&] { return ended.load(); }));
+  EXPECT_EQ(ledger("acme").lent(), 0);
+}
+
+}  // namespace
+}  // namespace millrace::test
