@@ -88,6 +88,11 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   GatewayStreams streams(*transport, registry, flags.nats.name, pick, std::random_device{}());
   GatewayEngine engine(streams, loop, served.name(), served.tokenizer, static_cast<std::int32_t>(served.vocab));
   engine.hedge_after = ms(flags.hedge_ms);
+  transport->subscribe(kept_subject("*"), [&](std::string_view subject, std::span<const std::byte> message) {
+    const std::string_view node = kept_sender(subject);
+    const auto news = decode_prefix_news(message);
+    if (!node.empty() && news.ok()) picker.kept(std::string(node), *news);
+  });
   MILLRACE_TRY(const RouteLog routes_seen, RouteLog::open(flags.route_log));
   streams.on_work = [&](WorkStage stage, NodeWork& work) {
     picker.observe(stage, work, std::chrono::duration<double>(loop.now()).count());
@@ -128,25 +133,23 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   options.on_message = say;
 
   std::unique_ptr<Server> server;
-  ApiRoutesOptions routes{.version = version,
-                          .queue_bytes = stream_buffer,
-                          .ready = [&] { return !server->draining(); },
-                          .metrics =
-                              [&] {
-                                return metrics.text({.running = running, .kv = {}, .draining = server->draining()},
-                                                    server->connections());
-                              },
-                          .admit =
-                              [&](const HttpRequest& request, ApiCall call, const MakeAnswer& make) {
-                                return tenants.admission().admit(request, std::move(call), make);
-                              }};
+  ApiRoutesOptions routes{
+      .version = version,
+      .queue_bytes = stream_buffer,
+      .ready = [&] { return !server->draining(); },
+      .metrics =
+          [&] {
+            return metrics.text({.running = running, .kv = {}, .draining = server->draining()}, server->connections());
+          },
+      .admit = [&](const HttpRequest& request, ApiCall call,
+                   const MakeAnswer& make) { return tenants.admission().admit(request, std::move(call), make); }};
   MILLRACE_TRY(server, Server::listen(std::move(options), api_routes(served, access, std::move(routes))));
   Status ended = Ok{};
   transport->when_given_up([&](const std::string& why) {
     ended = fail("NATS at {} refuses {}: {}", flags.nats.url, flags.nats.name, why);
     server->stop();
   });
-  const LoopThread thread(loop);  // behind all that it calls, before what calls it has ended
+  const LoopThread thread(loop);                // behind all that it calls, before what calls it has ended
   constexpr std::chrono::seconds kPatience{5};  // then requests are told that it is not known yet
   if (!tenants.wait_known(kPatience)) log->warn("not known yet who may ask: {} could not be read", kTenantsBucket);
   if (flags.model.json) {

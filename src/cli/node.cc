@@ -17,6 +17,7 @@
 #include "cluster/engine_runner.h"
 #include "cluster/nats_registry.h"
 #include "cluster/node_agent.h"
+#include "cluster/prefix_news.h"
 #include "cluster/self_measure.h"
 #include "engine/engine.h"
 
@@ -89,6 +90,25 @@ Status run_node(const NodeFlags& flags) {
         beat.kv_free = std::max<std::int64_t>(0, kv_tokens - now.kv.used_pages * page_tokens);
       },
       std::random_device{}());
+
+  PrefixTeller teller;
+  constexpr auto kTellEvery = std::chrono::seconds(1);
+  constexpr std::uint64_t kAnewEvery = 60;  // what was lost is put right then
+  std::uint64_t told = 0;
+  agent.streams().on_new_gateway = [&] { told = 0; };
+  std::function<void()> tell_prefixes = [&] {
+    engine.inspect([&](const EngineCore& core) {
+      loop.post([&, pages = pages_held(core.scheduler().prefix_cache())]() mutable {
+        if (agent.incarnation() != 0) {
+          for (const PrefixNews& news : teller.tell(std::move(pages), agent.incarnation(), told++ % kAnewEvery == 0)) {
+            transport->publish(kept_subject(flags.nats.name), encode(news));
+          }
+        }
+        loop.after(kTellEvery, tell_prefixes);
+      });
+    });
+  };
+  tell_prefixes();
 
   Status ended = Ok{};
   transport->when_given_up([&](const std::string& why) {

@@ -66,21 +66,21 @@ void print(const std::map<std::string, Shown>& tenants, const std::optional<std:
     std::printf("%s\n", document.dump().c_str());
     return;
   }
-  fmt::print("{:<20} {:>9} {:>11} {:>8} {:>12} {:>16} {:>12} {:>12} {:<8} {:<16} {}\n", "tenant", "requests/m", "tokens/m",
-             "at once", "$ spent", "$ limit", "$/M prompt", "$/M answer", "data", "regions", "keys");
+  fmt::print("{:<20} {:>9} {:>11} {:>8} {:>12} {:>16} {:>12} {:>12} {:<8} {:<16} {}\n", "tenant", "requests/m",
+             "tokens/m", "at once", "$ spent", "$ limit", "$/M prompt", "$/M answer", "data", "regions", "keys");
   for (const auto& [name, one] : tenants) {
     const Tenant& tenant = one.tenant;
-    const std::string limit =
-        tenant.spend_usd
-            ? fmt::format("{:.6g}/{}", *tenant.spend_usd, tenant.spend_per == SpendPeriod::day ? "day" : "month")
-            : "-";
+    const std::string limit = tenant.spend_usd ? fmt::format("{:.6g}/{}", *tenant.spend_usd,
+                                                             tenant.spend_per == SpendPeriod::day ? "day" : "month")
+                                               : "-";
     std::vector<std::string> keys;
     for (const TenantKey& kept : tenant.keys) keys.push_back(kept.id());
     fmt::print("{:<20} {:>9} {:>11} {:>8} {:>12.6g} {:>16} {:>12.6g} {:>12.6g} {:<8} {:<16} {}{}\n", name,
                count_text(tenant.requests_per_minute), count_text(tenant.tokens_per_minute),
-               count_text(tenant.concurrent), usd(one.ledger.spent), limit, tenant.usd_per_million_prompt, tenant.usd_per_million_answer,
-               tenant.trusted ? "trusted" : "open", tenant.regions.empty() ? "-" : fmt::format("{}", fmt::join(tenant.regions, ",")),
-               fmt::join(keys, ","), tenant.disabled ? " (disabled)" : "");
+               count_text(tenant.concurrent), usd(one.ledger.spent), limit, tenant.usd_per_million_prompt,
+               tenant.usd_per_million_answer, tenant.trusted ? "trusted" : "open",
+               tenant.regions.empty() ? "-" : fmt::format("{}", fmt::join(tenant.regions, ",")), fmt::join(keys, ","),
+               tenant.disabled ? " (disabled)" : "");
   }
   if (key) fmt::print("new key, which is not shown again: {}\n", *key);
 }

@@ -77,7 +77,7 @@ std::optional<HttpReply> spend_reply(SpendBook::Verdict verdict) {
                          "insufficient_quota", "insufficient_quota");
     case SpendBook::Verdict::lent:
       return limited_reply("What your spend limit leaves is reserved for requests that run; try again soon.",
-                     std::chrono::seconds(5));
+                           std::chrono::seconds(5));
     case SpendBook::Verdict::unavailable:
       break;
   }
@@ -179,16 +179,16 @@ Result<LimitTicket, HttpReply> Admission::begin(const std::shared_ptr<const Tena
   switch (begun.verdict) {
     case Verdict::too_many_requests:
       reply = limited_reply(fmt::format("Rate limit reached: {} requests per minute.", *tenant->requests_per_minute),
-                      begun.retry_after);
+                            begun.retry_after);
       break;
     case Verdict::too_many_tokens:
       reply = limited_reply(fmt::format("Rate limit reached: {} tokens per minute, and this request may use {}.",
-                                  *tenant->tokens_per_minute, prompt + answer),
-                      begun.retry_after);
+                                        *tenant->tokens_per_minute, prompt + answer),
+                            begun.retry_after);
       break;
     case Verdict::too_many_at_once:
       reply = limited_reply(fmt::format("{} requests of yours run at once, which is your limit.", *tenant->concurrent),
-                      begun.retry_after);
+                            begun.retry_after);
       break;
     default:
       reply = final_reply(429,

@@ -61,9 +61,9 @@ struct AdmittedCall {
   ApiCall call;
   MakeAnswer make;
   std::string salt;
-  std::string account;              // of the ledger
-  std::optional<NanoUsd> limit;     // of the account
-  NanoUsd reserve = 0;              // what it may cost at most
+  std::string account;           // of the ledger
+  std::optional<NanoUsd> limit;  // of the account
+  NanoUsd reserve = 0;           // what it may cost at most
   LimitTicket ticket;
   std::vector<std::pair<std::string, std::string>> headers;
 
@@ -81,8 +81,8 @@ struct KeyedReader {
   std::shared_ptr<SharedAnswer::Reader> reader = std::make_shared<SharedAnswer::Reader>();
 
   std::mutex mutex;
-  std::function<void()> wake;             // empty: it has left
-  std::optional<HttpReply> refused;       // guarded by mutex, as all below
+  std::function<void()> wake;        // empty: it has left
+  std::optional<HttpReply> refused;  // guarded by mutex, as all below
   std::shared_ptr<SharedAnswer> answer;
   bool replayed = false;
 
@@ -105,7 +105,8 @@ class Admission {
     KeyStore& once;
   };
 
-  /// Everything must outlive it; the loop must not run without it any more once it has ended. Made before the loop runs.
+  /// Everything must outlive it; the loop must not run without it any more once it has ended. Made before the loop
+  /// runs.
   Admission(EventLoop& loop, Transport& transport, Stores stores, std::string gateway, std::string life,
             std::function<void(const std::string&)> on_message, const AdmissionTiming& timing = {});
   ~Admission();

@@ -109,12 +109,12 @@ void Admission::claim(const std::string& key) {
     return;
   }
   const AdmittedCall& call = *entry->waiting.front()->call;
-  const OnceRecord fresh{.request = call.request,
-                         .account = call.account,
-                         .started = std::chrono::duration_cast<std::chrono::seconds>(
-                                        std::chrono::system_clock::now().time_since_epoch())
-                                        .count(),
-                         .stream = call.stream};
+  const OnceRecord fresh{
+      .request = call.request,
+      .account = call.account,
+      .started =
+          std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
+      .stream = call.stream};
   once_.claim(key, fresh, [this, key](OnceBook::Found found) { on_found(key, std::move(found)); });
 }
 

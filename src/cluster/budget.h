@@ -1,8 +1,8 @@
 // SpendBook: what a gateway's tenants spend, within limits that hold for all gateways together (docs/tenants.md).
 //
 // Of each ledger (an account: a tenant's day or month) it holds a lease. A request reserves from the lease what it may
-// cost at most; when it has ended, what it did cost is written to the ledger at once, and the lease becomes smaller by as
-// much. At every moment
+// cost at most; when it has ended, what it did cost is written to the ledger at once, and the lease becomes smaller by
+// as much. At every moment
 //
 //   spent + all that is lent <= limit,  and of each gateway:  reserved + not yet written <= lent to it
 //
@@ -27,14 +27,14 @@
 namespace millrace {
 
 struct SpendTiming {
-  Duration renew = std::chrono::seconds(5);           // a holder shows that it is alive, while it holds or has reserved
-  Duration hold = std::chrono::seconds(20);           // it reserves nothing after so long without the ledger's word
-  Duration reclaim = std::chrono::seconds(60);        // others take back a lease that nothing was heard of for so long
-  Duration idle = std::chrono::seconds(10);           // an unused lease is given back
-  Duration read_again = std::chrono::seconds(10);     // how often others' leases are looked at
-  Duration patience = std::chrono::seconds(3);        // a request waits for the ledger no longer than this
+  Duration renew = std::chrono::seconds(5);        // a holder shows that it is alive, while it holds or has reserved
+  Duration hold = std::chrono::seconds(20);        // it reserves nothing after so long without the ledger's word
+  Duration reclaim = std::chrono::seconds(60);     // others take back a lease that nothing was heard of for so long
+  Duration idle = std::chrono::seconds(10);        // an unused lease is given back
+  Duration read_again = std::chrono::seconds(10);  // how often others' leases are looked at
+  Duration patience = std::chrono::seconds(3);     // a request waits for the ledger no longer than this
   Duration try_again = std::chrono::milliseconds(500);  // after the store was away
-  Duration forgotten = std::chrono::minutes(10);      // an account that nobody uses
+  Duration forgotten = std::chrono::minutes(10);        // an account that nobody uses
 };
 
 /// Pure: called from one thread, with times from outside; whatever it waits for is told to it by the store or tick().
@@ -42,8 +42,8 @@ class SpendBook {
  public:
   enum class Verdict : std::uint8_t {
     granted,
-    used_up,     // it is more than the limit leaves in this period
-    lent,        // what is left is reserved by other requests or lent to other gateways: some of it comes back in seconds
+    used_up,  // it is more than the limit leaves in this period
+    lent,     // what is left is reserved by other requests or lent to other gateways: some of it comes back in seconds
     unavailable  // the ledger did not answer in time
   };
   using Reserved = std::function<void(Verdict)>;

@@ -42,8 +42,8 @@ class GatewayPeers {
   std::function<void(const std::string& gateway, const TenantUses& uses)> on_heard;  // of another one
   std::function<void(const std::string& gateway)> on_lost;
 
-  /// Whether this life of a gateway may still be there. False: another life of it was heard of, or nothing for as long as
-  /// a node is given; time in which nobody could be heard does not count.
+  /// Whether this life of a gateway may still be there. False: another life of it was heard of, or nothing for as long
+  /// as a node is given; time in which nobody could be heard does not count.
   [[nodiscard]] bool lives(const std::string& gateway, const std::string& life);
 
   [[nodiscard]] std::int64_t malformed() const { return malformed_; }
@@ -64,7 +64,7 @@ class GatewayPeers {
   std::map<std::string, Heard> heard_;
   std::map<std::string, std::string> gone_;                        // lives that are not heard of any more
   std::map<std::pair<std::string, std::string>, Duration> asked_;  // lives that were asked about before they were heard
-  Duration clock_{0};                                             // of this process, while it hears others
+  Duration clock_{0};                                              // of this process, while it hears others
   Instant ticked_{0}, connected_{0}, said_{0};
   bool was_connected_ = false;
   std::int64_t malformed_ = 0;

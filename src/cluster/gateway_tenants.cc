@@ -12,8 +12,8 @@ constexpr std::int64_t kMostKept = std::int64_t{1} << 30;  // bytes of all answe
 constexpr std::chrono::hours kKeysAreKept{24};             // as long as ledgers know what was charged (ledger.cc)
 
 std::string life_now() {
-  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(
-      std::chrono::system_clock::now().time_since_epoch());
+  const auto ms =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch());
   return new_life(static_cast<std::uint64_t>(ms.count()), std::random_device{}());
 }
 

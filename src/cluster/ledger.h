@@ -1,5 +1,5 @@
-// SpendLedger: what a tenant has spent in a period, and what of the rest is lent to gateways. A value; whoever changes it
-// does so by compare-and-set (budget.h).
+// SpendLedger: what a tenant has spent in a period, and what of the rest is lent to gateways. A value; whoever changes
+// it does so by compare-and-set (budget.h).
 #pragma once
 
 #include <cstdint>
@@ -45,8 +45,8 @@ struct SpendLedger {
   [[nodiscard]] NanoUsd lent() const;
   [[nodiscard]] bool has_paid(std::string_view key) const;
 
-  /// Adds a charge, unless it is of a key that has been charged. `from`: the lease that it is taken from, as far as that
-  /// reaches.
+  /// Adds a charge, unless it is of a key that has been charged. `from`: the lease that it is taken from, as far as
+  /// that reaches.
   void charge(SpendLease& from, NanoUsd amount, const std::string& key, std::int64_t unix_now);
   void forget(std::string_view key);
   /// Drops what nobody needs any more: keys older than a day, closed leases beyond the last ones.

@@ -9,7 +9,6 @@ namespace millrace {
 
 namespace {
 
-constexpr std::uint8_t kVersion = 1;
 constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
 constexpr std::uint64_t kMostFrames = std::numeric_limits<std::int64_t>::max();
 constexpr std::uint64_t kMostTokens = std::uint64_t{1} << 48;
@@ -27,7 +26,7 @@ Match(Cases...) -> Match<Cases...>;
 
 WireWriter begin(MessageKind kind) {
   WireWriter out;
-  out.u8(kVersion);
+  out.u8(kWireVersion);
   out.u8(static_cast<std::uint8_t>(kind));
   return out;
 }
@@ -38,7 +37,7 @@ void put_kind(WireWriter& out, EventKind kind) {
 
 MessageKind read_kind(WireReader& in) {
   const std::uint8_t version = in.u8(), kind = in.u8();
-  if (in.ok() && version != kVersion) in.refuse(fmt::format("version {}, only {} is known", version, kVersion));
+  if (in.ok() && version != kWireVersion) in.refuse(fmt::format("version {}, only {} is known", version, kWireVersion));
   return static_cast<MessageKind>(kind);
 }
 

@@ -19,9 +19,9 @@ namespace millrace {
 
 struct BucketOptions {
   std::string name;
-  std::size_t most_bytes = 64 << 10;  // of a value
-  bool makes = false;                 // where there is none; not everybody's credentials allow that
-  int replicas = 1;                   // servers that have it, of one that is made
+  std::size_t most_bytes = 64 << 10;   // of a value
+  bool makes = false;                  // where there is none; not everybody's credentials allow that
+  int replicas = 1;                    // servers that have it, of one that is made
   std::chrono::nanoseconds oldest{0};  // of one that is made: what was written longer ago is gone; 0: nothing ever is
   std::int64_t most_stored = 0;        // bytes of one that is made: above them the oldest goes first; 0: no such bound
 };

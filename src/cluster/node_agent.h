@@ -32,6 +32,7 @@ class NodeAgent {
 
   [[nodiscard]] std::uint32_t life() const { return streams_.life(); }
   [[nodiscard]] const NodeStreams& streams() const { return streams_; }
+  [[nodiscard]] NodeStreams& streams() { return streams_; }
   /// 0: not announced yet.
   [[nodiscard]] std::uint64_t incarnation() const { return incarnation_; }
 

@@ -11,6 +11,7 @@ namespace millrace {
 namespace {
 
 constexpr std::size_t kAssembled = 4 * kMaxPlacement;  // bytes of placements that are not whole yet
+constexpr std::size_t kMostGateways = 64;              // that are told apart
 constexpr Duration kAssemblyTime = std::chrono::seconds(10);
 
 }  // namespace
@@ -38,6 +39,8 @@ void NodeStreams::on_put(std::string_view subject, std::span<const std::byte> me
     return;
   }
   if (auto* part = std::get_if<PlacePart>(&*put)) {
+    if (gateways_.size() == kMostGateways) gateways_.clear();
+    if (gateways_.emplace(gateway, part->attempt.stream >> 32).second) on_new_gateway();
     on_part({gateway, part->attempt.stream}, std::move(*part));
   } else if (const auto* credits = std::get_if<Credits>(&*put)) {
     for (const StreamCredit& credit : credits->streams) on_credit({gateway, credit.attempt.stream}, credit);

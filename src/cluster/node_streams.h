@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -50,6 +51,9 @@ class NodeStreams {
 
   /// New placements are refused from now on.
   void drain() { draining_ = true; }
+
+  /// A gateway, or a new process of one, has placed its first stream: it may not have heard what was said before.
+  std::function<void()> on_new_gateway = [] {};
 
   [[nodiscard]] std::uint32_t life() const { return life_; }
   [[nodiscard]] std::size_t count() const { return streams_.size(); }
@@ -116,6 +120,7 @@ class NodeStreams {
   std::map<Key, Stream> streams_;
   std::map<Key, Assembly> assemblies_;
   std::size_t assembly_bytes_ = 0;
+  std::set<std::pair<std::string, std::uint64_t>> gateways_;  // with the upper half of their streams' numbers
   std::map<Key, Ended> ended_;
   Transport::TimerId timer_ = 0;
   Counters counters_;

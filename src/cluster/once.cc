@@ -152,13 +152,14 @@ void OnceBook::fetch(const std::string& key, const OnceRecord& record, std::uint
     if (record.pieces > 0 && body.size() == record.bytes) found.answer = OnceAnswer{record.stream, std::move(body)};
     return told(std::move(found));
   }
-  store_->get(piece_key(key, record, piece), [this, alive = alive_, key, record, piece, body = std::move(body),
-                                      told = std::move(told)](const Result<std::optional<Stored>>& read) mutable {
-    if (!*alive) return;
-    if (!read.ok()) return told({Outcome::unavailable, record});
-    if (!*read) return told({Outcome::done, record});  // older than what is kept
-    fetch(key, record, piece + 1, body + (*read)->value, std::move(told));
-  });
+  store_->get(piece_key(key, record, piece),
+              [this, alive = alive_, key, record, piece, body = std::move(body),
+               told = std::move(told)](const Result<std::optional<Stored>>& read) mutable {
+                if (!*alive) return;
+                if (!read.ok()) return told({Outcome::unavailable, record});
+                if (!*read) return told({Outcome::done, record});  // older than what is kept
+                fetch(key, record, piece + 1, body + (*read)->value, std::move(told));
+              });
 }
 
 void OnceBook::finish(const std::string& key, OnceAnswer answer, std::function<void(bool)> kept) {
@@ -191,28 +192,28 @@ void OnceBook::close(const std::string& key, OnceState state, int tries, std::fu
   OnceRecord record = found->second.record;
   record.state = state;
   const std::uint64_t revision = found->second.revision;
-  store_->update(key, once_json(record), revision,
-                 [this, alive = alive_, key, state, tries, record, closed](const Result<std::uint64_t>& written) {
-                   if (!*alive) return;
-                   if (written.ok()) {
-                     claims_.erase(key);
-                     return closed(true);
-                   }
-                   // Written all the same, taken by another, or not written yet: the store says which.
-                   store_->get(key, [this, alive, key, state, tries, record,
-                                     closed](const Result<std::optional<Stored>>& read) {
-                     if (!*alive) return;
-                     const bool away = !read.ok();
-                     const auto there = away || !*read ? fail("no record") : parse_once((*read)->value);
-                     const bool mine = there.ok() && is_mine(*there, record);
-                     if (tries > 0 && (away || (mine && there->state == OnceState::running))) {
-                       if (mine) claims_[key].revision = (*read)->revision;
-                       return close(key, state, tries - 1, closed);
-                     }
-                     claims_.erase(key);
-                     closed(mine && there->state == state);
-                   });
-                 });
+  store_->update(
+      key, once_json(record), revision,
+      [this, alive = alive_, key, state, tries, record, closed](const Result<std::uint64_t>& written) {
+        if (!*alive) return;
+        if (written.ok()) {
+          claims_.erase(key);
+          return closed(true);
+        }
+        // Written all the same, taken by another, or not written yet: the store says which.
+        store_->get(key, [this, alive, key, state, tries, record, closed](const Result<std::optional<Stored>>& read) {
+          if (!*alive) return;
+          const bool away = !read.ok();
+          const auto there = away || !*read ? fail("no record") : parse_once((*read)->value);
+          const bool mine = there.ok() && is_mine(*there, record);
+          if (tries > 0 && (away || (mine && there->state == OnceState::running))) {
+            if (mine) claims_[key].revision = (*read)->revision;
+            return close(key, state, tries - 1, closed);
+          }
+          claims_.erase(key);
+          closed(mine && there->state == state);
+        });
+      });
 }
 
 void OnceBook::release(const std::string& key, std::function<void()> released) {

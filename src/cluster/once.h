@@ -26,10 +26,10 @@
 
 namespace millrace {
 
-constexpr const char* kOnceBucket = "mr_once";            // by once_key(); below it pieces of answers
-constexpr std::size_t kMaxOncePiece = 384 << 10;          // bytes
-constexpr std::size_t kMaxOnceAnswer = 8 << 20;           // bytes; longer ones are not kept
-constexpr std::size_t kMaxIdempotencyKey = 255;           // bytes
+constexpr const char* kOnceBucket = "mr_once";    // by once_key(); below it pieces of answers
+constexpr std::size_t kMaxOncePiece = 384 << 10;  // bytes
+constexpr std::size_t kMaxOnceAnswer = 8 << 20;   // bytes; longer ones are not kept
+constexpr std::size_t kMaxIdempotencyKey = 255;   // bytes
 
 enum class OnceState : std::uint8_t { running, open, done };
 

@@ -12,8 +12,8 @@
 namespace millrace {
 
 /// A token bucket (Turner 1986): fills with a steady rate up to its size, and what is let through is taken from it. In
-/// any time T it lets through at most size + rate * T. It may be below zero, after something that was let through turned
-/// out larger, or was let through elsewhere.
+/// any time T it lets through at most size + rate * T. It may be below zero, after something that was let through
+/// turned out larger, or was let through elsewhere.
 class TokenBucket {
  public:
   /// Full. `per_minute`: its rate and its size.
@@ -59,8 +59,8 @@ class TenantLimits {
     std::int64_t taken_tokens = 0;  // to be handed to end()
   };
 
-  /// A request that may use `prompt` + `answer` tokens. It waits for as many as there can be in the full bucket, at most;
-  /// `never`: its prompt alone is more than comes in a minute.
+  /// A request that may use `prompt` + `answer` tokens. It waits for as many as there can be in the full bucket, at
+  /// most; `never`: its prompt alone is more than comes in a minute.
   Answer begin(const Tenant& tenant, std::int64_t prompt, std::int64_t answer, Instant now);
   /// It has ended, having used `used` tokens.
   void end(std::int64_t taken_tokens, std::int64_t used, Instant now);

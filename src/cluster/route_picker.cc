@@ -206,7 +206,9 @@ void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
     case WorkStage::began:
       drop_prompt();
       work.beside = beside();
-      if (work.pages != nullptr) {
+      if (work.pages != nullptr && seen.tells) {
+        router_.prefixes().add(seen.index, *work.pages);  // it will say so, or take all back
+      } else if (work.pages != nullptr) {
         seen.history.use(*work.pages, seen.memory, added_, removed_);
         router_.prefixes().remove(seen.index, removed_);
         router_.prefixes().add(seen.index, added_);
@@ -227,6 +229,20 @@ void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
     }
   }
   set_load(seen, now);
+}
+
+void RoutePicker::kept(const std::string& node, const PrefixNews& news) {
+  const auto found = seen_.find(node);
+  if (found == seen_.end()) return;
+  Seen& seen = found->second;
+  if (news.anew) {
+    seen.tells = true;
+    seen.history.clear();
+    router_.prefixes().remove_all(seen.index);
+  }
+  if (!seen.tells) return;  // the beginning was not heard
+  router_.prefixes().add(seen.index, news.added);
+  router_.prefixes().remove(seen.index, news.removed);
 }
 
 RoutePicker::Cost RoutePicker::cost(const NodeWork& work) const {

@@ -13,6 +13,7 @@
 
 #include "cluster/gateway_streams.h"
 #include "cluster/prefix_history.h"
+#include "cluster/prefix_news.h"
 #include "cluster/router.h"
 #include "cluster/speed_profile.h"
 #include "cluster/tariff.h"
@@ -39,6 +40,9 @@ class RoutePicker {
 
   /// What becomes of a stream that was placed. Sets how many sequences of others are beside it.
   void observe(WorkStage stage, NodeWork& work, double now);
+
+  /// What a node says that its prefix cache holds: from then on that is believed, and not what was sent there.
+  void kept(const std::string& node, const PrefixNews& news);
 
   struct Cost {
     double usd = 0.0, joules = 0.0;
@@ -68,6 +72,7 @@ class RoutePicker {
     double others = 0.0, others_tokens = 0.0;
     std::size_t memory = kUnknownMemory;  // pages of prompts that it can keep
     PrefixHistory history = {};
+    bool tells = false;  // what its prefix cache holds
   };
 
   void learn(const NodeTable& nodes, double now);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "cluster/prefix_hash.h"
 #include "core/check.h"
-#include "core/fnv.h"
 
 namespace millrace {
 
@@ -17,25 +17,13 @@ constexpr float kBehind = 1e12f;  // more than any answer costs
 constexpr std::uint64_t kUsable = std::uint64_t{1} << 63;  // a label of every node that may be used
 constexpr std::size_t kMostMatches = 64;
 
-/// A number from a lot, well mixed (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", fig.
-/// 15).
-constexpr std::uint64_t mix(std::uint64_t value) {
-  value += 0x9e3779b97f4a7c15u;
-  value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ value >> 27) * 0x94d049bb133111ebu;
-  return value ^ value >> 31;
-}
-
 }  // namespace
 
 std::vector<std::uint64_t> PrefixIndex::pages_of(std::string_view salt, std::span<const std::int32_t> prompt) {
   std::vector<std::uint64_t> pages;
-  Fnv1a hash;
-  hash.add(salt);
-  hash.add(std::uint64_t{salt.size()} << 32);
+  PrefixHash hash(salt);
   for (std::size_t i = 0; i + 1 < prompt.size(); ++i) {
-    hash.add(static_cast<std::uint64_t>(static_cast<std::uint32_t>(prompt[i])) + 1);
-    if ((i + 1) % kPageTokens == 0) pages.push_back(mix(hash.value()));
+    if (const auto page = hash.add(prompt[i])) pages.push_back(*page);
   }
   return pages;
 }
@@ -233,7 +221,7 @@ std::vector<Route> Router::pick(const RouteRequest& request, std::size_t most) {
     if (best.size() == kept && scores_[node] > best.front().score) continue;
     if ((have_[node] & wanted) != wanted || request.room > facts_[node].context) continue;
     if (std::ranges::find(request.avoid, node) != request.avoid.end()) continue;
-    const Ranked ranked{scores_[node], mix(request.lot ^ node), node};
+    const Ranked ranked{scores_[node], mix_bits(request.lot ^ node), node};
     if (best.size() == kept && !better(ranked, best.front())) continue;
     best.push_back(ranked);
     std::ranges::push_heap(best, better);

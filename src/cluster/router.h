@@ -20,6 +20,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "cluster/prefix_hash.h"
+
 namespace millrace {
 
 using NodeIndex = std::uint32_t;
@@ -93,7 +95,7 @@ enum class RoutePolicy : std::uint8_t {
 /// shared context it is, one for every page.
 class PrefixIndex {
  public:
-  static constexpr std::int64_t kPageTokens = 16;
+  static constexpr std::int64_t kPageTokens = PrefixHash::kPageTokens;
 
   /// The hashes of a prompt's pages, as far as they are full and the next token is not the first of an answer.
   static std::vector<std::uint64_t> pages_of(std::string_view salt, std::span<const std::int32_t> prompt);

@@ -27,8 +27,8 @@ class SharedAnswer : public std::enable_shared_from_this<SharedAnswer> {
   /// Bytes that answers hold for those who come later.
   using Held = std::shared_ptr<std::atomic<std::int64_t>>;
 
-  /// All of it is held from its beginning on, up to kMaxOnceAnswer and as long as all answers together hold no more than
-  /// `most_held`; then what all readers have read is dropped.
+  /// All of it is held from its beginning on, up to kMaxOnceAnswer and as long as all answers together hold no more
+  /// than `most_held`; then what all readers have read is dropped.
   SharedAnswer(EventLoop& loop, std::unique_ptr<HttpAnswer> inner, Held held, std::int64_t most_held);
   /// One that is complete.
   SharedAnswer(EventLoop& loop, OnceAnswer kept);
@@ -72,8 +72,8 @@ class SharedAnswer : public std::enable_shared_from_this<SharedAnswer> {
 
   mutable std::mutex mutex_;  // guards all below
   bool keep_ = true;
-  std::int64_t held_ = 0;        // of all_held_
-  std::string bytes_;            // of a stream, from `base_` on
+  std::int64_t held_ = 0;  // of all_held_
+  std::string bytes_;      // of a stream, from `base_` on
   std::uint64_t base_ = 0;
   std::optional<HttpReply> whole_;
   bool last_ = false, paused_ = false;

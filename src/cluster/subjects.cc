@@ -60,6 +60,10 @@ std::string alive_subject(std::string_view gateway) {
   return fmt::format("mr.alive.{}", gateway);
 }
 
+std::string kept_subject(std::string_view node) {
+  return fmt::format("mr.kept.{}", node);
+}
+
 std::string_view put_sender(std::string_view subject) {
   const Parts parts = split(subject);
   return parts.count == 4 && parts.part[1] == "put" && is_cluster_name(parts.part[3]) ? parts.part[3]
@@ -76,6 +80,12 @@ std::string_view alive_sender(std::string_view subject) {
   const Parts parts = split(subject);
   return parts.count == 3 && parts.part[1] == "alive" && is_cluster_name(parts.part[2]) ? parts.part[2]
                                                                                         : std::string_view();
+}
+
+std::string_view kept_sender(std::string_view subject) {
+  const Parts parts = split(subject);
+  return parts.count == 3 && parts.part[1] == "kept" && is_cluster_name(parts.part[2]) ? parts.part[2]
+                                                                                       : std::string_view();
 }
 
 std::optional<SaySubject> parse_say(std::string_view subject) {

@@ -22,12 +22,15 @@ bool is_cluster_name(std::string_view name);
 std::string put_subject(std::string_view node, std::string_view gateway);
 std::string say_subject(std::string_view gateway, std::string_view node, const Attempt& attempt);
 std::string beat_subject(std::string_view node);
+std::string kept_subject(std::string_view node);
 std::string alive_subject(std::string_view gateway);
 
 /// Who put this on a node's subject; empty: not such a subject.
 std::string_view put_sender(std::string_view subject);
 /// Who beats.
 std::string_view beat_sender(std::string_view subject);
+/// Whose prefix cache it is.
+std::string_view kept_sender(std::string_view subject);
 /// Which gateway says that it is there.
 std::string_view alive_sender(std::string_view subject);
 

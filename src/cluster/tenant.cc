@@ -39,7 +39,8 @@ bool is_hex(std::string_view text) {
 
 Result<TenantKey> read_key(const json& object) {
   constexpr std::size_t kDigits = 64;
-  if (!object.is_object() || object.size() != 2) return fail("\"keys\": expected objects with \"sha256\" and \"created\"");
+  if (!object.is_object() || object.size() != 2)
+    return fail("\"keys\": expected objects with \"sha256\" and \"created\"");
   const auto digest = object.find("sha256"), created = object.find("created");
   if (digest == object.end() || !digest->is_string() || digest->get_ref<const std::string&>().size() != kDigits ||
       !is_hex(digest->get_ref<const std::string&>())) {
@@ -63,7 +64,8 @@ Result<bool> read_flag(const json& value, const char* key) {
 }
 
 Result<std::int64_t> read_count(const json& value, const char* key) {
-  const bool fits = value.is_number_integer() && !(value.is_number_unsigned() && value.get<std::uint64_t>() > kMostCount);
+  const bool fits =
+      value.is_number_integer() && !(value.is_number_unsigned() && value.get<std::uint64_t>() > kMostCount);
   if (!fits || value.get<std::int64_t>() < 1 || value.get<std::int64_t>() > kMostCount) {
     return fail("\"{}\": expected a whole number of 1 to {}", key, kMostCount);
   }
@@ -215,7 +217,7 @@ Status set_tenant(Tenant& tenant, std::string_view assignment) {
 
 std::string new_api_key() {
   constexpr std::string_view kDigits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-  constexpr std::size_t kLength = 43;  // 43 * log2(62) = 256.03 bits
+  constexpr std::size_t kLength = 43;        // 43 * log2(62) = 256.03 bits
   constexpr unsigned kFair = 256 / 62 * 62;  // bytes below it fall on each digit equally often
   std::string key = "mr-";
   while (key.size() < kLength + 3) {
@@ -242,8 +244,8 @@ NanoUsd price_of(const Tenant& tenant, std::int64_t prompt_tokens, std::int64_t 
 
 std::string spend_account(const Tenant& tenant, std::int64_t unix_seconds) {
   const std::chrono::year_month_day date = date_of(unix_seconds);
-  std::string account = fmt::format("{}.{:04}-{:02}", tenant.name, static_cast<int>(date.year()),
-                                    static_cast<unsigned>(date.month()));
+  std::string account =
+      fmt::format("{}.{:04}-{:02}", tenant.name, static_cast<int>(date.year()), static_cast<unsigned>(date.month()));
   if (tenant.spend_per == SpendPeriod::day) account += fmt::format("-{:02}", static_cast<unsigned>(date.day()));
   return account;
 }

@@ -35,17 +35,17 @@ enum class SpendPeriod : std::uint8_t { day, month };  // of UTC
 struct Tenant {
   std::string name = {};  // 1 to 32 of a-z, 0-9 and '-'
   std::vector<TenantKey> keys = {};
-  bool disabled = false;                                // known, and refused
+  bool disabled = false;  // known, and refused
   std::optional<std::int64_t> requests_per_minute = {};
-  std::optional<std::int64_t> tokens_per_minute = {};   // of prompts and answers
-  std::optional<std::int64_t> concurrent = {};          // requests that run at once
-  std::optional<double> spend_usd = {};                 // in a period; needs prices
+  std::optional<std::int64_t> tokens_per_minute = {};  // of prompts and answers
+  std::optional<std::int64_t> concurrent = {};         // requests that run at once
+  std::optional<double> spend_usd = {};                // in a period; needs prices
   SpendPeriod spend_per = SpendPeriod::month;
   double usd_per_million_prompt = 0.0, usd_per_million_answer = 0.0;  // what it is charged; not what it costs us
-  bool trusted = false;                  // its prompts may be read by trusted nodes only
+  bool trusted = false;                                               // its prompts may be read by trusted nodes only
   std::vector<std::string> regions = {};  // its nodes must be in one of these; empty: anywhere
   std::vector<std::string> labels = {};   // its nodes must have all of these
-  bool batches = true;                   // /v1/files and /v1/batches
+  bool batches = true;                    // /v1/files and /v1/batches
 
   [[nodiscard]] bool has_prices() const { return usd_per_million_prompt > 0.0 || usd_per_million_answer > 0.0; }
   friend bool operator==(const Tenant&, const Tenant&) = default;

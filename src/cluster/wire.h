@@ -38,6 +38,8 @@ class WireWriter {
   Bytes bytes_;
 };
 
+constexpr std::uint8_t kWireVersion = 1;  // every message begins with it
+
 /// Reads what a stranger wrote. The first thing that is wrong sticks: from then on all reads give zero, and status()
 /// says what it was. So a message is read without asking after each field, and judged once, before anything is done.
 class WireReader {

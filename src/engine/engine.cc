@@ -66,6 +66,10 @@ bool Engine::wait_idle(double seconds) {
   return became_idle_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return idle_; });
 }
 
+void Engine::inspect(std::function<void(const EngineCore&)> call) {
+  send(Inspection{std::move(call)});
+}
+
 EngineSnapshot Engine::snapshot() const {
   const std::lock_guard lock(mutex_);
   EngineSnapshot now = snapshot_;
@@ -79,9 +83,10 @@ void Engine::take(std::vector<Message>& messages) {
       core_.submit(submission->id, std::move(submission->request), std::move(submission->sink), submission->submitted);
     } else if (const auto* cancellation = std::get_if<Cancellation>(&message)) {
       core_.cancel(cancellation->id);
+    } else if (const auto* resumption = std::get_if<Resumption>(&message)) {
+      core_.resume(resumption->id, resumption->choice);
     } else {
-      const auto& resumption = std::get<Resumption>(message);
-      core_.resume(resumption.id, resumption.choice);
+      std::get<Inspection>(message).call(core_);
     }
   }
   messages.clear();

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <variant>
@@ -41,6 +42,9 @@ class Engine {
   /// Any thread but the engine's own. True when everything that was submitted has ended, within `seconds`.
   bool wait_idle(double seconds);
 
+  /// Any thread. The call is made on the engine's thread, between two steps; perhaps never, where the engine ends.
+  void inspect(std::function<void(const EngineCore&)> call);
+
   /// Any thread. As of the last step.
   [[nodiscard]] EngineSnapshot snapshot() const;
 
@@ -58,7 +62,10 @@ class Engine {
     RequestId id;
     std::int32_t choice;
   };
-  using Message = std::variant<Submission, Cancellation, Resumption>;
+  struct Inspection {
+    std::function<void(const EngineCore&)> call;
+  };
+  using Message = std::variant<Submission, Cancellation, Resumption, Inspection>;
 
   void send(Message message);
   void run();

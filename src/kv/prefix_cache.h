@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kv/page_pool.h"
@@ -92,6 +93,25 @@ class PrefixCache {
   [[nodiscard]] std::int64_t evictable(std::size_t pool) const { return evictable_ * groups_in_[pool] - held_[pool]; }
   /// Rows in the trees that have pages.
   [[nodiscard]] std::int64_t rows() const { return rows_; }
+
+  /// Goes through all whole rows, each behind its parent. `begin(name)` is what is known at the root of a tree,
+  /// `row(known, tokens, has_pages)` what is known behind a row. Where rows are known by sets, there is nothing to see.
+  template <typename Begin, typename Row>
+  void visit(const Begin& begin, const Row& row) const {
+    if (together_ > 1) return;
+    std::vector<std::pair<Node, decltype(begin(std::string_view()))>> open;
+    for (const auto& [name, root] : roots_) {
+      open.emplace_back(root, begin(std::string_view(name)));
+      while (!open.empty()) {
+        const auto [node, known] = open.back();
+        open.pop_back();
+        for (const Node child : at(node).children) {
+          const Entry& entry = at(child);
+          if (entry.filled == page_tokens_) open.emplace_back(child, row(known, tokens(child), !entry.hollow));
+        }
+      }
+    }
+  }
 
   /// [groups]; -1 where the row was evicted from under its children.
   [[nodiscard]] std::span<const std::int32_t> pages(Node node) const;

@@ -58,6 +58,7 @@ class KvAllocator {
   [[nodiscard]] std::int64_t used_rows() const;    // held by sequences
   [[nodiscard]] std::int64_t cached_rows() const;  // held by the prefix cache alone
   [[nodiscard]] std::int64_t rows_for(std::int64_t tokens) const;
+  [[nodiscard]] const PrefixCache& cache() const { return cache_; }
   /// Whether a sequence alone could have pages for `positions` in all cache groups, and later as many as `most`.
   [[nodiscard]] bool can_hold(std::int64_t positions, std::span<const std::int64_t> most) const;
 

@@ -120,6 +120,7 @@ class Scheduler {
     std::int64_t allocated_slots = 0, unused_slots = 0;  // of the used pages; unused: no token has been scheduled there
   };
   [[nodiscard]] KvUse kv_use() const;
+  [[nodiscard]] const PrefixCache& prefix_cache() const { return kv_.cache(); }
 
   /// Since the start.
   struct Counters {

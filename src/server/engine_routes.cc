@@ -71,7 +71,8 @@ class EngineAnswer : public HttpAnswer {
 
   [[nodiscard]] TokenUse use() const override {
     const Usage usage = builder_.usage();
-    return {usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.service ? usage.service->usd : -1.0};
+    return {usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
+            usage.service ? usage.service->usd : -1.0};
   }
 
   [[nodiscard]] bool failed() const override { return builder_.error().has_value(); }

@@ -302,6 +302,26 @@ class Cluster(Processes):
         self.assertEqual(answer["choices"][0]["text"], text)
         self.assertEqual(answer["usage"]["millrace"]["node"], "dear")
 
+    def test_a_new_gateway_finds_what_nodes_have_in_their_caches(self):
+        nodes = ("one", "two", "three")
+        for name in nodes:
+            self.node(name)
+        dice = random.Random(2)
+        prompts = [[dice.randint(300, 900) for _ in range(200)] for _ in range(5)]
+        first = {i: self.served_report({}, prompt=prompt, max_tokens=2)["node"] for i, prompt in enumerate(prompts)}
+        process = self.start(BINARY, "gateway", "--nats", self.nats, "--name", "later", "--port", 0, "--json",
+                             "--access-log", "off")
+        self.gateway = self.first_line(process)["listening"]
+        # Nodes tell it all that they have once they hear of it.
+        met = set()
+        while met < set(nodes):
+            met.add(self.served_report({}, prompt=[dice.randint(300, 900) for _ in range(40)], max_tokens=1)["node"])
+        time.sleep(2.5)
+        for i, prompt in enumerate(prompts):
+            answer = self.ask(self.gateway, prompt=prompt + [301, 302, 303], max_tokens=2)
+            self.assertEqual(answer["usage"]["millrace"]["node"], first[i])
+            self.assertGreaterEqual(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 192)
+
     def served_report(self, headers, **body):
         request = urllib.request.Request(self.gateway + "/v1/completions", json.dumps(body).encode(),
                                          {"Content-Type": "application/json", **headers})

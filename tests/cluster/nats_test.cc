@@ -265,6 +265,7 @@ TEST_F(Rights, ANodeSpeaksForItselfAlone) {
   heard.clear();
   // In another's name; to a gateway's nodes; what only a server or an operator may.
   const std::string lies[] = {beat_subject("two"),
+                              kept_subject("two"),
                               say_subject("gate", "two", {1, 1}),
                               put_subject("two", "gate"),
                               "$KV.mr_nodes.two",

@@ -22,7 +22,8 @@ using Outcome = OnceBook::Outcome;
 
 /// One process, and who is known to live.
 struct Desk {
-  Desk(SimClock& clock, SimBucket& bucket, std::string name, std::string life, std::uint32_t seed, OnceBook::Lives lives)
+  Desk(SimClock& clock, SimBucket& bucket, std::string name, std::string life, std::uint32_t seed,
+       OnceBook::Lives lives)
       : time(&clock), store(clock, bucket, seed), book(store, std::move(name), std::move(life), std::move(lives)) {}
 
   OnceBook::Found claim(const std::string& key, const std::string& request = "r") {
@@ -49,8 +50,9 @@ class Once : public testing::Test {
  protected:
   std::unique_ptr<Desk> desk(const std::string& name, const std::string& life) {
     alive_.insert(name + "/" + life);
-    return std::make_unique<Desk>(clock_, bucket_, name, life, ++seed_,
-                                  [this](const std::string& n, const std::string& l) { return alive_.contains(n + "/" + l); });
+    return std::make_unique<Desk>(
+        clock_, bucket_, name, life, ++seed_,
+        [this](const std::string& n, const std::string& l) { return alive_.contains(n + "/" + l); });
   }
   void dies(const std::string& name, const std::string& life) { alive_.erase(name + "/" + life); }
 
@@ -75,8 +77,16 @@ TEST_F(Once, KeysSayNothingAndAreNobodyElses) {
 }
 
 TEST_F(Once, RecordsAreReadAsTheyWereWritten) {
-  const OnceRecord record{.request = "r", .state = OnceState::done, .gateway = "g", .life = "l", .claim = 3,
-                          .account = "acme.2027-01", .started = 17, .stream = true, .pieces = 2, .bytes = 500'000};
+  const OnceRecord record{.request = "r",
+                          .state = OnceState::done,
+                          .gateway = "g",
+                          .life = "l",
+                          .claim = 3,
+                          .account = "acme.2027-01",
+                          .started = 17,
+                          .stream = true,
+                          .pieces = 2,
+                          .bytes = 500'000};
   auto read = parse_once(once_json(record));
   ASSERT_TRUE(read.ok()) << read.error().message;
   EXPECT_EQ(*read, record);

@@ -19,8 +19,8 @@ struct SimBucket {
 };
 
 struct SimStoreFaults {
-  double lost = 0.0;    // share of requests that never arrive
-  double silent = 0.0;  // share of those that are done and never answered
+  double lost = 0.0;                               // share of requests that never arrive
+  double silent = 0.0;                             // share of those that are done and never answered
   Duration slowest{std::chrono::milliseconds(3)};  // of each way
   Duration timeout{std::chrono::seconds(2)};
 };
@@ -82,12 +82,12 @@ class SimKeyStore : public KeyStore {
     if (away || chance(faults.lost)) return;
     const bool silent = chance(faults.silent);
     const Duration back = some(faults.slowest);
-    clock_->at(clock_->now() + some(faults.slowest), [this, alive = alive_, clock = clock_, bucket = bucket_, what, answer,
-                                                     silent, back] {
-      Result<T> result = what(*bucket);  // also of a client that has died
-      if (silent || !*alive) return;
-      clock->at(clock->now() + back, [answer, result] { answer(result); });
-    });
+    clock_->at(clock_->now() + some(faults.slowest),
+               [this, alive = alive_, clock = clock_, bucket = bucket_, what, answer, silent, back] {
+                 Result<T> result = what(*bucket);  // also of a client that has died
+                 if (silent || !*alive) return;
+                 clock->at(clock->now() + back, [answer, result] { answer(result); });
+               });
   }
 
   SimClock* clock_;

@@ -127,8 +127,8 @@ TEST_F(TenantRights, NodesHaveNoPartInIt) {
   GatewayTenants tenants(*gate, loop_, "gate", [](const std::string&) {});
   EXPECT_TRUE(run_until([&] { return tenants.admission().tenants().state() == TenantTable::State::none; }));
   for (const char* name : {"mr_tenants", "mr_spend", "mr_once"}) {
-    for (const char* call : {"STREAM.INFO", "STREAM.CREATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.GET",
-                             "CONSUMER.CREATE"}) {
+    for (const char* call :
+         {"STREAM.INFO", "STREAM.CREATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.GET", "CONSUMER.CREATE"}) {
       const std::string subject = std::string("$JS.API.") + call + ".KV_" + name;
       one->publish(subject, {});
       EXPECT_TRUE(was_denied(subject)) << subject;

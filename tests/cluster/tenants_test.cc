@@ -230,9 +230,8 @@ TEST(TenantLimits, GatewaysTogetherKeepARate) {
     ++requests;
     const std::int64_t used = std::uniform_int_distribution<>(100, 400)(dice);
     tokens += used;
-    clock.at(clock.now() + milliseconds(800), [&limits, &clock, i, begun, used] {
-      limits[i].end(begun.taken_tokens, used, clock.now());
-    });
+    clock.at(clock.now() + milliseconds(800),
+             [&limits, &clock, i, begun, used] { limits[i].end(begun.taken_tokens, used, clock.now()); });
   }
   EXPECT_LE(requests, 120 * 20 + kGateways * 120) << "the rate, and a bucket at each gateway";
   EXPECT_GE(requests, 120 * 20 * 9 / 10);

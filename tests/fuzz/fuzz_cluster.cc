@@ -11,6 +11,7 @@
 #include "cluster/messages.h"
 #include "cluster/node_agent.h"
 #include "cluster/placement.h"
+#include "cluster/prefix_news.h"
 #include "cluster/sim_network.h"
 #include "cluster/sim_registry.h"
 
@@ -107,6 +108,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   check_same(decode_put(bytes), bytes);
   check_same(decode_say(bytes), bytes);
   check_same(decode_beat(bytes), bytes);
+  check_same(decode_prefix_news(bytes), bytes);
   check_same(decode_placement(bytes), bytes);
   if (size < 512) speak(bytes);
   return 0;
