@@ -37,6 +37,7 @@ struct GatewayFlags {
   std::string policy = "cheapest_in_slo";
   std::optional<double> ttft_slo_ms, tpot_slo_ms, hedge_ms;
   std::string route_log;
+  int replicas = 1;
 };
 
 const std::map<std::string, RoutePolicy> kPolicies{{"round_robin", RoutePolicy::round_robin},
@@ -74,7 +75,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   ServerMetrics metrics(served.name(), served.max_sequence_tokens);
   EventLoop loop;
   MILLRACE_TRY(const std::unique_ptr<NatsTransport> transport, NatsTransport::connect(flags.nats, loop, say));
-  NatsRegistry registry(*transport, loop, warn, RegistryRole::gateway);
+  NatsRegistry registry(*transport, loop, warn, RegistryRole::gateway, flags.replicas);
   const auto ms = [](std::optional<double> objective) {
     return objective ? *objective / 1e3 : std::numeric_limits<double>::infinity();
   };
@@ -192,6 +193,11 @@ void add_gateway(CLI::App& app, Command& chosen) {
       ->check(CLI::PositiveNumber);
   command->add_option("--route-log", flags->route_log,
                       "File that gets a JSON line for each node that a stream was on: what was predicted, what came");
+  command
+      ->add_option("--replicas", flags->replicas,
+                   "Servers of a NATS cluster that keep what is registered, of buckets that this gateway makes")
+      ->check(CLI::IsMember({1, 3, 5}))
+      ->capture_default_str();
   command->callback(
       [flags, &app, &chosen] { chosen = [flags, version = app.version()] { return serve_cluster(*flags, version); }; });
 }

@@ -105,6 +105,9 @@ void GatewayStreams::on_beat(std::string_view subject, std::span<const std::byte
     ++counters_.fenced;
     return;
   }
+  if (nodes_.find(node)->record.incarnation != beat->incarnation) {
+    transport_->publish(put_subject(node, gateway_), encode(Put{AskRecord{}}));
+  }
   if (beat->draining) {
     move_all(node, Why::drain);
     return;
@@ -120,7 +123,6 @@ void GatewayStreams::on_say(std::string_view subject, std::span<const std::byte>
     ++counters_.malformed;
     return;
   }
-  nodes_.heard(from->node, clock_);
   const StreamId id = from->attempt.stream;
   Stream* stream = find(id);
   if (stream == nullptr || stream->phase == Phase::waiting || stream->attempt != from->attempt.attempt ||
@@ -137,7 +139,10 @@ void GatewayStreams::on_say(std::string_view subject, std::span<const std::byte>
   if (!say.ok()) {
     ++counters_.malformed;
     move(id, *stream, Why::fault);
-  } else if (std::holds_alternative<UnknownAttempt>(*say)) {
+    return;
+  }
+  nodes_.heard(from->node, clock_);
+  if (std::holds_alternative<UnknownAttempt>(*say)) {
     if (stream->phase == Phase::running) move(id, *stream, Why::unknown);
   } else {
     on_frame(id, *stream, std::move(std::get<Frame>(*say)));

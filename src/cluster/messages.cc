@@ -14,7 +14,15 @@ constexpr std::uint64_t kMostFrames = std::numeric_limits<std::int64_t>::max();
 constexpr std::uint64_t kMostTokens = std::uint64_t{1} << 48;
 constexpr std::uint32_t kMaxParts = 64;
 
-enum class MessageKind : std::uint8_t { place = 1, credit = 2, cancel = 3, frame = 16, unknown = 17, beat = 32 };
+enum class MessageKind : std::uint8_t {
+  place = 1,
+  credit = 2,
+  cancel = 3,
+  ask = 4,
+  frame = 16,
+  unknown = 17,
+  beat = 32
+};
 enum class EventKind : std::uint8_t { accepted = 1, token = 2, end = 3, failed = 4 };
 
 template <typename... Cases>
@@ -159,7 +167,8 @@ Bytes encode(const Put& put) {
                             WireWriter out = begin(MessageKind::cancel);
                             put_attempt(out, cancel.attempt);
                             return std::move(out).take();
-                          }},
+                          },
+                          [](const AskRecord&) { return begin(MessageKind::ask).take(); }},
                     put);
 }
 
@@ -215,6 +224,9 @@ Result<Put> decode_put(std::span<const std::byte> message) {
     }
     case MessageKind::cancel:
       put = CancelAttempt{read_attempt(in)};
+      break;
+    case MessageKind::ask:
+      put = AskRecord{};
       break;
     default:
       in.refuse("this kind of message is not for nodes");

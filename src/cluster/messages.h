@@ -39,7 +39,10 @@ struct CancelAttempt {
   Attempt attempt;
 };
 
-using Put = std::variant<PlacePart, Credits, CancelAttempt>;
+/// The gateway has no record of the process that beats.
+struct AskRecord {};
+
+using Put = std::variant<PlacePart, Credits, CancelAttempt, AskRecord>;
 
 constexpr std::size_t kMaxPartBytes = 400 << 10;
 constexpr std::size_t kMaxCredits = 4096;  // in a message

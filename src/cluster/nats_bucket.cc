@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::int64_t kLookEvery = 250;  // ms that a watcher waits before it looks whether it should end
 constexpr auto kTryAgain = std::chrono::seconds(1);
+constexpr auto kAskEvery = std::chrono::seconds(5);  // whether the bucket is still the one that is watched
 
 template <typename T, void (*destroy)(T*)>
 struct Destroy {
@@ -24,6 +25,7 @@ struct Destroy {
 using Store = std::unique_ptr<kvStore, Destroy<kvStore, kvStore_Destroy>>;
 using StoreWatcher = std::unique_ptr<kvWatcher, Destroy<kvWatcher, kvWatcher_Destroy>>;
 using Entry = std::unique_ptr<kvEntry, Destroy<kvEntry, kvEntry_Destroy>>;
+using StreamInfo = std::unique_ptr<jsStreamInfo, Destroy<jsStreamInfo, jsStreamInfo_Destroy>>;
 using JetStream = std::unique_ptr<jsCtx, Destroy<jsCtx, jsCtx_Destroy>>;
 
 struct OpenStore {
@@ -48,6 +50,7 @@ natsStatus make_bucket(jsCtx* js, const BucketOptions& options) {
   config.MaxAge = options.oldest.count();
   config.Storage = js_FileStorage;
   config.Replicas = options.replicas;
+  config.NoAck = options.silent;
   config.DenyDelete = true;
   config.DenyPurge = true;
   return js_AddStream(nullptr, js, &config, nullptr, nullptr);
@@ -66,6 +69,15 @@ natsStatus open_store(natsConnection* connection, const BucketOptions& options, 
   }
   if (status == NATS_OK) open.store.reset(bucket);
   return status;
+}
+
+/// When the bucket was made, in nanoseconds since 1970; 0: it is not there. Nothing where the server does not say.
+std::optional<std::int64_t> made_at(jsCtx* js, const std::string& name) {
+  jsStreamInfo* raw = nullptr;
+  const natsStatus status = js_GetStreamInfo(&raw, js, ("KV_" + name).c_str(), nullptr, nullptr);
+  const StreamInfo info(raw);
+  if (status == NATS_NOT_FOUND) return 0;
+  return status == NATS_OK ? std::optional(info->Created) : std::nullopt;
 }
 
 /// The last error of this thread says that somebody else has written meanwhile. The library has no status for it.
@@ -182,9 +194,15 @@ struct NatsBucket::Shared {
     });
   }
 
-  /// Tells what the watcher gives until it gives no more.
-  static void follow(const std::shared_ptr<Shared>& shared, kvWatcher* watcher) {
+  /// Tells what the watcher gives until it gives no more, or the bucket is another one: a server that has lost its
+  /// files says nothing to those who watched, and whoever makes the bucket anew counts from the beginning.
+  static void follow(const std::shared_ptr<Shared>& shared, jsCtx* js, kvWatcher* watcher, std::int64_t made) {
+    auto asked = std::chrono::steady_clock::now();
     while (!shared->ended()) {
+      if (const auto now = std::chrono::steady_clock::now(); now - asked >= kAskEvery) {
+        asked = now;
+        if (made_at(js, shared->options.name).value_or(made) != made) return;
+      }
       kvEntry* raw = nullptr;
       const natsStatus status = kvWatcher_Next(&raw, watcher, kLookEvery);
       if (status == NATS_TIMEOUT) continue;
@@ -199,12 +217,15 @@ struct NatsBucket::Shared {
     while (!shared->ended()) {
       OpenStore open;
       natsStatus status = open_store(shared->connection, shared->options, open);
+      std::optional<std::int64_t> made;
+      if (status == NATS_OK) made = made_at(open.context.get(), shared->options.name);
+      if (status == NATS_OK && !made) status = NATS_TIMEOUT;
       kvWatcher* raw = nullptr;
       if (status == NATS_OK) status = kvStore_WatchAll(&raw, open.store.get(), nullptr);
       if (status == NATS_OK) {
         const StoreWatcher watcher(raw);
         complained.clear();
-        follow(shared, watcher.get());
+        follow(shared, open.context.get(), watcher.get(), *made);
         continue;
       }
       const std::string message = shared->error_of(status, "watched").message;

@@ -24,6 +24,7 @@ struct BucketOptions {
   int replicas = 1;                    // servers that have it, of one that is made
   std::chrono::nanoseconds oldest{0};  // of one that is made: what was written longer ago is gone; 0: nothing ever is
   std::int64_t most_stored = 0;        // bytes of one that is made: above them the oldest goes first; 0: no such bound
+  bool silent = false;                 // … whose writers get no answer: put() would wait for one in vain
 };
 
 struct BucketEntry {

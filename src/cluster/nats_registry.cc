@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <utility>
 
 namespace millrace {
@@ -48,7 +50,11 @@ std::string record_json(const NodeRecord& record) {
                         {"step", model.speed.step},
                         {"step_per_sequence", model.speed.step_per_sequence}}}});
   }
-  return nlohmann::json{{"node", record.node}, {"places", record.places}, {"models", std::move(models)}}.dump();
+  return nlohmann::json{{"node", record.node},
+                        {"incarnation", record.incarnation},
+                        {"places", record.places},
+                        {"models", std::move(models)}}
+      .dump();
 }
 
 Result<NodeRecord> parse_record(std::string_view text) {
@@ -71,6 +77,10 @@ Result<NodeRecord> parse_record(std::string_view text) {
   };
   NodeRecord record{.node = *node, .places = counted(json, "places")};
   if (record.places < 1) return fail("the record of {} has no \"places\"", *node);
+  if (const auto incarnation = json.find("incarnation"); incarnation != json.end()) {
+    if (!incarnation->is_number_unsigned()) return fail("the \"incarnation\" of {} is no whole number", *node);
+    record.incarnation = incarnation->get<std::uint64_t>();
+  }
   const auto models = json.find("models");
   if (models == json.end() || !models->is_array()) return fail("the record of {} has no array \"models\"", *node);
   for (const nlohmann::json& model : *models) {
@@ -93,18 +103,45 @@ Result<NodeRecord> parse_record(std::string_view text) {
   return record;
 }
 
+namespace {
+
+/// Grows from process to process of an identity, if its machine's clock does. Where that went back, the registry's
+/// order still counts (NodeTable).
+std::uint64_t microseconds_since_epoch() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(now).count());
+}
+
+}  // namespace
+
 std::string quarantine_key(std::string_view node) {
   return std::string(node) + std::string(kQuarantine);
 }
 
 NatsRegistry::NatsRegistry(NatsTransport& transport, EventLoop& loop,
                            std::function<void(const std::string&)> on_message, RegistryRole role, int replicas)
-    : on_message_(on_message),
-      nodes_(transport, loop, {kNodesBucket, kMostRecord, role == RegistryRole::gateway, replicas}, on_message),
+    : transport_(&transport),
+      incarnation_(microseconds_since_epoch()),
+      on_message_(on_message),
+      nodes_(transport, loop,
+             {.name = kNodesBucket,
+              .most_bytes = kMostRecord,
+              .makes = role == RegistryRole::gateway,
+              .replicas = replicas,
+              .silent = true},
+             on_message),
       operator_(transport, loop, {kOperatorBucket, kMostRecord, role == RegistryRole::gateway, replicas}, on_message) {}
 
 void NatsRegistry::announce(const NodeRecord& record, std::function<void(Result<std::uint64_t>)> done) {
-  nodes_.put(record.node, record_json(record), std::move(done));
+  NodeRecord own = record;
+  own.incarnation = incarnation_;
+  const std::string json = record_json(own);
+  if (json.size() > kMostRecord) {
+    done(fail("a record of {} bytes, at most {} are allowed", json.size(), kMostRecord));
+    return;
+  }
+  transport_->publish(fmt::format("$KV.{}.{}", kNodesBucket, record.node), std::as_bytes(std::span(json)));
+  done(incarnation_);
 }
 
 void NatsRegistry::watch(Watcher watcher) {
@@ -119,7 +156,7 @@ void NatsRegistry::watch(Watcher watcher) {
       record = fail("the record of {} stands under the key {}", record->node, entry.key);
     }
     if (record.ok()) {
-      watcher(entry.key, &*record, entry.revision);
+      watcher(entry.key, &*record, record->incarnation);
     } else {
       on_message_(record.error().message);
     }

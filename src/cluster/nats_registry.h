@@ -25,7 +25,8 @@ std::string quarantine_key(std::string_view node);
 /// Whose credentials it is used with. Gateways and operators make buckets that are not there.
 enum class RegistryRole : std::uint8_t { node, gateway };
 
-/// Calls back on the transport's loop.
+/// Calls back on the transport's loop. A record is published as any other message: had the server to answer its writer,
+/// it would do so on a subject of the writer's choice, be it another node's.
 class NatsRegistry : public Registry {
  public:
   /// `transport` must outlive it. `on_message`: on the loop, in one line, what is wrong with the store or a record.
@@ -38,6 +39,8 @@ class NatsRegistry : public Registry {
   void quarantine(const std::string& node, const std::string& reason) override;
 
  private:
+  NatsTransport* transport_;
+  std::uint64_t incarnation_;
   std::function<void(const std::string&)> on_message_;
   NatsBucket nodes_, operator_;
 };

@@ -12,6 +12,9 @@ NodeAgent::NodeAgent(Transport& transport, Registry& registry, NodeRecord record
       load_(std::move(load)),
       timing_(timing),
       streams_(transport, record_.node, runner, life, timing) {
+  streams_.on_record_asked = [this] {
+    if (incarnation_ != 0 && transport_->now() - announced_ >= timing_.beat) announce();  // one gateway asks as another
+  };
   beat();
 }
 

@@ -47,9 +47,15 @@ void NodeStreams::on_put(std::string_view subject, std::span<const std::byte> me
   } else if (const auto* cancel = std::get_if<CancelAttempt>(&*put)) {
     const Key key{gateway, cancel->attempt.stream};
     const auto stream = streams_.find(key);
-    if (stream == streams_.end() || stream->second.attempt > cancel->attempt.attempt) return;
+    if (stream == streams_.end()) return;  // it has ended: gateways make sure
+    if (stream->second.attempt > cancel->attempt.attempt) {
+      ++counters_.fenced;
+      return;
+    }
     ++counters_.cancelled;
     end(key);
+  } else if (on_record_asked) {
+    on_record_asked();
   }
 }
 
@@ -63,6 +69,7 @@ std::uint32_t NodeStreams::latest(const Key& key) const {
 void NodeStreams::on_part(const Key& key, PlacePart part) {
   const std::uint32_t attempt = part.attempt.attempt;
   if (const auto stream = streams_.find(key); stream != streams_.end() && stream->second.attempt == attempt) {
+    ++counters_.doubled;
     credit(key, stream->second, 0, 0);  // the gateway has seen nothing of it, or asks twice
     return;
   }
@@ -72,7 +79,10 @@ void NodeStreams::on_part(const Key& key, PlacePart part) {
   }
   Assembly& assembly = assemblies_[key];
   if (assembly.attempt != attempt || assembly.parts.size() != part.parts) {
-    if (assembly.attempt > attempt) return;
+    if (assembly.attempt > attempt) {
+      ++counters_.fenced;
+      return;
+    }
     assembly_bytes_ -= assembly.bytes;
     assembly = {.attempt = attempt,
                 .parts = std::vector<std::optional<Bytes>>(part.parts),
@@ -84,6 +94,8 @@ void NodeStreams::on_part(const Key& key, PlacePart part) {
     assembly_bytes_ += part.bytes.size();
     slot = std::move(part.bytes);
     --assembly.missing;
+  } else {
+    ++counters_.doubled;
   }
   const bool too_much = assembly.bytes > kMaxPlacement || assembly_bytes_ > kAssembled;
   if (assembly.missing > 0 && !too_much) return;
@@ -106,6 +118,7 @@ void NodeStreams::on_part(const Key& key, PlacePart part) {
 }
 
 void NodeStreams::refuse(const Key& key, std::uint32_t attempt, ErrorKind kind, const std::string& message) {
+  ++counters_.refused;
   if (streams_.contains(key)) end(key);
   Stream& stream = streams_[key];
   stream.attempt = attempt;

@@ -49,6 +49,9 @@ class NodeStreams {
   NodeStreams(const NodeStreams&) = delete;
   NodeStreams& operator=(const NodeStreams&) = delete;
 
+  /// Called when a gateway asks for the node's record.
+  std::function<void()> on_record_asked;
+
   /// New placements are refused from now on.
   void drain() { draining_ = true; }
 
@@ -61,7 +64,8 @@ class NodeStreams {
   struct Counters {
     std::int64_t placed = 0, completed = 0, cancelled = 0, orphaned = 0;
     std::int64_t frames = 0, resent = 0, unknown = 0;
-    std::int64_t malformed = 0, fenced = 0;  // messages that were dropped
+    std::int64_t malformed = 0, fenced = 0, doubled = 0;  // messages that were dropped
+    std::int64_t refused = 0;                             // placements that nothing was begun of
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
 

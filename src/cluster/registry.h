@@ -26,6 +26,7 @@ struct NodeRecord {
   std::string node;
   std::int64_t places = 16;  // sequences that run at once
   std::vector<NodeModel> models = {};
+  std::uint64_t incarnation = 0;  // of the process that announces it, as its beats have it
 };
 
 /// Why a node gets no streams; empty: it does.

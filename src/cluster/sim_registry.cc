@@ -20,8 +20,10 @@ void SimRegistry::announce(const NodeRecord& record, std::function<void(Result<s
       return;
     }
     const std::uint64_t revision = ++records_->revision;
-    records_->records[record.node] = {record, revision};
-    done(revision);
+    if (incarnation_ == 0) incarnation_ = revision;
+    auto& entry = records_->records[record.node] = {record, revision};
+    entry.first.incarnation = incarnation_;
+    done(incarnation_);
   });
 }
 
@@ -45,7 +47,7 @@ void SimRegistry::look() {
   if (transport_->connected()) {
     for (const auto& [node, entry] : records_->records) {
       if (watcher_ && std::exchange(seen_[node], entry.second) != entry.second) {
-        watcher_(node, &entry.first, entry.second);
+        watcher_(node, &entry.first, entry.first.incarnation);
       }
     }
     for (; terms_watcher_ && terms_seen_ < records_->terms.size(); ++terms_seen_) {

@@ -39,6 +39,7 @@ class SimRegistry : public Registry {
   TermsWatcher terms_watcher_;
   std::size_t terms_seen_ = 0;
   bool looks_ = false;
+  std::uint64_t incarnation_ = 0;  // of the process that announces by it
   std::map<std::string, std::uint64_t> seen_;
 };
 

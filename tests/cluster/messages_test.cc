@@ -114,6 +114,9 @@ TEST(MessagesTest, ComeBackAsTheyWere) {
   const auto cancel = decode_put(encode(Put{CancelAttempt{attempt}}));
   ASSERT_TRUE(cancel.ok());
   EXPECT_EQ(std::get<CancelAttempt>(*cancel).attempt, attempt);
+  const auto ask = decode_put(encode(Put{AskRecord{}}));
+  ASSERT_TRUE(ask.ok());
+  EXPECT_TRUE(std::holds_alternative<AskRecord>(*ask));
 
   Frame frame{.seq = 300, .events = {}};
   frame.events.emplace_back(Accepted{});
