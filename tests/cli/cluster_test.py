@@ -155,6 +155,35 @@ class Cluster(Processes):
         drained = self.kill_in_mid_stream(signal.SIGTERM)
         self.assertEqual(drained.wait(30), 0)
 
+    def test_where_only_another_numeric_class_is_left_it_goes_on(self):
+        recipe = os.path.join(self.folder, "int8.json")
+        pathlib.Path(recipe).write_text('{"millrace_recipe": 1, "weights": {"default": "int8"}}')
+        first = self.node("one")
+        time.sleep(2.5)
+        body = {"prompt": PROMPT, "max_tokens": 1000, "temperature": 0, "ignore_eos": True, "logprobs": 0,
+                "stream_options": {"include_usage": True}}
+        undisturbed = self.stream(self.gateway, **body)
+        other = self.node("two", "--recipe", recipe)
+        time.sleep(2.5)
+        self.marks = {process.pid: self.cpu_seconds(process) for process in (first, other)}
+        count_of = []
+
+        def strike(count):
+            if count == 100:
+                count_of.append(count)
+                max((first, other), key=self.cpu_seconds_since).kill()
+
+        chunks = self.stream(self.gateway, strike, **body)
+        self.assertEqual(count_of, [100])
+        usage = chunks[-1]["usage"]
+        self.assertEqual(usage["completion_tokens"], 1000)
+        self.assertEqual((usage["millrace"]["continuation"], usage["millrace"]["migrations"]), ("valid", 1))
+        tokens, expected = ([token for chunk in answer for choice in chunk["choices"]
+                             for token in choice["logprobs"]["tokens"]] for answer in (chunks, undisturbed))
+        self.assertEqual(len(tokens), 1000)
+        if usage["millrace"]["node"] == "two":  # it began on the one that was asked before
+            self.assertEqual(tokens[:100], expected[:100])
+
     def test_the_server_restarts_in_mid_stream(self):
         self.node("one")
         body = {"prompt": PROMPT, "max_tokens": 1200, "temperature": 0.8, "seed": 5, "ignore_eos": True}

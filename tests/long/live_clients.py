@@ -151,6 +151,10 @@ class Client(threading.Thread):
                 if times <= 1:
                     self.slow.pop()
 
+    def told(self):
+        """What the gateway says became of it."""
+        return next(chunk["usage"]["millrace"] for chunk in reversed(self.chunks) if chunk.get("usage"))
+
     def longest_gap(self, begin, end):
         """The longest time without a chunk that had begun before `end` and ended behind `begin`; None: not open then."""
         times = [when for when, _ in self.arrivals]

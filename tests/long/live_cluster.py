@@ -249,10 +249,11 @@ class Cluster:
         busy = max(up, key=lambda name: self.nodes[name].ticks() - before[name])
         return busy if luck < 0.8 else up[int(luck * 1000) % len(up)]
 
-    def kill_a_node(self, luck):
+    def kill_a_node(self, luck, back=None):
+        """It is back after so many seconds."""
         name = self.some_node(luck)
         self.struck("kill", name)
-        self.heal(1 + 4 * luck, name, lambda: self.start_node(name))
+        self.heal(1 + 4 * luck if back is None else back, name, lambda: self.start_node(name))
         self.nodes[name].kill()
 
     def freeze_a_node(self, luck):
