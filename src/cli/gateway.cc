@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "cli/cluster_flags.h"
+#include "cli/gateway_batches.h"
 #include "cli/http_flags.h"
 #include "cli/options.h"
 #include "cli/route_log.h"
@@ -22,6 +23,7 @@
 #include "cluster/route_picker.h"
 #include "core/memory.h"
 #include "server/access_log.h"
+#include "server/api_id.h"
 #include "server/engine_routes.h"
 #include "server/metrics.h"
 
@@ -133,6 +135,8 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   };
   options.on_message = say;
 
+  GatewayBatches batches(*transport, flags.nats.name, served, access, warn);
+  batches.watch(streams, loop);
   std::unique_ptr<Server> server;
   ApiRoutesOptions routes{
       .version = version,
@@ -144,7 +148,9 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
           },
       .admit = [&](const HttpRequest& request, ApiCall call,
                    const MakeAnswer& make) { return tenants.admission().admit(request, std::move(call), make); }};
-  MILLRACE_TRY(server, Server::listen(std::move(options), api_routes(served, access, std::move(routes))));
+  std::vector<HttpRoute> all_routes = api_routes(served, access, std::move(routes));
+  batches.add_to(all_routes);
+  MILLRACE_TRY(server, Server::listen(std::move(options), std::move(all_routes)));
   Status ended = Ok{};
   transport->when_given_up([&](const std::string& why) {
     ended = fail("NATS at {} refuses {}: {}", flags.nats.url, flags.nats.name, why);

@@ -97,6 +97,13 @@ std::string BatchKey::id() const {
   return fmt::format("batch_req_{:012x}{:016x}", number, hash);
 }
 
+std::string unanswered_record(const BatchKey& key, const std::optional<std::string>& custom_id, std::string_view code,
+                              std::string_view message) {
+  return fmt::format(R"({{"id":"{}{}{},"response":null,"error":{{"code":{},"message":{}}}}})", key.id(), kRecordName,
+                     custom_id ? json_string(*custom_id) : "null", json_string(code), json_string(message)) +
+         "\n";
+}
+
 std::string batch_record(const BatchKey& key, const std::optional<std::string>& custom_id, int status,
                          std::string_view body, const std::optional<ApiError>& problem) {
   constexpr std::size_t kLetters = 24;

@@ -47,6 +47,11 @@ std::uint64_t batch_line_hash(std::string_view line);
 std::string batch_record(const BatchKey& key, const std::optional<std::string>& custom_id, int status,
                          std::string_view body, const std::optional<ApiError>& problem);
 
+/// A record, with its newline, of a request that was never made: OpenAI's codes are "batch_expired" and
+/// "batch_cancelled".
+std::string unanswered_record(const BatchKey& key, const std::optional<std::string>& custom_id, std::string_view code,
+                              std::string_view message);
+
 /// What the beginning of a record says; empty for whatever batch_record() has not written.
 std::optional<BatchKey> read_batch_record(std::string_view line);
 /// Whether `beginning` could be that of a record.

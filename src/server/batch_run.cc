@@ -9,24 +9,15 @@
 
 #include "core/check.h"
 #include "server/api_answer.h"
-#include "server/api_json.h"
-#include "server/api_request.h"
+#include "server/batch_call.h"
 
 namespace millrace {
 
 namespace {
 
-ApiResult<ApiCall> parse(const BatchLine& line, const ServedModel& model) {
-  if (line.endpoint == Endpoint::chat) return parse_chat(line.body, model);
-  if (line.endpoint == Endpoint::completion) return parse_completion(line.body, model);
-  return parse_embeddings(line.body, model);
-}
-
 /// A call that the engine accepts, or what the client is told.
 ApiResult<ApiCall> prepare(const BatchLine& line, const ServedModel& model, const EngineCore& engine) {
-  if (line.problem) return *line.problem;
-  MILLRACE_TRY(ApiCall call, parse(line, model));
-  if (call.answer.stream) return invalid_value("stream", "a batch has no streams");
+  MILLRACE_TRY(ApiCall call, batch_call(line, model));
   for (Request& request : call.requests) {
     if (const Status prepared = engine.prepare(request); !prepared.ok()) return ApiError::from(prepared.error());
   }

@@ -39,7 +39,6 @@ Demand EventQueue::push(std::size_t request, const TokenEvent& event) {
 
 void EventQueue::take(std::size_t bytes, std::vector<Item>& items, std::vector<Paused>& resume) {
   const std::lock_guard lock(mutex_);
-  woken_ = false;
   std::size_t taken = 0;
   while (!items_.empty() && taken < bytes) {
     taken += bytes_of(items_.front().event);
@@ -47,6 +46,8 @@ void EventQueue::take(std::size_t bytes, std::vector<Item>& items, std::vector<P
     items_.pop_front();
   }
   bytes_ -= taken;
+  woken_ = !items_.empty();
+  if (woken_ && !closed_) wake_();  // nothing may ever be pushed again: what is left would stay for ever
   if (bytes_ > bound_ / 2) return;
   resume.insert(resume.end(), paused_.begin(), paused_.end());
   paused_.clear();

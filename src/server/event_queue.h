@@ -27,8 +27,8 @@ class EventQueue {
     std::int32_t choice = 0;
   };
 
-  /// `wake` is called under a lock, on the thread that pushes, when the queue was not known to have something: once
-  /// until the next take().
+  /// `wake` is called under a lock: on the thread that pushes, when the queue was not known to have something, once
+  /// until the next take(); and by a take() that leaves something.
   EventQueue(std::size_t bound, std::function<void()> wake) : bound_(bound), wake_(std::move(wake)) {}
 
   /// Stepping thread. Copies the event.

@@ -22,12 +22,16 @@ class HttpAnswer {
     std::string bytes;               // of a stream; may be empty
     std::optional<HttpReply> whole;  // of an answer that is no stream, when it is complete
     bool last = false;               // nothing comes after this
+    bool broken = false;             // it cannot go on: the connection is cut, so that nobody takes what came for all
   };
 
   virtual ~HttpAnswer() = default;  // cancels what has not ended
 
   /// A stream is sent as 200 text/event-stream in pieces as they come; otherwise one reply is awaited.
   [[nodiscard]] virtual bool is_stream() const = 0;
+  /// Not empty: the stream is a file of this type. Its head is sent with its first bytes, and until then pull() may
+  /// still give a `whole` instead.
+  [[nodiscard]] virtual std::string_view file_type() const { return {}; }
   /// Begins. A value: it was refused, and this is the answer. `wake` says that pull() has something new; it does not
   /// block and is not called any more once the answer is cancelled or gone.
   virtual std::optional<HttpReply> start(std::function<void()> wake) = 0;

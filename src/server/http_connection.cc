@@ -254,9 +254,11 @@ std::optional<HttpReply> HttpConnection::refusal(Exchange& x) const {
   const auto path = target_path(head.target);
   if (!path) return error_reply(400, "the request's target is no path");
   x.request.path = *path;
+  x.request.query = target_query(head.target);
+  x.request.content_type = head.content_type;
   x.match = find_route(context_->routes, head.method, *path);
   if (head.method == "OPTIONS" && (x.match.route != nullptr || *path == "*")) {
-    return options_reply(x.match.route, context_->cors, head.origin, head.asks_method, head.asks_headers);
+    return options_reply(x.match.allow(), context_->cors, head.origin, head.asks_method, head.asks_headers);
   }
   // Who may not ask is not told either what there is to ask for.
   if (x.match.route == nullptr || !x.match.route->open) {
@@ -372,6 +374,20 @@ HttpConnection::Awaitable<void> HttpConnection::send_reply(Exchange& x, HttpRepl
   co_await send(x, bytes);
 }
 
+/// The head of a stream, which is then under way.
+std::string HttpConnection::begin_stream(Exchange& x, std::string_view type,
+                                         std::vector<std::pair<std::string, std::string>> headers) {
+  const bool chunked = !x.parser.head().http10;
+  if (!chunked) x.close = true;  // its end is the body's end
+  HttpReply head{.content_type = std::string(type)};
+  head.headers = std::move(headers);
+  head.headers.emplace_back("Cache-Control", "no-cache");
+  head.headers.emplace_back("X-Accel-Buffering", "no");
+  x.record.status = head.status;
+  streaming_ = true;
+  return head_of(x, head, chunked ? BodyFraming::chunked : BodyFraming::close);
+}
+
 HttpConnection::Awaitable<void> HttpConnection::send_answer(Exchange& x, std::unique_ptr<HttpAnswer> answer) {
   x.record.status = kClientGone;
   if (gone_) co_return;
@@ -389,6 +405,7 @@ HttpConnection::Awaitable<void> HttpConnection::send_answer(Exchange& x, std::un
   }
   std::string out;
   const bool stream = answer->is_stream();
+  const std::string_view file = answer->file_type();
   const bool chunked = !x.parser.head().http10;
   while (!gone_) {
     woken_ = false;
@@ -397,23 +414,28 @@ HttpConnection::Awaitable<void> HttpConnection::send_answer(Exchange& x, std::un
       co_await send_reply(x, std::move(*piece.whole));
       break;
     }
-    if (stream && !streaming_ && answer->accepted()) {
-      if (!chunked) x.close = true;  // its end is the body's end
-      HttpReply head{.content_type = "text/event-stream; charset=utf-8"};
-      head.headers = answer->headers();
-      head.headers.emplace_back("Cache-Control", "no-cache");
-      head.headers.emplace_back("X-Accel-Buffering", "no");
-      x.record.status = head.status;
-      streaming_ = true;
-      if (!co_await send(x, head_of(x, head, chunked ? BodyFraming::chunked : BodyFraming::close))) break;
+    if (stream && file.empty() && !streaming_ && answer->accepted()) {
+      if (!co_await send(x, begin_stream(x, "text/event-stream; charset=utf-8", answer->headers()))) break;
+    }
+    if (piece.broken) {
+      x.close = true;
+      wire_->close();
+      break;
     }
     if (!piece.bytes.empty() || piece.last) {
       out.clear();
+      if (!file.empty() && !streaming_) {
+        out = begin_stream(x, file, answer->headers());
+        if (x.parser.head().method == "HEAD") {
+          co_await send(x, out);
+          break;
+        }
+      }
       if (chunked) {
         append_chunk(out, piece.bytes);
         if (piece.last) out += kLastChunk;
       } else {
-        out = std::move(piece.bytes);
+        out += piece.bytes;
       }
       if (!co_await send(x, out) || piece.last) break;
     } else if (!woken_) {

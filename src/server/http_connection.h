@@ -99,6 +99,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::optional<HttpReply> refusal(Exchange& x) const;
   Awaitable<HttpOutcome> handle(Exchange& x);
   Awaitable<void> send_reply(Exchange& x, HttpReply reply);
+  [[nodiscard]] std::string begin_stream(Exchange& x, std::string_view type,
+                                         std::vector<std::pair<std::string, std::string>> headers);
   Awaitable<void> send_answer(Exchange& x, std::unique_ptr<HttpAnswer> answer);
   Awaitable<bool> send(Exchange& x, std::string_view data);
   Awaitable<void> linger();

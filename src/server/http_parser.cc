@@ -135,6 +135,7 @@ std::optional<HttpFault> HttpParser::take_head() {
   head_.keep_alive = message.keep_alive();
   head_.chunked = parser.chunked();
   if (const auto length = parser.content_length()) head_.content_length = *length;
+  head_.content_type = text(http::field::content_type);
   head_.authorization = text(http::field::authorization);
   head_.request_id = text("X-Request-Id");
   for (const auto& field : message) {

@@ -26,8 +26,9 @@ struct HttpHead {
   bool expects_continue = false;
   std::optional<std::uint64_t> content_length;
   bool chunked = false;
-  std::vector<std::pair<std::string, std::string>> service = {};             // as HttpRequest::headers has it
-  std::string authorization, request_id, origin, asks_method, asks_headers;  // empty: absent (the last two of CORS)
+  std::vector<std::pair<std::string, std::string>> service = {};  // as HttpRequest::headers has it
+  std::string content_type, authorization, request_id, origin;    // empty: absent, as
+  std::string asks_method, asks_headers;                          // these of CORS
 
   [[nodiscard]] bool has_body() const { return chunked || content_length.value_or(0) > 0; }
 };

@@ -15,18 +15,29 @@ constexpr std::string_view kPlace = "{id}";
 /// Whether `path` is the route's; what stands for {id} goes to `parameter`.
 bool matches(const HttpRoute& route, std::string_view path, std::string& parameter) {
   const std::string_view pattern = route.path;
-  if (!pattern.ends_with(kPlace)) return path == pattern;
-  const std::string_view prefix = pattern.substr(0, pattern.size() - kPlace.size());
-  if (path.size() <= prefix.size() || !path.starts_with(prefix)) return false;
-  auto decoded = percent_decode(path.substr(prefix.size()));
+  const std::size_t place = pattern.find(kPlace);
+  if (place == std::string_view::npos) return path == pattern;
+  const std::string_view prefix = pattern.substr(0, place), suffix = pattern.substr(place + kPlace.size());
+  if (path.size() <= prefix.size() + suffix.size() || !path.starts_with(prefix) || !path.ends_with(suffix))
+    return false;
+  const std::string_view given = path.substr(prefix.size(), path.size() - prefix.size() - suffix.size());
+  if (!suffix.empty() && given.find('/') != std::string_view::npos) return false;
+  auto decoded = percent_decode(given);
   if (!decoded) return false;
   parameter = std::move(*decoded);
   return true;
 }
 
 bool method_fits(const HttpRoute& route, std::string_view method) {
-  if (route.method == HttpRoute::Method::post) return method == "POST";
-  return method == "GET" || method == "HEAD";
+  switch (route.method) {
+    case HttpRoute::Method::get:
+      return method == "GET" || method == "HEAD";
+    case HttpRoute::Method::post:
+      return method == "POST";
+    case HttpRoute::Method::erase:
+      return method == "DELETE";
+  }
+  return false;
 }
 
 bool is_header_list(std::string_view text) {
@@ -39,8 +50,16 @@ bool is_header_list(std::string_view text) {
 
 }  // namespace
 
-std::string_view HttpRoute::allow() const {
-  return method == Method::post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
+std::string_view HttpRoute::methods() const {
+  switch (method) {
+    case Method::get:
+      return "GET, HEAD";
+    case Method::post:
+      return "POST";
+    case Method::erase:
+      return "DELETE";
+  }
+  return {};
 }
 
 RouteMatch find_route(const std::vector<HttpRoute>& routes, std::string_view method, std::string_view path) {
@@ -48,8 +67,12 @@ RouteMatch find_route(const std::vector<HttpRoute>& routes, std::string_view met
   for (const HttpRoute& route : routes) {
     std::string parameter;
     if (!matches(route, path, parameter)) continue;
-    match = {&route, std::move(parameter), method_fits(route, method)};
+    match.route = &route;
+    match.parameter = std::move(parameter);
+    match.method_fits = method_fits(route, method);
     if (match.method_fits) break;
+    if (!match.methods.empty()) match.methods += ", ";
+    match.methods += route.methods();
   }
   return match;
 }
@@ -59,9 +82,9 @@ HttpReply no_route_reply(const RouteMatch& match, std::string_view method, std::
   if (match.route == nullptr)
     return error_reply(404, fmt::format("There is no {} {} here.", shown(method), shown(path)));
   HttpReply reply =
-      error_reply(405, fmt::format("{} does not take {}, only {}.", shown(path), shown(method), match.route->allow()),
+      error_reply(405, fmt::format("{} does not take {}, only {}.", shown(path), shown(method), match.allow()),
                   "invalid_request_error", "method_not_supported");
-  reply.headers.emplace_back("Allow", match.route->allow());
+  reply.headers.emplace_back("Allow", match.allow());
   return reply;
 }
 
@@ -76,10 +99,10 @@ std::vector<std::pair<std::string, std::string>> cors_headers(const CorsOrigins&
   return headers;
 }
 
-HttpReply options_reply(const HttpRoute* route, const CorsOrigins& origins, std::string_view origin,
+HttpReply options_reply(std::string_view allow, const CorsOrigins& origins, std::string_view origin,
                         std::string_view asks_method, std::string_view asks_headers) {
   HttpReply reply{.status = 204, .content_type = {}};
-  const std::string_view allow = route == nullptr ? "GET, HEAD, POST, OPTIONS" : route->allow();
+  if (allow.empty()) allow = "GET, HEAD, POST, DELETE, OPTIONS";
   reply.headers.emplace_back("Allow", allow);
   // The origin itself is granted by cors_headers(), which every reply gets.
   const auto granted = cors_headers(origins, origin);

@@ -14,22 +14,27 @@
 namespace millrace {
 
 struct HttpRoute {
-  enum class Method : unsigned char { get, post };  // a GET route also answers HEAD
+  enum class Method : unsigned char { get, post, erase };  // a GET route also answers HEAD
 
   Method method = Method::get;
-  std::string path;   // "/v1/models", or ending in "/{id}": anything that is not empty, slashes too
+  /// "/v1/models"; or with one "{id}" in it: at the end anything that is not empty, slashes too, else without slashes.
+  std::string path;
   bool open = false;  // needs no key, and answers also while the server drains
-  /// A POST route's runs on a worker thread, a GET route's on the connection's and must be quick. Thread-safe.
+  /// A GET route's runs on the connection's thread and must be quick, others' on a worker thread. Thread-safe.
   std::function<HttpOutcome(const HttpRequest&)> handle;
 
-  /// "GET, HEAD, OPTIONS" or "POST, OPTIONS".
-  [[nodiscard]] std::string_view allow() const;
+  /// "GET, HEAD", "POST" or "DELETE".
+  [[nodiscard]] std::string_view methods() const;
 };
 
 struct RouteMatch {
   const HttpRoute* route = nullptr;  // null: no such path
   std::string parameter;             // what {id} stands for, decoded
   bool method_fits = false;          // else 405, or OPTIONS
+  std::string methods;               // of all routes of this path, unless one fits
+
+  /// "POST, OPTIONS"; empty where there is no such path.
+  [[nodiscard]] std::string allow() const { return route == nullptr ? std::string() : methods + ", OPTIONS"; }
 };
 
 RouteMatch find_route(const std::vector<HttpRoute>& routes, std::string_view method, std::string_view path);
@@ -44,8 +49,8 @@ using CorsOrigins = std::vector<std::string>;
 std::vector<std::pair<std::string, std::string>> cors_headers(const CorsOrigins& origins, std::string_view origin);
 
 /// 204 with Allow and, where `origin` may call and `asks_method` is not empty, what a preflight wants to know.
-/// `asks_headers` are granted as far as they are header names. `route` null: `OPTIONS *`.
-HttpReply options_reply(const HttpRoute* route, const CorsOrigins& origins, std::string_view origin,
+/// `asks_headers` are granted as far as they are header names. `allow`: RouteMatch::allow(); empty: `OPTIONS *`.
+HttpReply options_reply(std::string_view allow, const CorsOrigins& origins, std::string_view origin,
                         std::string_view asks_method, std::string_view asks_headers);
 
 }  // namespace millrace

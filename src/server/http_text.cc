@@ -59,6 +59,23 @@ std::optional<std::string_view> target_path(std::string_view target) {
   return target.substr(0, target.find_first_of("?#"));
 }
 
+std::string_view target_query(std::string_view target) {
+  target = target.substr(0, target.find('#'));
+  const std::size_t mark = target.find('?');
+  return mark == std::string_view::npos ? std::string_view() : target.substr(mark + 1);
+}
+
+std::optional<std::string> query_value(std::string_view query, std::string_view key) {
+  while (!query.empty()) {
+    const std::string_view pair = query.substr(0, query.find('&'));
+    query.remove_prefix(std::min(pair.size() + 1, query.size()));
+    const std::size_t equals = std::min(pair.find('='), pair.size());
+    if (percent_decode(pair.substr(0, equals)) != key) continue;
+    return percent_decode(pair.substr(std::min(equals + 1, pair.size())));
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> percent_decode(std::string_view text) {
   std::string out;
   out.reserve(text.size());

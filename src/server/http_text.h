@@ -15,6 +15,12 @@ namespace millrace {
 /// not a target.
 std::optional<std::string_view> target_path(std::string_view target);
 
+/// What stands behind the '?' of a target; empty where nothing does.
+std::string_view target_query(std::string_view target);
+
+/// The first value of `key` in a query, decoded ("a=1&b=x%20y"); nothing: it is not there, or no text.
+std::optional<std::string> query_value(std::string_view query, std::string_view key);
+
 /// Nothing: a '%' that two hexadecimal digits do not follow, or a NUL byte.
 std::optional<std::string> percent_decode(std::string_view text);
 

@@ -3,15 +3,19 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STORIES = ROOT / "models" / "stories260K"
 START_SECONDS = 60
 END_SECONDS = 30
+NATS = shutil.which("nats-server", path="/usr/sbin:/usr/bin:/usr/local/bin")
 
 
 def binary():
@@ -22,8 +26,10 @@ class Server:
     """`millrace serve --port 0 --json` with further arguments; as a context it ends in good order, or fails."""
 
     def __init__(self, *arguments):
+        self.begin([binary(), "serve", *map(str, arguments), "--port", "0", "--json", "--kv-memory", "64M"])
+
+    def begin(self, command):
         self.log = tempfile.TemporaryFile()
-        command = [binary(), "serve", *map(str, arguments), "--port", "0", "--json", "--kv-memory", "64M"]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log)
         watchdog = threading.Timer(START_SECONDS, self.process.kill)
         watchdog.start()
@@ -64,3 +70,37 @@ class Server:
         size = os.fstat(self.log.fileno()).st_size
         # Not read(): the offset is the server's too.
         return os.pread(self.log.fileno(), 4000, max(0, size - 4000)).decode(errors="replace")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Cluster(Server):
+    """A gateway with a NATS server and a node behind it, where this machine has nats-server (NATS)."""
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        port = free_port()
+        self.others = [subprocess.Popen([NATS, "--addr", "127.0.0.1", "--port", str(port), "--jetstream", "--store_dir",
+                                         self.folder.name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        nats = ["--nats", f"nats://127.0.0.1:{port}", "--json"]
+        self.others.append(subprocess.Popen([binary(), "node", *nats, "--name", "one", "--kv-memory", "64M"],
+                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        self.begin([binary(), "gateway", *nats, "--name", "gate", "--port", "0"])
+
+    def end(self):
+        code = super().end()
+        for process in reversed(self.others):
+            process.terminate()
+            process.wait(END_SECONDS)
+        self.folder.cleanup()
+        return code

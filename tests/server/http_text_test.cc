@@ -5,6 +5,7 @@
 #include "server/http_auth.h"
 #include "server/http_parser.h"
 #include "server/http_router.h"
+#include "server/multipart.h"
 
 namespace millrace {
 namespace {
@@ -82,6 +83,89 @@ TEST(HttpRouter, FindsPathsAndMethods) {
   }
   EXPECT_FALSE(find_route(routes, "POST", "/v1/models").method_fits);
   EXPECT_FALSE(find_route(routes, "HEAD", "/v1/embeddings").method_fits);
+}
+
+TEST(HttpRouter, FindsAPlaceInTheMiddleAndDeletes) {
+  using Method = HttpRoute::Method;
+  std::vector<HttpRoute> routes(4);
+  routes[0] = {Method::get, "/v1/files/{id}/content"};
+  routes[1] = {Method::get, "/v1/files/{id}"};
+  routes[2] = {Method::erase, "/v1/files/{id}"};
+  routes[3] = {Method::post, "/v1/files"};
+  const RouteMatch content = find_route(routes, "GET", "/v1/files/a%20b/content");
+  EXPECT_EQ(content.route, &routes[0]);
+  EXPECT_EQ(content.parameter, "a b");
+  EXPECT_EQ(find_route(routes, "GET", "/v1/files/a/b/content").route, &routes[1]) << "there is a slash in it";
+  EXPECT_EQ(find_route(routes, "GET", "/v1/files//content").route, &routes[1]);
+  EXPECT_EQ(find_route(routes, "GET", "/v1/files/x").route, &routes[1]);
+  EXPECT_EQ(find_route(routes, "DELETE", "/v1/files/x").route, &routes[2]);
+  EXPECT_FALSE(find_route(routes, "PUT", "/v1/files/x").method_fits);
+  EXPECT_EQ(find_route(routes, "OPTIONS", "/v1/files/x").allow(), "GET, HEAD, DELETE, OPTIONS");
+  EXPECT_EQ(find_route(routes, "OPTIONS", "/v1/files").allow(), "POST, OPTIONS");
+  EXPECT_EQ(find_route(routes, "OPTIONS", "/v1").allow(), "");
+  const HttpReply reply = no_route_reply(find_route(routes, "PUT", "/v1/files/x"), "PUT", "/v1/files/x");
+  EXPECT_EQ(reply.status, 405);
+  EXPECT_NE(reply.body.find("GET, HEAD, DELETE"), std::string::npos);
+}
+
+TEST(HttpText, ReadsQueries) {
+  EXPECT_EQ(target_query("/a?b=c&d#e"), "b=c&d");
+  EXPECT_EQ(target_query("/a"), "");
+  EXPECT_EQ(target_query("/a#b?c"), "");
+  EXPECT_EQ(query_value("limit=5&after=a%20b&after=c", "limit"), "5");
+  EXPECT_EQ(query_value("limit=5&after=a%20b&after=c", "after"), "a b");
+  EXPECT_EQ(query_value("limit&x=", "limit"), "");
+  EXPECT_EQ(query_value("limit&x=", "x"), "");
+  EXPECT_FALSE(query_value("limit=5", "imit"));
+  EXPECT_FALSE(query_value("", "limit"));
+  EXPECT_FALSE(query_value("a=%zz", "a"));
+}
+
+const char* const kForm = "multipart/form-data; boundary=\"a b\"";
+
+TEST(Multipart, ReadsForms) {
+  const std::string body =
+      "to be ignored\r\n--a b \r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n"
+      "--a b\r\nContent-Type: text/plain\r\ncontent-disposition: form-data; filename=\"C:\\\\d/q\\\"x.jsonl\"; "
+      "name=file\r\n\r\n{}\r\n--a\r\n\r\n--a b\r\nContent-Disposition: form-data; name=empty\r\n\r\n\r\n--a "
+      "b--\r\nrest";
+  const auto parts = parse_form(kForm, body);
+  ASSERT_TRUE(parts.ok()) << parts.error().message;
+  ASSERT_EQ(parts->size(), 3u);
+  EXPECT_EQ((*parts)[0].name, "purpose");
+  EXPECT_EQ((*parts)[0].content, "batch");
+  EXPECT_FALSE((*parts)[0].filename);
+  EXPECT_EQ((*parts)[1].name, "file");
+  EXPECT_EQ((*parts)[1].filename, "q\"x.jsonl");
+  EXPECT_EQ((*parts)[1].content, "{}\r\n--a\r\n");
+  EXPECT_EQ((*parts)[2].content, "");
+  // Whatever is cut off or missing is refused, and read no further than it goes.
+  for (std::size_t cut = 0; cut + 6 < body.size(); ++cut) {
+    EXPECT_FALSE(parse_form(kForm, std::string(body, 0, cut)).ok()) << cut;
+  }
+}
+
+TEST(Multipart, RefusesWhatIsNoForm) {
+  const std::string part = "--b\r\nContent-Disposition: form-data; name=x\r\n\r\n1\r\n";
+  const std::string_view type = "multipart/form-data; boundary=b";
+  EXPECT_TRUE(parse_form(type, part + "--b--").ok());
+  EXPECT_TRUE(parse_form("Multipart/Form-Data; charset=x; Boundary=b", part + "--b--").ok());
+  for (const char* bad : {"", "text/plain", "multipart/form-data", "multipart/form-data; boundary=",
+                          "multipart/form-data; boundary=\"b", "multipart/mixed; boundary=b"}) {
+    EXPECT_FALSE(parse_form(bad, part + "--b--").ok()) << bad;
+  }
+  EXPECT_FALSE(form_boundary("multipart/form-data; boundary=" + std::string(71, 'b')).ok());
+  for (const std::string& bad : {std::string(), std::string("--c--"), part, part + part + "--b--",
+                                 std::string("--b\r\n\r\n1\r\n--b--"), std::string("--b\r\nX\r\n\r\n1\r\n--b--"),
+                                 std::string("--b\r\nContent-Disposition: attachment; name=x\r\n\r\n1\r\n--b--"),
+                                 "--bX" + part, "--b\r\nA: " + std::string(9000, 'a') + "\r\n\r\n1\r\n--b--"}) {
+    EXPECT_FALSE(parse_form(type, bad).ok()) << bad.substr(0, 100);
+  }
+  std::string many;
+  for (int i = 0; i < 33; ++i) {
+    many += "--b\r\nContent-Disposition: form-data; name=x" + std::to_string(i) + "\r\n\r\n1\r\n";
+  }
+  EXPECT_FALSE(parse_form(type, many + "--b--").ok());
 }
 
 TEST(HttpParser, TakesARequestInPiecesOfAnySize) {

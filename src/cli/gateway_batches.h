@@ -1,0 +1,36 @@
+// A gateway's batches: /v1/files, /v1/batches, and the work (docs/batches.md).
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cluster/batch_api.h"
+#include "cluster/batch_routes.h"
+#include "cluster/batch_service.h"
+#include "cluster/event_loop.h"
+#include "cluster/gateway_streams.h"
+#include "cluster/nats_batch_store.h"
+
+namespace millrace::cli {
+
+class GatewayBatches {
+ public:
+  /// All must outlive it.
+  GatewayBatches(const NatsTransport& transport, const std::string& gateway, const ServedModel& model,
+                 const EngineAccess& engine, std::function<void(const std::string&)> on_message);
+
+  void add_to(std::vector<HttpRoute>& routes) { routes_.add_to(routes); }
+
+  /// Before the loop runs, or on it: tells from now on what room the nodes have.
+  void watch(const GatewayStreams& streams, EventLoop& loop);
+
+ private:
+  std::string model_;
+  NatsBatchStore store_;
+  BatchService service_;
+  BatchApi api_;
+  BatchRoutes routes_;
+};
+
+}  // namespace millrace::cli

@@ -1,0 +1,29 @@
+// The routes of /v1/files and /v1/batches: BatchApi behind HTTP. What waits for the store waits on threads of its own,
+// so that nothing else does.
+#pragma once
+
+#include <boost/asio/thread_pool.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cluster/batch_api.h"
+#include "server/http_router.h"
+
+namespace millrace {
+
+class BatchRoutes {
+ public:
+  /// `api` must outlive it.
+  explicit BatchRoutes(BatchApi& api);
+  /// Waits for what is under way. No route may be asked any more.
+  ~BatchRoutes();
+
+  void add_to(std::vector<HttpRoute>& routes);
+
+ private:
+  BatchApi* api_;
+  std::shared_ptr<boost::asio::thread_pool> threads_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,186 @@
+#include "cluster/nats_batch_store.h"
+
+#include <nats/nats.h>
+
+#include <algorithm>
+#include <mutex>
+
+namespace millrace {
+
+namespace {
+
+constexpr const char* kBucket = "mr_batches";
+constexpr const char* kStream = "KV_mr_batches";
+constexpr const char* kSubjects = "$KV.mr_batches.";
+constexpr std::int64_t kWait = 5000;  // ms for an answer
+
+template <typename T, void (*destroy)(T*)>
+struct Destroy {
+  void operator()(T* what) const { destroy(what); }
+};
+using Message = std::unique_ptr<natsMsg, Destroy<natsMsg, natsMsg_Destroy>>;
+using Ack = std::unique_ptr<jsPubAck, Destroy<jsPubAck, jsPubAck_Destroy>>;
+using Entry = std::unique_ptr<kvEntry, Destroy<kvEntry, kvEntry_Destroy>>;
+using StoreWatcher = std::unique_ptr<kvWatcher, Destroy<kvWatcher, kvWatcher_Destroy>>;
+
+Error failure(std::string_view what, natsStatus status) {
+  return Error{fmt::format("{} can't be {}: {}", kBucket, what, natsStatus_GetText(status)), ErrorKind::unavailable};
+}
+
+/// Read from the stream's leader alone: a copy that is behind would say that a claim or a result is not there.
+natsStatus make_bucket(jsCtx* js) {
+  const std::string pattern = std::string(kSubjects) + ">";
+  const char* subjects[] = {pattern.c_str()};
+  jsStreamConfig config;
+  jsStreamConfig_Init(&config);
+  config.Name = kStream;
+  config.Subjects = subjects;
+  config.SubjectsLen = 1;
+  config.MaxMsgsPerSubject = 1;
+  config.MaxMsgSize = static_cast<std::int32_t>(BatchStore::kMostValue + 4096);  // and what stands in its head
+  config.Discard = js_DiscardNew;
+  config.Storage = js_FileStorage;
+  config.DenyDelete = true;  // nobody needs it: keys are purged
+  return js_AddStream(nullptr, js, &config, nullptr, nullptr);
+}
+
+}  // namespace
+
+struct NatsBatchStore::Shared {
+  natsConnection* connection = nullptr;
+  std::mutex mutex;
+  jsCtx* js = nullptr;        // once it is open
+  kvStore* bucket = nullptr;  // likewise
+
+  ~Shared() {
+    kvStore_Destroy(bucket);
+    jsCtx_Destroy(js);
+  }
+
+  Status open() {
+    // A request without a server would wait for its whole time.
+    if (natsConnection_Status(connection) != NATS_CONN_STATUS_CONNECTED) {
+      return Error{fmt::format("{} can't be reached: there is no connection to NATS", kBucket), ErrorKind::unavailable};
+    }
+    const std::lock_guard lock(mutex);
+    if (bucket != nullptr) return Ok{};
+    jsOptions options;
+    jsOptions_Init(&options);
+    options.Wait = kWait;
+    natsStatus status = js == nullptr ? natsConnection_JetStream(&js, connection, &options) : NATS_OK;
+    if (status == NATS_OK) status = js_KeyValue(&bucket, js, kBucket);
+    if (status == NATS_NOT_FOUND) {
+      status = make_bucket(js);
+      if (status == NATS_OK) status = js_KeyValue(&bucket, js, kBucket);
+    }
+    return status == NATS_OK ? Status(Ok{}) : failure("opened", status);
+  }
+
+  /// Nothing: another revision.
+  Result<std::optional<std::uint64_t>> publish(const std::string& key, std::string_view value, jsPubOptions* options) {
+    if (value.size() > kMostValue) return fail("a value of {} bytes for {}", value.size(), key);
+    MILLRACE_CHECK_OK(open());
+    jsPubAck* raw = nullptr;
+    jsErrCode code{};
+    const natsStatus status =
+        js_Publish(&raw, js, (kSubjects + key).c_str(), value.data(), static_cast<int>(value.size()), options, &code);
+    const Ack ack(raw);
+    if (status == NATS_OK) return std::optional(ack->Sequence);
+    if (code == JSStreamWrongLastSequenceErr) return std::optional<std::uint64_t>();
+    return failure("written", status);
+  }
+
+  Status purge(const std::string& subject) {
+    MILLRACE_CHECK_OK(open());
+    jsOptions options;
+    jsOptions_Init(&options);
+    options.Wait = kWait;
+    options.Stream.Purge.Subject = subject.c_str();
+    const natsStatus status = js_PurgeStream(js, kStream, &options, nullptr);
+    return status == NATS_OK ? Status(Ok{}) : failure("cleared", status);
+  }
+};
+
+NatsBatchStore::NatsBatchStore(const NatsTransport& transport) : shared_(std::make_unique<Shared>()) {
+  shared_->connection = transport.connection();
+}
+
+NatsBatchStore::~NatsBatchStore() = default;
+
+Result<std::optional<StoredEntry>> NatsBatchStore::get(const std::string& key) {
+  MILLRACE_CHECK_OK(shared_->open());
+  natsMsg* raw = nullptr;
+  jsErrCode code{};
+  const natsStatus status = js_GetLastMsg(&raw, shared_->js, kStream, (kSubjects + key).c_str(), nullptr, &code);
+  if (status == NATS_NOT_FOUND || code == JSNoMessageFoundErr) return std::optional<StoredEntry>();
+  if (status != NATS_OK) return failure("read", status);
+  const Message message(raw);
+  const auto bytes = static_cast<std::size_t>(natsMsg_GetDataLength(raw));
+  return std::optional(StoredEntry{key, bytes == 0 ? std::string() : std::string(natsMsg_GetData(raw), bytes),
+                                   natsMsg_GetSequence(raw)});
+}
+
+Result<std::optional<std::uint64_t>> NatsBatchStore::create(const std::string& key, std::string_view value) {
+  jsPubOptions options;
+  jsPubOptions_Init(&options);
+  options.MaxWait = kWait;
+  options.ExpectNoMessage = true;
+  return shared_->publish(key, value, &options);
+}
+
+Result<std::optional<std::uint64_t>> NatsBatchStore::update(const std::string& key, std::string_view value,
+                                                            std::uint64_t revision) {
+  jsPubOptions options;
+  jsPubOptions_Init(&options);
+  options.MaxWait = kWait;
+  options.ExpectLastSubjectSeq = revision;
+  return shared_->publish(key, value, &options);
+}
+
+Status NatsBatchStore::put(const std::string& key, std::string_view value) {
+  jsPubOptions options;
+  jsPubOptions_Init(&options);
+  options.MaxWait = kWait;
+  MILLRACE_CHECK_OK(shared_->publish(key, value, &options));
+  return Ok{};
+}
+
+Status NatsBatchStore::erase(const std::string& key) {
+  return shared_->purge(kSubjects + key);
+}
+
+Status NatsBatchStore::erase_below(const std::string& prefix) {
+  return shared_->purge(fmt::format("{}{}.>", kSubjects, prefix));
+}
+
+Result<std::vector<StoredEntry>> NatsBatchStore::list(const std::string& prefix) {
+  MILLRACE_CHECK_OK(shared_->open());
+  kvWatchOptions options;
+  kvWatchOptions_Init(&options);
+  options.IgnoreDeletes = true;
+  kvWatcher* raw = nullptr;
+  natsStatus status = kvStore_Watch(&raw, shared_->bucket, (prefix + ".>").c_str(), &options);
+  if (status != NATS_OK) return failure("listed", status);
+  const StoreWatcher watcher(raw);
+  std::vector<StoredEntry> entries;
+  while (true) {
+    kvEntry* next = nullptr;
+    status = kvWatcher_Next(&next, watcher.get(), kWait);
+    if (status != NATS_OK) return failure("listed", status);
+    const Entry entry(next);
+    if (!entry) break;  // what comes now was not there before
+    const auto bytes = static_cast<std::size_t>(kvEntry_ValueLen(next));
+    entries.push_back({kvEntry_Key(next),
+                       bytes == 0 ? std::string() : std::string(static_cast<const char*>(kvEntry_Value(next)), bytes),
+                       kvEntry_Revision(next)});
+  }
+  // What changes meanwhile may be told twice: the later one counts.
+  std::ranges::sort(entries, [](const StoredEntry& a, const StoredEntry& b) {
+    return a.key != b.key ? a.key < b.key : a.revision > b.revision;
+  });
+  const auto told = std::ranges::unique(entries, {}, &StoredEntry::key);
+  entries.erase(told.begin(), told.end());
+  return entries;
+}
+
+}  // namespace millrace
