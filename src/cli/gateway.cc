@@ -137,6 +137,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
 
   GatewayBatches batches(*transport, flags.nats.name, served, access, warn);
   batches.watch(streams, loop);
+  options.on_drain = [&] { batches.end(); };
   std::unique_ptr<Server> server;
   ApiRoutesOptions routes{
       .version = version,

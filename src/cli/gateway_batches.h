@@ -21,6 +21,8 @@ class GatewayBatches {
                  const EngineAccess& engine, std::function<void(const std::string&)> on_message);
 
   void add_to(std::vector<HttpRoute>& routes) { routes_.add_to(routes); }
+  /// Any thread: the work goes to other gateways.
+  void end() { service_.end(); }
 
   /// Before the loop runs, or on it: tells from now on what room the nodes have.
   void watch(const GatewayStreams& streams, EventLoop& loop);

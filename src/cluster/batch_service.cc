@@ -95,12 +95,14 @@ BatchService::BatchService(BatchStore& store, const ServedModel& model, const En
       thread_([this] { run(); }) {}
 
 BatchService::~BatchService() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
-  woken_.notify_one();
+  end();
   thread_.join();
+}
+
+void BatchService::end() {
+  const std::lock_guard lock(mutex_);
+  stop_ = true;
+  woken_.notify_one();
 }
 
 void BatchService::look_soon() {

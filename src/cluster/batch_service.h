@@ -56,6 +56,8 @@ class BatchService {
   void set_room(const NodeRoom& room) { lines_.set_room(room); }
   /// Any thread: a batch was made or cancelled.
   void look_soon();
+  /// Any thread: no line is begun any more, and what is under way is handed to others.
+  void end();
 
  private:
   void run();

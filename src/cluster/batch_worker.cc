@@ -7,8 +7,9 @@ namespace millrace {
 
 namespace {
 
-constexpr std::size_t kCloseLooks = 4;                 // batches whose tasks are listed in each scan
-constexpr Duration kUnborn = std::chrono::minutes(1);  // until a batch whose record never came is forgotten
+constexpr std::size_t kCloseLooks = 4;                        // batches whose tasks are listed in each scan
+constexpr Duration kUnborn = std::chrono::minutes(1);         // until a batch whose record never came is forgotten
+constexpr Duration kListTime = std::chrono::milliseconds(2);  // for each block, between two lists of all
 constexpr Duration kLongestSleep = std::chrono::milliseconds(250);
 
 /// The number of a block that is a task's name.
@@ -164,7 +165,10 @@ Status BatchWorker::look_at(const std::string& id, Known& batch, bool with_tasks
     return change(batch, next, changed);
   }
   if (next.status == BatchStatus::in_progress) {
-    if (!with_tasks) return Ok{};
+    // A list of thousands is not read every second, but where it may say that all are done.
+    const bool may_be_done = static_cast<std::int64_t>(batch.tasks.size()) >= next.blocks;
+    const bool is_due = now_ - batch.tasks_seen >= next.blocks * kListTime;
+    if (!with_tasks || (!is_due && !may_be_done)) return Ok{};
     MILLRACE_CHECK_OK(load_tasks(id, batch));
     std::int64_t done = 0;
     for (const auto& [name, task] : batch.tasks) done += block_of(name) && task.claim.done ? 1 : 0;
@@ -187,6 +191,7 @@ Status BatchWorker::clear_away(const std::string& id) {
 
 Status BatchWorker::load_tasks(const std::string& id, Known& batch) {
   MILLRACE_TRY(const auto entries, store_->list("task." + id));
+  batch.tasks_seen = now_;
   batch.tasks.clear();
   for (const StoredEntry& entry : entries) {
     MILLRACE_TRY(BatchClaim claim, read_claim(entry.value));

@@ -116,6 +116,7 @@ class BatchWorker {
     std::uint64_t revision = 0;  // of the record; 0: it was not there yet
     Duration first_seen{0};
     std::map<std::string, Task, std::less<>> tasks;
+    Duration tasks_seen{0};  // when they were listed
     std::vector<BlockStart> index;
     std::map<std::int64_t, Held> held;  // by block
   };

@@ -35,7 +35,7 @@ def requests(count, dice):
                             {"temperature": 0, "logprobs": True, "top_logprobs": 2}, {"n": 2}])
         if i % 50 == 7:
             more = {"temperature": "hot"}
-        lines.append(line(f"request-{i}", messages=[message], max_tokens=dice.randint(20, 150), ignore_eos=True, **more))
+        lines.append(line(f"request-{i}", messages=[message], max_tokens=dice.randint(10, 90), ignore_eos=True, **more))
     return lines
 
 
@@ -156,6 +156,17 @@ class Batches(cluster_test.Processes):
             self.assertEqual(record["response"]["status_code"] == 200, record in good)
             self.assertEqual(answer(record), expected[record["custom_id"]], record["custom_id"])
 
+    def controls(self, batch, lines, expected):
+        """check() is one that finds something: a line twice, a line that is missing, another answer."""
+        records = self.records
+        wrong = [lambda file: records(file)[:1] + records(file), lambda file: records(file)[1:],
+                 lambda file: [record | {"error": "x"} for record in records(file)],
+                 lambda file: records(file)[::-1]]
+        for self.records in wrong:
+            with self.assertRaises(AssertionError):
+                self.check(batch, lines, expected)
+        self.records = records
+
     def kill_now_and_then(self, seed, seconds, killed, until):
         """Kills gateways and nodes at random, and starts them again; one gateway or node at a time."""
         dice = random.Random(seed)
@@ -194,7 +205,7 @@ class Batches(cluster_test.Processes):
         self.check(batch, lines, expected)
 
     def test_nodes_and_gateways_are_killed(self):
-        self.through_kills(500, seed=1, seconds=20)
+        self.through_kills(500, seed=1, seconds=12)
 
     @unittest.skipUnless(os.environ.get("MILLRACE_LONG"), "the long form: MILLRACE_LONG=1")
     def test_nodes_and_gateways_are_killed_again_and_again(self):
@@ -216,6 +227,9 @@ class Batches(cluster_test.Processes):
         file = self.call(f"/v1/batches/{id}")["input_file_id"]
         self.assertEqual(self.call(f"/v1/files/{file}", method="DELETE"), 409)
         self.assertEqual(self.call(f"/v1/files/{file}/content"), "".join(text + "\n" for text in lines).encode())
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url()}/v1/files/{file}/content", method="HEAD")) as reply:
+            self.assertEqual((reply.status, reply.headers["Content-Type"], reply.read()),
+                             (200, "application/octet-stream", b""))
         # Another waits behind it, and is cancelled.
         other = self.batch(lines)
         self.wait(other, "in_progress")
@@ -235,7 +249,9 @@ class Batches(cluster_test.Processes):
                          [(2, "invalid_json_line"), (3, "duplicate_custom_id")])
         self.run_program(NODES[0])
         batch = self.wait(id, "completed")
-        self.check(batch, lines, self.undisturbed(lines))
+        expected = self.undisturbed(lines)
+        self.check(batch, lines, expected)
+        self.controls(batch, lines, expected)
         self.assertEqual(batch["metadata"], {"of": "a test"})
         self.assertEqual(self.call(f"/v1/batches/{id}/cancel", {}), 409)
         listed = self.call("/v1/batches?limit=2")
