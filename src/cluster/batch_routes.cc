@@ -45,7 +45,7 @@ class Mailbox {
   std::optional<HttpAnswer::Piece> piece_;
 };
 
-HttpReply failed() {
+HttpReply failed_reply() {
   return error_reply(500, "The server failed at this request.", "server_error");
 }
 
@@ -64,7 +64,7 @@ class LateReply : public HttpAnswer {
       try {
         reply = make();
       } catch (const std::exception&) {  // most likely memory is short
-        reply = failed();
+        reply = failed_reply();
       }
       box->put({.bytes = {}, .whole = std::move(reply), .last = true});
     });

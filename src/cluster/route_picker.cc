@@ -25,6 +25,14 @@ std::string own_label(const std::string& label) {
   return "label=" + label;
 }
 
+/// Among nodes that cost nothing the one with the least work is the cheapest.
+NodePrice price_of(const NodeTerms& terms, UnixSeconds now) {
+  constexpr double kNext = 1e-6;  // $/h
+  NodePrice price = terms.price(now);
+  if (usd_per_second(price) == 0.0) price.usd_per_hour += kNext;
+  return price;
+}
+
 bool is_sane(const NodeSpeed& speed) {
   const NodeSpeed usual;
   const auto near = [](double value, double of) { return value > of / kMostOff && value < of * kMostOff; };
@@ -45,7 +53,7 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
   const NodeModel* model = NodeTable::model(state, options_.model);
   NodeFacts facts{.usable = model != nullptr && state.usable()};
   seen.terms = state.terms;
-  facts.price = seen.terms.price(options_.wall());
+  facts.price = price_of(seen.terms, options_.wall());
   if (model != nullptr) {
     const NodeSpeed claim = is_sane(model->speed) ? model->speed : NodeSpeed{};
     // What was observed holds until the node serves something else or says that it has changed.
@@ -106,7 +114,7 @@ void RoutePicker::learn(const NodeTable& nodes, double now) {
 void RoutePicker::reprice() {
   for (const auto& [name, seen] : seen_) {
     NodeFacts facts = router_.facts(seen.index);
-    facts.price = seen.terms.price(options_.wall());
+    facts.price = price_of(seen.terms, options_.wall());
     router_.set_node(seen.index, facts);
   }
 }

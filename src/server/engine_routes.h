@@ -37,7 +37,7 @@ struct ApiRoutesOptions {
   std::function<bool()> ready;           // false: /ready answers 503
   std::function<std::string()> metrics;  // text for /metrics
   /// Whether a call that was understood is answered, and how. Empty: it is, as `make` does. Any thread.
-  std::function<HttpOutcome(const HttpRequest&, ApiCall, const MakeAnswer& make)> admit;
+  std::function<HttpOutcome(const HttpRequest&, ApiCall, const MakeAnswer& make)> admit = {};
 };
 
 /// All routes. `model` and `engine` must outlive the server that uses them.
