@@ -48,6 +48,8 @@ class SimCloud {
   void start_node(const std::string& name);
   void kill_node(const std::string& name);
   void drain_node(const std::string& name);
+  /// As a server does that loses its files: what nodes announced.
+  void lose_records() { records_.records.clear(); }
   void start_gateway(const std::string& name);
   /// Its streams are lost.
   void kill_gateway(const std::string& name);

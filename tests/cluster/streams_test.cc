@@ -93,6 +93,24 @@ TEST(Streams, ARestartedNodeIsNotMissed) {
   one.expect_whole();
 }
 
+TEST(Streams, ARecordThatIsLostIsAskedFor) {
+  SimCloud cloud({.nodes = 2, .gateways = 1, .classes = 1});
+  cloud.run_for(seconds(2));
+  cloud.kill_gateway("gateway-0");
+  cloud.lose_records();
+  cloud.start_gateway("gateway-0");
+  cloud.run_for(milliseconds(2300));  // a beat, a question, and until the gateway looks into the registry again
+  for (const std::string& name : cloud.node_names()) {
+    const NodeState* node = cloud.gateway("gateway-0").nodes().find(name);
+    ASSERT_NE(node, nullptr);
+    EXPECT_EQ(node->record.incarnation, cloud.node(name).incarnation());
+    EXPECT_FALSE(node->record.models.empty());
+  }
+  SeenStream& seen = cloud.begin_stream("gateway-0", long_answer());
+  cloud.run_for(seconds(30));
+  EXPECT_EQ(cloud.verdict(seen), "");
+}
+
 TEST(Streams, TwoLivesOfANodeAreNotMixed) {
   OneStream one({.nodes = 1, .gateways = 1, .classes = 1});
   Stranger stranger(one.cloud.network);
