@@ -130,7 +130,7 @@ class Batches(cluster_test.Processes):
 
     def undisturbed(self, lines):
         """The answers of `millrace run --batch`, by custom_id."""
-        files = [os.path.join(self.folder, name) for name in ("in.jsonl", "out.jsonl")]
+        files = [os.path.join(self.folder, f"{uuid.uuid4().hex}.jsonl") for _ in range(2)]
         with open(files[0], "w") as file:
             file.writelines(text + "\n" for text in lines)
         subprocess.run([BINARY, "run", "--batch", files[0], "-o", files[1], "--threads", "1"], check=True,
