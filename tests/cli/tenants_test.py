@@ -13,7 +13,9 @@ import urllib.error
 import urllib.request
 import uuid
 
-from cluster_test import BINARY, NATS, PROMPT, ROOT, Processes, free_port
+from cluster_processes import BINARY, NATS, ROOT, Processes, free_port, needs_nats, wait_for_port
+
+PROMPT = "First Citizen: Before we proceed any further, hear me speak."
 
 
 class Answer:
@@ -53,7 +55,7 @@ def text_of(answer):
     return "".join(choice["text"] for line in lines[:-1] for choice in json.loads(line)["choices"])
 
 
-@unittest.skipIf(NATS is None, "this machine has no nats-server (Debian: apt install nats-server)")
+@needs_nats
 class Tenants(Processes):
     GATEWAYS = ("gate-a", "gate-b")
 
@@ -66,6 +68,7 @@ class Tenants(Processes):
                        stdout=subprocess.DEVNULL)
         self.keys = keys
         self.server = self.start(NATS, "--config", os.path.join(keys, "nats.conf"))
+        self.assertTrue(wait_for_port(self.port), "nats-server listens")
         self.gateways = {}
         self.processes = {}
         for name in self.GATEWAYS:

@@ -90,6 +90,7 @@ class ScriptedAnswer : public HttpAnswer {
     const std::lock_guard lock(script_->mutex);
     ++script_->runs;
     script_->wake = std::move(wake);
+    if (!script_->bytes.empty() || script_->last) script_->wake();
     return std::nullopt;
   }
   Piece pull() override {
