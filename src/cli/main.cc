@@ -30,6 +30,7 @@ int run_command(int argc, char** argv) {
   millrace::cli::add_bench_serve(app, chosen);
   millrace::cli::add_node(app, chosen);
   millrace::cli::add_gateway(app, chosen);
+  millrace::cli::add_simulate(app, chosen);
   millrace::cli::add_terms(app, chosen);
   millrace::cli::add_tenant(app, chosen);
   try {

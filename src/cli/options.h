@@ -61,6 +61,7 @@ void add_serve(CLI::App& app, Command& chosen);
 void add_bench_serve(CLI::App& app, Command& chosen);
 void add_node(CLI::App& app, Command& chosen);
 void add_gateway(CLI::App& app, Command& chosen);
+void add_simulate(CLI::App& app, Command& chosen);
 void add_terms(CLI::App& app, Command& chosen);
 void add_tenant(CLI::App& app, Command& chosen);
 

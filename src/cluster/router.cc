@@ -1,6 +1,7 @@
 #include "cluster/router.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "cluster/prefix_hash.h"
@@ -10,10 +11,11 @@ namespace millrace {
 
 namespace {
 
-constexpr double kBeatLag = 1.5;  // seconds after which a beat must know what was placed before
-constexpr double kRoom = 0.9;     // of the SLO, that predictions may fill
-constexpr float kAlike = 1.05f;   // scores within this of the best are taken for equal, and drawn by lot
-constexpr float kBehind = 1e12f;  // more than any answer costs
+constexpr double kBeatLag = 1.5;          // seconds after which a beat must know what was placed before
+constexpr double kRoom = 0.9;             // of the SLO, that predictions may fill
+constexpr float kAlike = 1.05f;           // scores within this of the best are taken for equal, and drawn by lot
+constexpr double kWeightOfPrompt = 0.02;  // of one prompt in what is usual
+constexpr float kBehind = 1e12f;          // more than any answer costs
 constexpr std::uint64_t kUsable = std::uint64_t{1} << 63;  // a label of every node that may be used
 constexpr std::size_t kMostMatches = 64;
 
@@ -98,10 +100,15 @@ void Router::set_node(NodeIndex node, const NodeFacts& facts) {
     facts_.resize(count);
     have_.resize(count, 0);
     recent_.resize(count);
-    for (std::vector<float>* column : {&inverse_prefill_, &step_, &step_per_sequence_, &usd_per_second_, &places_,
-                                       &inverse_places_, &sequences_, &queued_tokens_, &cached_, &scores_}) {
+    for (std::vector<float>* column :
+         {&inverse_prefill_, &step_, &step_per_sequence_, &usd_per_second_, &places_, &inverse_places_, &inverse_chunk_,
+          &sequences_, &queued_tokens_, &kv_free_, &inverse_kv_used_, &cached_, &scores_}) {
       column->resize(count, 0.0f);
     }
+  }
+  if (facts_[node].kv_tokens != facts.kv_tokens || facts.kv_tokens == 0) {
+    facts_[node].kv_tokens = facts.kv_tokens;
+    set_kv(node, static_cast<double>(facts.kv_tokens));
   }
   facts_[node] = facts;
   have_[node] = facts.usable ? facts.labels | kUsable : 0;
@@ -110,25 +117,39 @@ void Router::set_node(NodeIndex node, const NodeFacts& facts) {
   step_per_sequence_[node] = static_cast<float>(facts.speed.step_per_sequence);
   places_[node] = static_cast<float>(facts.places);
   inverse_places_[node] = 1.0f / places_[node];
+  inverse_chunk_[node] = facts.speed.chunk > 0.0 ? static_cast<float>(1.0 / facts.speed.chunk) : 0.0f;
   usd_per_second_[node] = static_cast<float>(usd_per_second(facts.price));
+}
+
+void Router::set_kv(NodeIndex node, double free) {
+  const auto all = static_cast<double>(facts_[node].kv_tokens);
+  const bool known = all > 0.0;
+  kv_free_[node] = known ? static_cast<float>(free) : std::numeric_limits<float>::max();
+  inverse_kv_used_[node] = known ? static_cast<float>(1.0 / std::max(1.0, all - free)) : 0.0f;
 }
 
 void Router::set_load(NodeIndex node, const NodeLoad& load, double now) {
   std::vector<Placed>& recent = recent_[node];
   std::erase_if(recent, [&](const Placed& placed) { return now - placed.at >= kBeatLag; });
   double sequences = static_cast<double>(load.running + load.waiting);
-  double tokens = static_cast<double>(load.waiting_tokens);
+  auto tokens = static_cast<double>(load.waiting_tokens);
+  auto kv_free = static_cast<double>(load.kv_free);
   for (const Placed& placed : recent) {
     sequences += 1.0;
     tokens += placed.tokens;
+    kv_free -= placed.kv;
   }
+  set_kv(node, kv_free);
   sequences_[node] = static_cast<float>(sequences);
   queued_tokens_[node] = static_cast<float>(tokens);
 }
 
 void Router::placed(const RouteRequest& request, const Route& route, double now) {
   const auto tokens = static_cast<double>(request.prompt_tokens - route.cached_tokens);
-  recent_[route.node].push_back({now, tokens});
+  const double kv = tokens + request.answer_tokens;
+  usual_prompt_ += kWeightOfPrompt * (tokens - usual_prompt_);
+  recent_[route.node].push_back({now, tokens, kv});
+  if (facts_[route.node].kv_tokens > 0) set_kv(route.node, static_cast<double>(kv_free_[route.node]) - kv);
   sequences_[route.node] += 1.0f;
   queued_tokens_[route.node] += static_cast<float>(tokens);
 }
@@ -141,29 +162,47 @@ struct Prediction {
 };
 
 struct Asked {
-  explicit Asked(const RouteRequest& request)
-      : prompt(static_cast<float>(request.prompt_tokens)), answer(static_cast<float>(request.answer_tokens)) {}
-  float prompt, answer;
+  Asked(const RouteRequest& request, double usual)
+      : prompt(static_cast<float>(request.prompt_tokens)),
+        answer(static_cast<float>(request.answer_tokens)),
+        inverse_answer(1.0f / std::max(1.0f, answer)),
+        usual_prompt(static_cast<float>(usual)) {}
+  float prompt, answer, inverse_answer, usual_prompt;
 };
 
-inline Prediction predict_one(const Asked& asked, float cached, float inverse_prefill, float step,
-                              float step_per_sequence, float usd_per_second, float places, float inverse_places,
-                              float sequences, float queued) {
-  const float others = std::min(sequences, places - 1.0f);  // that decode beside it
-  const float tpot = step + step_per_sequence * others;
+/// What of a node it goes by.
+struct NodeColumns {
+  float inverse_prefill, step, step_per_sequence, usd_per_second, places, inverse_places, inverse_chunk;
+  float sequences, queued, kv_free, inverse_kv_used;
+};
+
+inline Prediction predict_one(const Asked& asked, float cached, const NodeColumns& node) {
+  const float others = std::min(node.sequences, node.places - 1.0f);  // that decode beside it
+  const float alone = node.step + node.step_per_sequence * others;
+  const float own = (asked.prompt - cached) * node.inverse_prefill;
+  // Prompts that are computed between two of its tokens.
+  const float between =
+      others * std::max(asked.prompt - cached, asked.usual_prompt) * node.inverse_prefill * asked.inverse_answer;
+  const float tpot = node.inverse_chunk > 0.0f ? alone + between : alone;
+  const float inverse_prefill = node.inverse_prefill + (others > 0.0f ? alone * node.inverse_chunk : 0.0f);
   // Where all places are taken, those before this one must end first: each takes an answer's time, `places` at once.
-  const float turns = std::max(0.0f, sequences + 1.0f - places) * inverse_places;
-  const float own = (asked.prompt - cached) * inverse_prefill;
-  const float wait = queued * inverse_prefill + turns * asked.answer * tpot;
-  return {wait + own + step, tpot, (own + asked.answer * (step * inverse_places + step_per_sequence)) * usd_per_second};
+  const float turns = std::max(0.0f, node.sequences + 1.0f - node.places) * node.inverse_places;
+  // The same for memory: all that is taken becomes free in an answer's time.
+  const float short_of = std::max(0.0f, node.queued + asked.prompt - cached + asked.answer - node.kv_free);
+  const float wait =
+      node.queued * inverse_prefill + std::max(turns, short_of * node.inverse_kv_used) * asked.answer * tpot;
+  return {wait + (asked.prompt - cached) * inverse_prefill + node.step, tpot,
+          (own + asked.answer * (node.step * node.inverse_places + node.step_per_sequence)) * node.usd_per_second};
 }
 
 }  // namespace
 
 Route Router::predict(NodeIndex node, const RouteRequest& request) const {
   const Prediction prediction =
-      predict_one(Asked(request), cached_[node], inverse_prefill_[node], step_[node], step_per_sequence_[node],
-                  usd_per_second_[node], places_[node], inverse_places_[node], sequences_[node], queued_tokens_[node]);
+      predict_one(Asked(request, usual_prompt_), cached_[node],
+                  {inverse_prefill_[node], step_[node], step_per_sequence_[node], usd_per_second_[node], places_[node],
+                   inverse_places_[node], inverse_chunk_[node], sequences_[node], queued_tokens_[node], kv_free_[node],
+                   inverse_kv_used_[node]});
   return {.node = node,
           .ttft = static_cast<double>(prediction.ttft),
           .tpot = static_cast<double>(prediction.tpot),
@@ -183,14 +222,15 @@ void Router::score_all(const RouteRequest& request) {
     for (std::size_t n = 0; n < count; ++n) scores_[n] = sequences_[n] * inverse_places_[n];
     return;
   }
-  const Asked asked(request);
+  const Asked asked(request, usual_prompt_);
   const bool cheapest = policy_ == RoutePolicy::cheapest_in_slo;
   const float inverse_ttft = 1.0f / static_cast<float>(kRoom * request.ttft_slo);
   const float inverse_tpot = 1.0f / static_cast<float>(kRoom * request.tpot_slo);
   for (std::size_t n = 0; n < count; ++n) {
-    const Prediction p =
-        predict_one(asked, cached_[n], inverse_prefill_[n], step_[n], step_per_sequence_[n], usd_per_second_[n],
-                    places_[n], inverse_places_[n], sequences_[n], queued_tokens_[n]);
+    const Prediction p = predict_one(
+        asked, cached_[n],
+        {inverse_prefill_[n], step_[n], step_per_sequence_[n], usd_per_second_[n], places_[n], inverse_places_[n],
+         inverse_chunk_[n], sequences_[n], queued_tokens_[n], kv_free_[n], inverse_kv_used_[n]});
     // Behind all that keep within it stand the others, by how far they miss it.
     const float missed = std::max(p.ttft * inverse_ttft, p.tpot * inverse_tpot);
     const float usd = missed <= 1.0f ? p.usd : kBehind * missed;
@@ -203,7 +243,7 @@ std::vector<Route> Router::pick(const RouteRequest& request, std::size_t most) {
   prefixes_.find(request.pages, matches_);
   std::erase_if(matches_, [this](const PrefixIndex::Match& match) { return match.node >= cached_.size(); });
   for (const PrefixIndex::Match& match : matches_) {
-    cached_[match.node] = static_cast<float>(match.pages * PrefixIndex::kPageTokens);
+    cached_[match.node] = static_cast<float>(match.pages * request.page_tokens);
   }
   score_all(request);
   struct Ranked {

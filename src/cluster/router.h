@@ -3,9 +3,19 @@
 //
 // Predictions are simple on purpose, so that what a node is observed to do can set each of their numbers:
 //
-//   wait = prompt tokens queued / prefill rate, and where all places are taken the time until one is free
+//   wait = prompt tokens queued / prefill rate, and where all places or all KV memory are taken the time until some is
+//          free
 //   TTFT = wait + uncached prompt tokens / prefill rate + step
 //   TPOT = step + step_per_sequence * sequences
+//
+// Where it is known how many tokens of prompts a node takes into a step, prompts and answers that share its steps slow
+// each other: behind a chunk of prompts stands a step of those that decode, and of those that decode each waits for the
+// prompts of as many as come while it does, which are as many as there are beside it. Their prompts are taken to be as
+// long as usual, and no shorter than its own, which the others wait for:
+//
+//   1 / prefill rate  becomes  1 / prefill rate + TPOT / chunk
+//   TPOT              becomes  TPOT + sequences * uncached prompt tokens / prefill rate / answer tokens
+//
 //   cost = (uncached prompt tokens / prefill rate + answer tokens * (step / places + step_per_sequence))
 //          * ($/h + W * PUE * $/kWh): the node's seconds that are the request's share where all places are taken.
 //          By what others happen to do at the moment, full nodes would seem cheap, and would draw more.
@@ -31,6 +41,7 @@ struct NodeSpeed {
   double prefill = 1000.0;           // tokens of prompts a second
   double step = 0.02;                // seconds of a step with one sequence that decodes
   double step_per_sequence = 0.001;  // … for each further one
+  double chunk = 0.0;                // tokens of prompts in a step beside those; 0: not known
 
   friend bool operator==(const NodeSpeed&, const NodeSpeed&) = default;
 };
@@ -53,6 +64,7 @@ struct NodeFacts {
   NodeSpeed speed = {};
   NodePrice price = {};
   std::int64_t places = 16;        // sequences that run at once
+  std::int64_t kv_tokens = 0;      // of all of them together; 0: not known
   std::int64_t context = 1 << 20;  // tokens of a sequence
   std::uint64_t labels = 0;        // bits, as Router::label() gives them
   bool usable = true;              // ready, and its circuit breaker is closed
@@ -62,6 +74,7 @@ struct NodeFacts {
 struct NodeLoad {
   std::int64_t running = 0, waiting = 0;  // sequences
   std::int64_t waiting_tokens = 0;        // of prompts
+  std::int64_t kv_free = 0;               // tokens; looked at where it is known how many there are
 };
 
 struct RouteRequest {
@@ -69,6 +82,7 @@ struct RouteRequest {
   double answer_tokens = 0.0;                 // that are expected
   std::int64_t room = 0;                      // tokens of a sequence that the node must have
   std::span<const std::uint64_t> pages = {};  // PrefixIndex::pages_of its prompt
+  std::int64_t page_tokens = 16;              // of each of them
   std::uint64_t labels = 0;                   // that the node must have: model, quality, region, data class
   double ttft_slo = std::numeric_limits<double>::infinity();  // seconds
   double tpot_slo = std::numeric_limits<double>::infinity();
@@ -145,9 +159,11 @@ class Router {
   struct Placed {
     double at = 0.0;
     double tokens = 0.0;  // of its prompt, not cached
+    double kv = 0.0;      // tokens that it will have
   };
 
   [[nodiscard]] Route predict(NodeIndex node, const RouteRequest& request) const;
+  void set_kv(NodeIndex node, double free);
   void score_all(const RouteRequest& request);
 
   RoutePolicy policy_;
@@ -157,12 +173,15 @@ class Router {
   // What pick() goes through for every node, side by side.
   std::vector<std::uint64_t> have_;  // labels, 0 where it may not be used
   std::vector<float> inverse_prefill_, step_, step_per_sequence_, usd_per_second_, places_, inverse_places_;
+  std::vector<float> inverse_chunk_;
   std::vector<float> sequences_, queued_tokens_;  // by the last beat and what was placed since
+  std::vector<float> kv_free_, inverse_kv_used_;  // the same
   std::vector<float> cached_;                     // tokens of the request; zero between calls
   std::vector<float> scores_;                     // the lower the better
   std::vector<std::vector<Placed>> recent_;
   std::vector<PrefixIndex::Match> matches_;
   std::uint64_t turn_ = 0;
+  double usual_prompt_ = 0.0;  // tokens, not cached, of what was placed lately
 };
 
 }  // namespace millrace
