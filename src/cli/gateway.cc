@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "cli/cluster_flags.h"
+#include "cli/gateway_audits.h"
 #include "cli/gateway_batches.h"
 #include "cli/http_flags.h"
 #include "cli/options.h"
@@ -40,6 +41,7 @@ struct GatewayFlags {
   std::optional<double> ttft_slo_ms, tpot_slo_ms, hedge_ms;
   std::string route_log;
   int replicas = 1;
+  AuditFlags audits;
 };
 
 const std::map<std::string, RoutePolicy> kPolicies{{"round_robin", RoutePolicy::round_robin},
@@ -89,6 +91,8 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
     return picker.pick(query, nodes, std::chrono::duration<double>(loop.now()).count());
   };
   GatewayStreams streams(*transport, registry, flags.nats.name, pick, std::random_device{}());
+  MILLRACE_TRY(const auto audits,
+               GatewayAudits::create(flags.audits, served.name(), served.vocab, streams, *transport, registry, log));
   GatewayEngine engine(streams, loop, served.name(), served.tokenizer, static_cast<std::int32_t>(served.vocab));
   engine.hedge_after = ms(flags.hedge_ms);
   transport->subscribe(kept_subject("*"), [&](std::string_view subject, std::span<const std::byte> message) {
@@ -205,6 +209,7 @@ void add_gateway(CLI::App& app, Command& chosen) {
                    "Servers of a NATS cluster that keep what is registered, of buckets that this gateway makes")
       ->check(CLI::IsMember({1, 3, 5}))
       ->capture_default_str();
+  add_audit_flags(*command, flags->audits);
   command->callback(
       [flags, &app, &chosen] { chosen = [flags, version = app.version()] { return serve_cluster(*flags, version); }; });
 }

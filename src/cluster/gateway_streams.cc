@@ -53,7 +53,7 @@ GatewayStreams::Stream* GatewayStreams::find(StreamId id) {
 }
 
 StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish,
-                                const std::string& avoid) {
+                                const std::string& avoid, std::vector<std::string> only) {
   const StreamId id = next_id_++;
   ++counters_.submitted;
   Stream& stream = streams_[id];
@@ -62,6 +62,7 @@ StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink s
   stream.sink = std::move(sink);
   stream.wish = std::move(wish);
   if (!avoid.empty()) stream.avoid.push_back({avoid, clock_ + timing_.avoid});
+  stream.only = std::move(only);
   stream.untaken = clock_;
   try_place(id, stream);
   return id;
@@ -75,6 +76,7 @@ void GatewayStreams::cancel(StreamId id) {
     transport_->publish(put_subject(stream->node, gateway_), encode(Put{CancelAttempt{{id, stream->attempt}}}));
     leave(*stream);
   }
+  tell_said(id, *stream);
   streams_.erase(id);
 }
 
@@ -242,7 +244,7 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
       stream.slo.token(work.last);
       if (work.tokens++ == 0) {
         work.first = work.last;
-        on_work(WorkStage::began, work);
+        tell_work(stream, WorkStage::began, work);
         nodes_.served(stream.node);
       }
     }
@@ -267,7 +269,13 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
   return false;
 }
 
+void GatewayStreams::tell_said(StreamId id, const Stream& stream) const {
+  if (!listener_ || stream.phase != Phase::running) return;
+  listener_({id, stream.work, stream.node, stream.numeric_class, stream.from});
+}
+
 void GatewayStreams::tell_done(StreamId id) {
+  tell_said(id, *find(id));
   auto stream = streams_.extract(id);
   stream.mapped().done.node = stream.mapped().node;
   if (stream.mapped().phase != Phase::waiting) leave(stream.mapped());
@@ -288,6 +296,11 @@ std::optional<PickedNode> GatewayStreams::pick(Stream& stream) {
   std::erase_if(stream.avoid, [&](const Avoided& avoided) { return avoided.until <= clock_; });
   std::vector<std::string> avoid;
   for (const Avoided& avoided : stream.avoid) avoid.push_back(avoided.node);
+  if (!stream.only.empty()) {
+    for (const auto& [name, state] : nodes_.nodes()) {
+      if (std::ranges::find(stream.only, name) == stream.only.end()) avoid.push_back(name);
+    }
+  }
   std::optional<PickedNode> picked;
   if (std::ranges::any_of(stream.work.choices, &PlacedChoice::has_begun)) {
     picked = picker_({stream.work, stream.wish, stream.numeric_class, avoid}, nodes_);
@@ -309,12 +322,15 @@ void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked
     return;
   }
   const bool begun = std::ranges::any_of(stream.work.choices, &PlacedChoice::has_begun);
-  if (begun && model->numeric_class != stream.numeric_class) stream.done.identical = false;
+  const bool changes = !stream.numeric_class.empty() && model->numeric_class != stream.numeric_class;
+  if (begun && changes) stream.done.identical = false;
   stream.numeric_class = model->numeric_class;
   stream.node = picked.node;
   ++stream.attempt;
   stream.phase = Phase::placing;
   stream.any_token = false;
+  stream.from.clear();
+  for (const PlacedChoice& choice : stream.work.choices) stream.from.push_back(choice.tokens.size());
   stream.life.reset();
   stream.next = 0;
   stream.early.clear();
@@ -335,14 +351,18 @@ void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked
     if (!choice.ended) work.prompt_tokens += static_cast<std::int64_t>(choice.tokens.size());
   }
   stream.slo.placed(picked.ttft_slo, picked.tpot_slo, work.choices, work.placed);
-  on_work(WorkStage::placed, work);
+  tell_work(stream, WorkStage::placed, work);
   stream.done.work.push_back(std::move(work));
   ++counters_.placements;
   send_placement(id, stream);
 }
 
+void GatewayStreams::tell_work(const Stream& stream, WorkStage stage, NodeWork& work) {
+  if (stream.only.empty()) on_work(stage, work);
+}
+
 void GatewayStreams::leave(Stream& stream) {
-  on_work(WorkStage::left, stream.done.work.back());
+  tell_work(stream, WorkStage::left, stream.done.work.back());
   // Of one that was never taken there is nothing to charge.
   if (stream.phase == Phase::placing) stream.done.work.pop_back();
 }
@@ -371,6 +391,7 @@ void GatewayStreams::move(StreamId id, Stream& stream, Why why) {
     stream.avoid.push_back({stream.node, clock_ + timing_.avoid});
   }
   if (why == Why::fault) nodes_.failed(stream.node, clock_);
+  tell_said(id, stream);
   leave(stream);
   if (std::exchange(stream.phase, Phase::waiting) == Phase::running) {
     ++stream.done.migrations;

@@ -39,6 +39,17 @@ using StreamNews = std::variant<TokenCame, ChoiceEnd, StreamDone>;
 /// What it answers to it; after `pause` no more than the window comes until resume().
 using StreamSink = std::function<Demand(const StreamNews&)>;
 
+/// What a node has said of a stream when it stops saying more: to the end, or until the stream moved or was cancelled.
+struct SaidPart {
+  StreamId id = 0;
+  const Placement& work;  // with all tokens that came
+  const std::string& node;
+  const std::string& numeric_class;
+  const std::vector<std::size_t>& from;  // of each choice: tokens that came from others before
+};
+/// May not call what tells it.
+using SaidListener = std::function<void(const SaidPart&)>;
+
 /// Which node a stream should run on.
 struct PickQuery {
   const Placement& placement;
@@ -70,12 +81,16 @@ class GatewayStreams {
   GatewayStreams& operator=(const GatewayStreams&) = delete;
 
   /// A stream from its beginning: its choices have no tokens yet. `vocab`: tokens are below. The sink is called from
-  /// now on, never from within this call. `avoid`: a node that it should not begin on.
+  /// now on, never from within this call. `avoid`: a node that it should not begin on. `only`: nodes that may have it;
+  /// empty: any. Of what those do on_work is not told.
   StreamId submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish = {},
-                  const std::string& avoid = {});
+                  const std::string& avoid = {}, std::vector<std::string> only = {});
   /// The sink is not called any more. Of a stream that has ended: nothing.
   void cancel(StreamId id);
   void resume(StreamId id);
+
+  /// Is told what each node says of each stream; none: nobody is.
+  void listen(SaidListener listener) { listener_ = std::move(listener); }
 
   /// What StreamDone would say now.
   [[nodiscard]] StreamDone so_far(StreamId id) const;
@@ -129,6 +144,8 @@ class GatewayStreams {
     int failures = 0;                  // moves since the last token
     int refusals = 0;                  // nodes that called it invalid
     std::vector<Avoided> avoid;
+    std::vector<std::string> only;  // nodes that may have it; empty: any
+    std::vector<std::size_t> from;  // of each choice: tokens that came before this attempt
   };
 
   void on_beat(std::string_view subject, std::span<const std::byte> message);
@@ -141,12 +158,14 @@ class GatewayStreams {
   std::optional<PickedNode> pick(Stream& stream);
   void try_place(StreamId id, Stream& stream);
   void place(StreamId id, Stream& stream, const PickedNode& picked);
+  void tell_work(const Stream& stream, WorkStage stage, NodeWork& work);
   void leave(Stream& stream);
   void send_placement(StreamId id, const Stream& stream);
   void move(StreamId id, Stream& stream, Why why);
   void move_all(std::string_view node, Why why);
   void fail_stream(StreamId id, Error error);
   void tell_done(StreamId id);
+  void tell_said(StreamId id, const Stream& stream) const;
   void wish_credit(StreamId id);
   void send_credit();
   void look();
@@ -159,6 +178,7 @@ class GatewayStreams {
   Transport* transport_;
   std::string gateway_;
   NodePicker picker_;
+  SaidListener listener_;
   ClusterTiming timing_;
   NodeTable nodes_;
   StreamId next_id_;
