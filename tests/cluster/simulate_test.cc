@@ -92,7 +92,9 @@ TEST(SimPoolTest, TakesMeasuredNodes) {
 }
 
 TEST(FluidNodeTest, TimesAreThoseOfItsPage) {
-  const SimNode node{.speed = {.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.01, .chunk = 100.0},
+  const SimNode node{.type = "one",
+                     .site = "home",
+                     .speed = {.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.01, .chunk = 100.0},
                      .terms = {.usd_per_hour = 3600.0}};
   FluidNode model(node, 16);
   std::vector<FluidEvent> events;
@@ -159,7 +161,10 @@ TEST(SimulateTest, BothDetailsAgree) {
     const auto near = [&](double a, double b, double bound, const char* what) {
       EXPECT_NEAR(a / b, 1.0, bound) << policy_name(policy) << ": " << what << " " << a << " and " << b;
     };
-    near(coarse.interactive.ttft_s->mean, fine.interactive.ttft_s->mean, 0.10, "TTFT");
+    // Who comes to a node that works waits for half a step more on an average, which time that flows does not have.
+    const double half_step = policy == RoutePolicy::round_robin ? 0.0 : 0.04;
+    EXPECT_NEAR(coarse.interactive.ttft_s->mean, fine.interactive.ttft_s->mean,
+                0.10 * fine.interactive.ttft_s->mean + half_step);
     near(coarse.interactive.tpot_s->mean, fine.interactive.tpot_s->mean, 0.05, "TPOT");
     near(coarse.interactive_work.usd, fine.interactive_work.usd, 0.05, "cost");
     near(coarse.interactive_work.energy_j, fine.interactive_work.energy_j, 0.05, "energy");
