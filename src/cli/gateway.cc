@@ -1,7 +1,7 @@
 // `millrace gateway`: the OpenAI-compatible server, with the nodes of a cluster behind it.
 
 #include <CLI/CLI.hpp>
-#include <atomic>
+#include <algorithm>
 #include <cstdio>
 #include <limits>
 #include <map>
@@ -12,12 +12,14 @@
 #include <thread>
 
 #include "cli/cluster_flags.h"
+#include "cli/cluster_metrics.h"
 #include "cli/gateway_audits.h"
 #include "cli/gateway_batches.h"
 #include "cli/http_flags.h"
 #include "cli/options.h"
 #include "cli/route_log.h"
 #include "cli/served_model.h"
+#include "cluster/gateway_beats.h"
 #include "cluster/gateway_engine.h"
 #include "cluster/gateway_tenants.h"
 #include "cluster/nats_registry.h"
@@ -93,7 +95,8 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   GatewayStreams streams(*transport, registry, flags.nats.name, pick, std::random_device{}());
   MILLRACE_TRY(const auto audits,
                GatewayAudits::create(flags.audits, served.name(), served.vocab, streams, *transport, registry, log));
-  GatewayEngine engine(streams, loop, served.name(), served.tokenizer, static_cast<std::int32_t>(served.vocab));
+  GatewayEngine engine(streams, loop, served.name(), served.tokenizer, static_cast<std::int32_t>(served.vocab),
+                       served.hidden);
   engine.hedge_after = ms(flags.hedge_ms);
   transport->subscribe(kept_subject("*"), [&](std::string_view subject, std::span<const std::byte> message) {
     const std::string_view node = kept_sender(subject);
@@ -111,22 +114,27 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   };
   GatewayTenants tenants(*transport, loop, flags.nats.name, warn);
   options.who = [&](std::string_view authorization) { return tenants.admission().who(authorization); };
-  std::atomic<std::int64_t> running{0};
-  engine.on_request = [&](const RequestSummary& summary, const StreamDone& done) {
-    --running;
-    metrics.take(RequestReport{summary, done.error ? FinishReason::error : FinishReason::stop});
+  engine.on_request = [&](const RequestReport& request, const StreamDone& done) {
+    metrics.take_tokens(request.summary.prompt_tokens, request.summary.cached_tokens, 0);
+    metrics.take(request);
     if (done.migrations > 0) {
       log->info("a stream moved {} times, ended on {}, {}", done.migrations, done.node,
                 done.identical ? "identical" : "valid");
     }
   };
-  const EngineAccess access{[&](Request request, Sink sink) {
-                              auto id = engine.submit(std::move(request), std::move(sink));
-                              if (id.ok()) ++running;
-                              return id;
-                            },
-                            [&](RequestId id) { engine.cancel(id); },
-                            [&](RequestId id, std::int32_t choice) { engine.resume(id, choice); }};
+  struct Figures {
+    std::int64_t running = 0, waiting = 0;
+    std::vector<MetricFamily> families;
+  };
+  LoopCopy<Figures> figures(loop, [&, tokens = std::int64_t{0}]() mutable -> Figures {
+    const std::int64_t came = streams.counters().tokens, running = streams.running();
+    metrics.take_tokens(0, 0, came - std::exchange(tokens, came));
+    return {running, static_cast<std::int64_t>(streams.count()) - running, gateway_metrics(streams, *transport)};
+  });
+  const EngineAccess access{
+      [&](Request request, Sink sink) { return engine.submit(std::move(request), std::move(sink)); },
+      [&](RequestId id) { engine.cancel(id); }, [&](RequestId id, std::int32_t choice) { engine.resume(id, choice); },
+      true};
 
   const bool access_log = flags.http.access_log == "on";
   options.on_second_signal = [&] {
@@ -149,7 +157,10 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
       .ready = [&] { return !server->draining(); },
       .metrics =
           [&] {
-            return metrics.text({.running = running, .kv = {}, .draining = server->draining()}, server->connections());
+            const Figures now = figures.get();
+            return metrics.text(
+                {.running = now.running, .waiting = now.waiting, .kv = {}, .draining = server->draining()},
+                server->connections(), now.families);
           },
       .admit = [&](const HttpRequest& request, ApiCall call,
                    const MakeAnswer& make) { return tenants.admission().admit(request, std::move(call), make); }};
@@ -160,6 +171,15 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   transport->when_given_up([&](const std::string& why) {
     ended = fail("NATS at {} refuses {}: {}", flags.nats.url, flags.nats.name, why);
     server->stop();
+  });
+  const GatewayBeats beats(*transport, flags.nats.name, std::random_device{}(), [&](GateBeat& beat) {
+    beat.draining = server->draining();
+    beat.running = streams.running();
+    beat.waiting = static_cast<std::int64_t>(streams.count()) - beat.running;
+    beat.generated = streams.counters().tokens;
+    beat.connections = server->connections();
+    beat.ready_nodes =
+        std::ranges::count_if(streams.nodes().nodes(), [](const auto& entry) { return entry.second.usable(); });
   });
   const LoopThread thread(loop);                // behind all that it calls, before what calls it has ended
   constexpr std::chrono::seconds kPatience{5};  // then requests are told that it is not known yet

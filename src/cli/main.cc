@@ -33,6 +33,8 @@ int run_command(int argc, char** argv) {
   millrace::cli::add_simulate(app, chosen);
   millrace::cli::add_terms(app, chosen);
   millrace::cli::add_tenant(app, chosen);
+  millrace::cli::add_status(app, chosen);
+  millrace::cli::add_cost(app, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -2,15 +2,18 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <thread>
 
 #include "cli/cluster_flags.h"
+#include "cli/cluster_metrics.h"
 #include "cli/log.h"
 #include "cli/options.h"
 #include "cli/served_model.h"
@@ -20,6 +23,9 @@
 #include "cluster/prefix_news.h"
 #include "cluster/self_measure.h"
 #include "engine/engine.h"
+#include "server/engine_routes.h"
+#include "server/metrics.h"
+#include "server/server.h"
 
 namespace millrace::cli {
 
@@ -32,6 +38,36 @@ struct NodeFlags {
   std::int64_t max_sequences = 16;
   std::vector<double> pace;  // tokens a second, ms, ms
   double drain_timeout = 60.0;
+  std::string metrics_host = "127.0.0.1";
+  std::optional<std::uint16_t> metrics_port;
+};
+
+/// A server of its own, on a thread of its own, for what operators ask; null where there is no --metrics-port.
+class OperationServer {
+ public:
+  static Result<std::unique_ptr<OperationServer>> start(const NodeFlags& flags, std::vector<HttpRoute> routes) {
+    if (!flags.metrics_port) return std::unique_ptr<OperationServer>();
+    ServerOptions options;
+    options.host = flags.metrics_host;
+    options.port = *flags.metrics_port;
+    MILLRACE_TRY(auto server, Server::listen(std::move(options), std::move(routes)));
+    return std::unique_ptr<OperationServer>(new OperationServer(std::move(server)));
+  }
+  ~OperationServer() {
+    server_->stop();
+    thread_.join();
+  }
+  OperationServer(const OperationServer&) = delete;
+  OperationServer& operator=(const OperationServer&) = delete;
+
+  [[nodiscard]] std::string url() const { return server_->url(); }
+
+ private:
+  explicit OperationServer(std::unique_ptr<Server> server)
+      : server_(std::move(server)), thread_([this] { server_->run(); }) {}
+
+  std::unique_ptr<Server> server_;
+  std::thread thread_;
 };
 
 /// Waits after each step until it has taken what a slower machine would need.
@@ -65,9 +101,26 @@ Status run_node(const NodeFlags& flags) {
                                  [&](const std::string& message) { log->warn("{}", message); }));
   MILLRACE_TRY(const std::string numeric_class, cluster_numeric_class(flags.model, model));
 
-  Engine engine(*model.runner, served.tokenizer, {.on_computed = pacer(flags.pace)});
+  ServerMetrics metrics(served.name(), served.max_sequence_tokens);
+  std::atomic<std::int64_t> generated{0};
+  bool measured = false;  // on the stepping thread: what the node asks itself is nobody's request
+  Engine engine(*model.runner, served.tokenizer,
+                {.on_computed = pacer(flags.pace),
+                 .on_step =
+                     [&](const StepReport& step) {
+                       if (!measured) return;
+                       metrics.take(step);
+                       generated += step.generated_tokens;
+                       if (!step.failure.empty())
+                         log->error("a step of {} sequences failed: {}", step.sequences, step.failure);
+                     },
+                 .on_request =
+                     [&](const RequestReport& request) {
+                       if (measured) metrics.take(request);
+                     }});
   MILLRACE_TRY(const NodeSpeed speed,
                measure_speed(engine, served.vocab, served.max_sequence_tokens, flags.max_sequences));
+  engine.inspect([&](const EngineCore&) { measured = true; });
   log->info("measured: {:.0f} tokens of prompts a second, a step {:.2f} ms and {:.2f} ms for each further sequence",
             speed.prefill, speed.step * 1e3, speed.step_per_sequence * 1e3);
   MILLRACE_TRY(const std::unique_ptr<NatsTransport> transport, NatsTransport::connect(flags.nats, loop, say));
@@ -86,6 +139,7 @@ Status run_node(const NodeFlags& flags) {
         beat.running = now.running;
         beat.waiting = now.waiting;
         beat.waiting_tokens = now.prompt_tokens_left;
+        beat.generated = generated;
         beat.kv_tokens = kv_tokens;
         beat.kv_free = std::max<std::int64_t>(0, kv_tokens - now.kv.used_pages * page_tokens);
       },
@@ -110,6 +164,12 @@ Status run_node(const NodeFlags& flags) {
   };
   tell_prefixes();
 
+  std::atomic<bool> ready{true};
+  LoopCopy<std::vector<MetricFamily>> families(loop, [&] { return node_metrics(agent.streams(), *transport); });
+  const auto metrics_text = [&] { return metrics.text(engine.snapshot(), 0, families.get()); };
+  MILLRACE_TRY(const std::unique_ptr<OperationServer> operations,
+               OperationServer::start(flags, operation_routes([&] { return ready.load(); }, metrics_text)));
+
   Status ended = Ok{};
   transport->when_given_up([&](const std::string& why) {
     ended = fail("NATS at {} refuses {}: {}", flags.nats.url, flags.nats.name, why);
@@ -130,6 +190,7 @@ Status run_node(const NodeFlags& flags) {
         loop.stop();
         return;
       }
+      ready = false;
       log->info("draining: {} streams", agent.streams().count());
       agent.drain();
       loop.after(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(flags.drain_timeout)), [&] {
@@ -140,9 +201,12 @@ Status run_node(const NodeFlags& flags) {
     });
   });
   if (flags.model.json) {
-    std::printf("%s\n", nlohmann::json{{"node", flags.nats.name}, {"model", served.name()}}.dump().c_str());
+    nlohmann::json line{{"node", flags.nats.name}, {"model", served.name()}};
+    if (operations) line["metrics"] = operations->url();
+    std::printf("%s\n", line.dump().c_str());
   } else {
-    std::printf("%s serves %s\n", flags.nats.name.c_str(), served.name().c_str());
+    std::printf("%s serves %s%s%s\n", flags.nats.name.c_str(), served.name().c_str(), operations ? ", metrics at " : "",
+                operations ? operations->url().c_str() : "");
   }
   std::fflush(stdout);
   loop.run();
@@ -172,6 +236,9 @@ void add_node(CLI::App& app, Command& chosen) {
   command->add_option("--drain-timeout", flags->drain_timeout, "Seconds for streams to move elsewhere after SIGTERM")
       ->check(CLI::Range(0.01, 1e6))
       ->capture_default_str();
+  command->add_option("--metrics-port", flags->metrics_port,
+                      "Serve /metrics, /health and /ready there over HTTP; 0: any free port; absent: nowhere");
+  command->add_option("--metrics-host", flags->metrics_host, "Address of --metrics-port")->capture_default_str();
   command->callback([flags, &chosen] { chosen = [flags] { return run_node(*flags); }; });
 }
 

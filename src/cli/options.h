@@ -64,5 +64,7 @@ void add_gateway(CLI::App& app, Command& chosen);
 void add_simulate(CLI::App& app, Command& chosen);
 void add_terms(CLI::App& app, Command& chosen);
 void add_tenant(CLI::App& app, Command& chosen);
+void add_status(CLI::App& app, Command& chosen);
+void add_cost(CLI::App& app, Command& chosen);
 
 }  // namespace millrace::cli

@@ -21,7 +21,7 @@ class AdmittedAnswer : public HttpAnswer {
   ~AdmittedAnswer() override { cancel(); }
 
   [[nodiscard]] bool is_stream() const override { return inner_->is_stream(); }
-  [[nodiscard]] bool accepted() const override { return begun_; }
+  [[nodiscard]] bool accepted() const override { return begun_ && inner_->accepted(); }
   [[nodiscard]] Headers headers() const override { return call_.headers; }
   [[nodiscard]] bool failed() const override { return inner_->failed(); }
   [[nodiscard]] TokenUse use() const override { return begun_ ? inner_->use() : TokenUse{}; }
@@ -130,7 +130,7 @@ class KeyedAnswer : public HttpAnswer {
   ~KeyedAnswer() override { cancel(); }
 
   [[nodiscard]] bool is_stream() const override { return stream_; }
-  [[nodiscard]] bool accepted() const override { return answer_ != nullptr; }
+  [[nodiscard]] bool accepted() const override { return answer_ != nullptr && answer_->accepted(); }
   [[nodiscard]] Headers headers() const override { return headers_; }
   [[nodiscard]] TokenUse use() const override { return answer_ == nullptr ? TokenUse{} : answer_->use(); }
 

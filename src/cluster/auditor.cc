@@ -164,7 +164,7 @@ void Auditor::refer(const std::shared_ptr<Audit>& audit, std::vector<Errand> err
     auto id = std::make_shared<StreamId>(0);
     *id = streams_->submit(
         std::move(errand.work), options_.vocab,
-        [this, alive = alive_, id](const StreamNews& news) { return *alive ? on_news(*id, news) : Demand::more; },
+        [this, alive = alive_, id](const StreamNews& news) { return *alive ? on_news(*id, news) : Demand::more; }, 0,
         kNoHurry, {}, who);
     open_.emplace(*id, OpenErrand{audit, errand.expected});
   }
@@ -248,7 +248,7 @@ void Auditor::start_control(const Audit& audit) {
         if (*alive && std::holds_alternative<StreamDone>(news)) controls_.erase(*id);
         return Demand::more;
       },
-      kNoHurry, {}, std::move(who));
+      0, kNoHurry, {}, std::move(who));
   controls_.insert(*id);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <span>
 #include <utility>
 
 namespace millrace {
@@ -23,6 +24,11 @@ void append(std::vector<StreamEvent>& events, const TokenEvent& event) {
     events.emplace_back(TokenCame{
         .choice = event.choice, .token = event.token, .of_prompt = event.of_prompt, .logprobs = event.logprobs});
   }
+  for (std::span<const float> rest(event.embedding); !rest.empty();) {
+    const std::span<const float> part = rest.first(std::min(rest.size(), kMaxEmbeddingPart));
+    events.emplace_back(EmbeddingCame{std::vector(part.begin(), part.end())});
+    rest = rest.subspan(part.size());
+  }
   switch (event.finish) {
     case FinishReason::none:
       return;
@@ -36,7 +42,7 @@ void append(std::vector<StreamEvent>& events, const TokenEvent& event) {
       return;
     case FinishReason::error:
       // Of a failed step another node knows nothing; of a grammar that has become too complex every node does.
-      events.emplace_back(AttemptFailed{event.of_step ? ErrorKind::unavailable : ErrorKind::invalid, event.error});
+      events.emplace_back(AttemptFailed{event.error_kind.value_or(ErrorKind::unavailable), event.error});
       return;
   }
 }
@@ -60,6 +66,7 @@ Result<Request> EngineRunner::make_request(const Placement& placement) const {
   }
   Request request;
   request.prompt = placement.prompt;
+  request.task = placement.task;
   request.sampling = placement.sampling;
   request.choices = static_cast<std::int32_t>(placement.choices.size());
   request.max_new_tokens = placement.max_new_tokens;

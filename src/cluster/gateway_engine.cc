@@ -15,10 +15,11 @@ double seconds(std::chrono::steady_clock::duration time) {
 Placement placement_of(Request& request, const std::string& model) {
   Placement placement;
   placement.model = model;
+  placement.task = request.task;
   placement.prompt = std::move(request.prompt);
   placement.choices.resize(static_cast<std::size_t>(request.choices));
   placement.sampling = request.sampling;
-  placement.max_new_tokens = request.max_new_tokens;
+  placement.max_new_tokens = request.task == Task::generate ? request.max_new_tokens : 0;
   placement.stop_ids = request.stop_ids;
   placement.stop = request.stop;
   placement.special_text = request.special_text;
@@ -34,15 +35,19 @@ Placement placement_of(Request& request, const std::string& model) {
 }  // namespace
 
 GatewayEngine::GatewayEngine(GatewayStreams& streams, EventLoop& loop, std::string model, const Tokenizer* tokenizer,
-                             std::int32_t vocab)
-    : streams_(&streams), loop_(&loop), model_(std::move(model)), tokenizer_(tokenizer), vocab_(vocab) {}
+                             std::int32_t vocab, std::int64_t hidden)
+    : streams_(&streams),
+      loop_(&loop),
+      model_(std::move(model)),
+      tokenizer_(tokenizer),
+      vocab_(vocab),
+      hidden_(hidden) {}
 
 GatewayEngine::~GatewayEngine() {
   *alive_ = false;
 }
 
 Result<RequestId> GatewayEngine::submit(Request request, Sink sink) {
-  if (request.task != Task::generate) return fail("this cluster has no embeddings: ask a node's own server for them");
   const RequestId id = next_id_.fetch_add(1, std::memory_order_relaxed);
   auto live = std::make_shared<std::unique_ptr<Live>>(std::make_unique<Live>());
   (*live)->request = std::move(request);
@@ -74,7 +79,7 @@ void GatewayEngine::submit_stream(RequestId id, Live& live, Placement placement,
   const auto own = std::make_shared<StreamId>(0);
   stream = *own = streams_->submit(
       std::move(placement), vocab_, [this, id, own](const StreamNews& news) { return on_stream(id, *own, news); },
-      live.request.wish, avoid);
+      hidden_, live.request.wish, avoid);
 }
 
 void GatewayEngine::hedge(RequestId id) {
@@ -142,20 +147,29 @@ Demand GatewayEngine::on_news(RequestId id, const StreamNews& news) {
   if (found == live_.end()) return Demand::more;
   Live& live = *found->second;
   if (const auto* came = std::get_if<TokenCame>(&news)) return on_token(id, live, *came);
+  if (const auto* came = std::get_if<EmbeddingCame>(&news)) {
+    live.choices.front().embedding = came->values;  // told with the end, as an engine does
+    return Demand::more;
+  }
   if (const auto* end = std::get_if<ChoiceEnd>(&news)) {
     Choice& choice = live.choices[static_cast<std::size_t>(end->choice)];
     if (choice.ended) return Demand::more;  // by a stop string, and the node has found it too
-    TokenEvent event{.text = choice.text.finish(), .finish = end->reason};
+    TokenEvent event{
+        .text = choice.text.finish(), .finish = end->reason, .embedding = std::exchange(choice.embedding, {})};
     if (choice.text.stopped()) event.finish = FinishReason::stop;
     end_choice(id, live, end->choice, std::move(event), streams_->so_far(live.stream));
     return Demand::more;
   }
   const StreamDone done = std::get<StreamDone>(news);
-  const std::string error = done.error ? done.error->message : "the stream has ended before its answers";
+  const Error error = done.error.value_or(Error{"the stream has ended before its answers", ErrorKind::unavailable});
+  const TokenEvent failure{.finish = FinishReason::error,
+                           .error = error.message,
+                           .error_kind = error.kind,
+                           .of_step = error.kind != ErrorKind::invalid};
   for (std::size_t c = 0; c < live.choices.size(); ++c) {
     if (live.choices[c].ended) continue;
     const bool last = live.open_choices == 1;
-    end_choice(id, live, static_cast<std::int32_t>(c), {.finish = FinishReason::error, .error = error}, done);
+    end_choice(id, live, static_cast<std::int32_t>(c), failure, done);
     if (last) break;
   }
   return Demand::more;
@@ -187,6 +201,7 @@ Demand GatewayEngine::on_token(RequestId id, Live& live, const TokenCame& came) 
 void GatewayEngine::end_choice(RequestId id, Live& live, std::int32_t index, TokenEvent event, const StreamDone& done) {
   Choice& choice = live.choices[static_cast<std::size_t>(index)];
   choice.ended = true;
+  choice.finish = event.finish;
   event.request = id;
   event.choice = index;
   event.stop_string = choice.text.found();
@@ -194,10 +209,10 @@ void GatewayEngine::end_choice(RequestId id, Live& live, std::int32_t index, Tok
     (void)live.sink(event);
     return;
   }
-  const auto node = live_.extract(id);
+  const auto taken = live_.extract(id);
   const RequestSummary summary = summarize(live, done);
   event.summary = &summary;
-  if (on_request) on_request(summary, done);
+  if (on_request) on_request({summary, live.choices.front().finish}, done);
   (void)live.sink(event);
 }
 

@@ -15,6 +15,7 @@
 #include "cluster/event_loop.h"
 #include "cluster/gateway_streams.h"
 #include "engine/answer_text.h"
+#include "engine/report.h"
 #include "engine/request.h"
 
 namespace millrace {
@@ -22,12 +23,13 @@ namespace millrace {
 /// Functions of the names and meanings that Engine has. Sinks are called on the loop.
 class GatewayEngine {
  public:
-  /// `model`: as nodes' records name it. `tokenizer` may be null; it, `streams` and `loop` must outlive this.
+  /// `model`: as nodes' records name it; `vocab` and `hidden` are its. `tokenizer` may be null; it, `streams` and
+  /// `loop` must outlive this.
   GatewayEngine(GatewayStreams& streams, EventLoop& loop, std::string model, const Tokenizer* tokenizer,
-                std::int32_t vocab);
+                std::int32_t vocab, std::int64_t hidden);
   ~GatewayEngine();
 
-  /// Any thread. Error: a task that the cluster does not have.
+  /// Any thread. What is wrong with a request, nodes say: its error comes to the sink.
   Result<RequestId> submit(Request request, Sink sink);
   /// Any thread.
   void cancel(RequestId id);
@@ -43,7 +45,7 @@ class GatewayEngine {
   std::function<std::pair<double, double>(const NodeWork&)> cost;
 
   /// On the loop: what ended how, with what became of it on its way.
-  std::function<void(const RequestSummary&, const StreamDone&)> on_request;
+  std::function<void(const RequestReport&, const StreamDone&)> on_request;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -52,7 +54,9 @@ class GatewayEngine {
     AnswerText text;
     Clock::time_point first, last;
     std::int64_t tokens = 0;
+    std::vector<float> embedding;
     bool ended = false;
+    FinishReason finish = FinishReason::none;  // how, where it has
   };
   struct Live {
     StreamId stream = 0;
@@ -82,6 +86,7 @@ class GatewayEngine {
   std::string model_;
   const Tokenizer* tokenizer_;
   std::int32_t vocab_;
+  std::int64_t hidden_;
   std::atomic<RequestId> next_id_{1};
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // looked at on the loop alone
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;

@@ -52,13 +52,14 @@ GatewayStreams::Stream* GatewayStreams::find(StreamId id) {
   return found == streams_.end() ? nullptr : &found->second;
 }
 
-StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish,
-                                const std::string& avoid, std::vector<std::string> only) {
+StreamId GatewayStreams::submit(Placement work, std::int32_t vocab, StreamSink sink, std::int64_t hidden,
+                                ServiceWish wish, const std::string& avoid, std::vector<std::string> only) {
   const StreamId id = next_id_++;
   ++counters_.submitted;
   Stream& stream = streams_[id];
   stream.work = std::move(work);
   stream.vocab = vocab;
+  stream.hidden = hidden;
   stream.sink = std::move(sink);
   stream.wish = std::move(wish);
   if (!avoid.empty()) stream.avoid.push_back({avoid, clock_ + timing_.avoid});
@@ -86,6 +87,10 @@ StreamDone GatewayStreams::so_far(StreamId id) const {
   StreamDone done = stream->second.done;
   done.node = stream->second.node;
   return done;
+}
+
+std::int64_t GatewayStreams::running() const {
+  return std::ranges::count_if(streams_, [](const auto& entry) { return entry.second.phase == Phase::running; });
 }
 
 void GatewayStreams::resume(StreamId id) {
@@ -193,18 +198,25 @@ bool GatewayStreams::is_lawful(const Stream& stream, const StreamEvent& event) {
     const PlacedChoice& choice = stream.work.choices[static_cast<std::size_t>(index)];
     return choice.ended ? nullptr : &choice;
   };
-  const bool accepted = stream.phase == Phase::running;
+  const bool accepted = stream.phase == Phase::running, embeds = stream.work.task != Task::generate;
   if (std::holds_alternative<Accepted>(event)) return !accepted;
   if (const auto* came = std::get_if<TokenCame>(&event)) {
     const PlacedChoice* choice = choice_of(came->choice);
-    if (!accepted || choice == nullptr || came->token >= stream.vocab) return false;
+    if (!accepted || choice == nullptr || embeds || came->token >= stream.vocab) return false;
     if (came->logprobs.has_value() && stream.work.logprobs < 0 && !came->of_prompt) return false;
     if (!came->of_prompt) return static_cast<std::int64_t>(choice->tokens.size()) < stream.work.max_new_tokens;
     const auto told = static_cast<std::size_t>(choice->prompt_reported);
     return stream.work.prompt_logprobs && choice->tokens.empty() && told < stream.work.prompt.size() &&
            stream.work.prompt[told] == came->token;
   }
-  if (const auto* end = std::get_if<ChoiceEnd>(&event)) return accepted && choice_of(end->choice) != nullptr;
+  const auto numbers = static_cast<std::int64_t>(stream.embedding.size());
+  if (const auto* came = std::get_if<EmbeddingCame>(&event)) {
+    return accepted && embeds && !came->values.empty() &&
+           numbers + static_cast<std::int64_t>(came->values.size()) <= stream.hidden;
+  }
+  if (const auto* end = std::get_if<ChoiceEnd>(&event)) {
+    return accepted && choice_of(end->choice) != nullptr && (!embeds || numbers == stream.hidden);
+  }
   return true;
 }
 
@@ -224,6 +236,7 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
   if (const auto* failed = std::get_if<AttemptFailed>(&event)) {
     // What one node calls invalid another may not, such as a prompt that is too long for its memory.
     stream.failure = failed->message;
+    stream.too_busy = failed->kind == ErrorKind::busy;
     const bool invalid = failed->kind == ErrorKind::invalid;
     if (invalid) ++stream.refusals;
     move(id, stream, Why::fault);
@@ -239,19 +252,26 @@ bool GatewayStreams::take(StreamId id, const StreamEvent& event) {
       ++choice.prompt_reported;
     } else {
       choice.tokens.push_back(came->token);
+      ++counters_.tokens;
       NodeWork& work = stream.done.work.back();
       work.last = transport_->now();
       stream.slo.token(work.last);
-      if (work.tokens++ == 0) {
-        work.first = work.last;
-        tell_work(stream, WorkStage::began, work);
-        nodes_.served(stream.node);
-      }
+      if (work.tokens++ == 0) began(stream);
     }
     stream.any_token = true;
     stream.failures = 0;
     demand = stream.sink(*came);
+  } else if (const auto* part = std::get_if<EmbeddingCame>(&event)) {
+    if (!std::exchange(stream.any_token, true)) {
+      NodeWork& work = stream.done.work.back();
+      work.last = transport_->now();
+      stream.slo.token(work.last);
+      began(stream);
+    }
+    stream.embedding.insert(stream.embedding.end(), part->values.begin(), part->values.end());
   } else if (const auto* end = std::get_if<ChoiceEnd>(&event)) {
+    if (stream.work.task != Task::generate) (void)stream.sink(EmbeddingCame{std::move(stream.embedding)});
+    if (find(id) == nullptr) return false;
     stream.work.choices[static_cast<std::size_t>(end->choice)].ended = true;
     NodeWork& work = stream.done.work.back();
     work.cached_tokens = std::clamp(end->cached_tokens, work.cached_tokens, work.prompt_tokens);
@@ -331,6 +351,7 @@ void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked
   stream.any_token = false;
   stream.from.clear();
   for (const PlacedChoice& choice : stream.work.choices) stream.from.push_back(choice.tokens.size());
+  stream.embedding.clear();
   stream.life.reset();
   stream.next = 0;
   stream.early.clear();
@@ -359,6 +380,13 @@ void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked
 
 void GatewayStreams::tell_work(const Stream& stream, WorkStage stage, NodeWork& work) {
   if (stream.only.empty()) on_work(stage, work);
+}
+
+void GatewayStreams::began(Stream& stream) {
+  NodeWork& work = stream.done.work.back();
+  work.first = work.last;
+  tell_work(stream, WorkStage::began, work);
+  nodes_.served(stream.node);
 }
 
 void GatewayStreams::leave(Stream& stream) {

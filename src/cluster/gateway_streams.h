@@ -35,7 +35,7 @@ struct StreamDone {
 };
 
 /// What the owner of a stream is told, in order; StreamDone is the last.
-using StreamNews = std::variant<TokenCame, ChoiceEnd, StreamDone>;
+using StreamNews = std::variant<TokenCame, EmbeddingCame, ChoiceEnd, StreamDone>;
 /// What it answers to it; after `pause` no more than the window comes until resume().
 using StreamSink = std::function<Demand(const StreamNews&)>;
 
@@ -80,10 +80,10 @@ class GatewayStreams {
   GatewayStreams(const GatewayStreams&) = delete;
   GatewayStreams& operator=(const GatewayStreams&) = delete;
 
-  /// A stream from its beginning: its choices have no tokens yet. `vocab`: tokens are below. The sink is called from
-  /// now on, never from within this call. `avoid`: a node that it should not begin on. `only`: nodes that may have it;
-  /// empty: any. Of what those do on_work is not told.
-  StreamId submit(Placement work, std::int32_t vocab, StreamSink sink, ServiceWish wish = {},
+  /// A stream from its beginning: its choices have no tokens yet. `vocab`: tokens are below; `hidden`: numbers of an
+  /// embedding. The sink is called from now on, never from within this call. `avoid`: a node that it should not begin
+  /// on. `only`: nodes that may have it; empty: any. Of what those do on_work is not told.
+  StreamId submit(Placement work, std::int32_t vocab, StreamSink sink, std::int64_t hidden = 0, ServiceWish wish = {},
                   const std::string& avoid = {}, std::vector<std::string> only = {});
   /// The sink is not called any more. Of a stream that has ended: nothing.
   void cancel(StreamId id);
@@ -100,10 +100,13 @@ class GatewayStreams {
 
   [[nodiscard]] std::size_t count() const { return streams_.size(); }
   [[nodiscard]] const NodeTable& nodes() const { return nodes_; }
+  /// Streams that a node has accepted.
+  [[nodiscard]] std::int64_t running() const;
 
   struct Counters {
     std::int64_t submitted = 0, done = 0, failed = 0, cancelled = 0, migrations = 0;
     std::int64_t placements = 0, placed_again = 0, slo_moves = 0;
+    std::int64_t tokens = 0;                                            // that came, not of prompts
     std::int64_t fenced = 0, malformed = 0, breaches = 0, doubled = 0;  // messages that were dropped
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
@@ -123,17 +126,20 @@ class GatewayStreams {
   struct Stream {
     Placement work;
     std::int32_t vocab = 0;
+    std::int64_t hidden = 0;
     StreamSink sink;
     ServiceWish wish;
     StreamDone done;
     SloWatch slo;
     int slo_moves = 0;
-    std::string failure;  // what a node said last
+    std::string failure;    // what a node said last, and
+    bool too_busy = false;  // whether it was that
     Phase phase = Phase::waiting;
     bool paused = false;
     std::uint32_t attempt = 0;
     std::string node, numeric_class;
     bool any_token = false;             // in this attempt
+    std::vector<float> embedding;       // what came of it in this attempt
     std::optional<std::uint32_t> life;  // of the process that answers it
     std::uint64_t next = 0;             // the frame that comes next
     std::uint64_t allowed = 0;          // frames below may come
@@ -159,6 +165,8 @@ class GatewayStreams {
   void try_place(StreamId id, Stream& stream);
   void place(StreamId id, Stream& stream, const PickedNode& picked);
   void tell_work(const Stream& stream, WorkStage stage, NodeWork& work);
+  /// The first of an answer has come from its node.
+  void began(Stream& stream);
   void leave(Stream& stream);
   void send_placement(StreamId id, const Stream& stream);
   void move(StreamId id, Stream& stream, Why why);

@@ -44,7 +44,8 @@ std::string GatewayStreams::no_room_for(const Stream& stream) const {
     const NodeModel* model = NodeTable::model(node, stream.work.model);
     if (node.usable() && model != nullptr) most = std::max(most, model->max_tokens);
   }
-  if (most == 0 || prompt < most) return {};
+  const std::int64_t answer = stream.work.task == Task::generate ? 1 : 0;
+  if (most == 0 || prompt + answer <= most) return {};
   return fmt::format("the prompt has {} tokens, and the nodes that are there have sequences of at most {}", prompt,
                      most);
 }
@@ -54,7 +55,7 @@ void GatewayStreams::look_at(StreamId id, Stream& stream) {
     fail_stream(id, {fmt::format("no node went on with this answer for {} s{}{}",
                                  std::chrono::duration_cast<std::chrono::seconds>(timing_.give_up).count(),
                                  stream.failure.empty() ? "" : "; the last one said: ", stream.failure),
-                     ErrorKind::unavailable});
+                     stream.too_busy ? ErrorKind::busy : ErrorKind::unavailable});
     return;
   }
   switch (stream.phase) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 
 namespace millrace {
@@ -21,9 +22,10 @@ enum class MessageKind : std::uint8_t {
   ask = 4,
   frame = 16,
   unknown = 17,
-  beat = 32
+  beat = 32,
+  gate = 33
 };
-enum class EventKind : std::uint8_t { accepted = 1, token = 2, end = 3, failed = 4 };
+enum class EventKind : std::uint8_t { accepted = 1, token = 2, end = 3, failed = 4, embedding = 5 };
 
 template <typename... Cases>
 struct Match : Cases... {
@@ -89,6 +91,14 @@ std::int32_t read_int32(WireReader& in, std::string_view what) {
   return static_cast<std::int32_t>(in.varint(kInt32Max, what));
 }
 
+void put_counts(WireWriter& out, std::initializer_list<std::int64_t> counts) {
+  for (const std::int64_t count : counts) out.varint(static_cast<std::uint64_t>(count));
+}
+
+std::int64_t read_count(WireReader& in, std::string_view what) {
+  return static_cast<std::int64_t>(in.varint(kMostTokens, what));
+}
+
 void put_event(WireWriter& out, const StreamEvent& event) {
   std::visit(Match{[&](const Accepted&) { put_kind(out, EventKind::accepted); },
                    [&](const TokenCame& came) {
@@ -108,6 +118,11 @@ void put_event(WireWriter& out, const StreamEvent& event) {
                      put_kind(out, EventKind::failed);
                      out.u8(static_cast<std::uint8_t>(failed.kind));
                      out.text(std::string_view(failed.message).substr(0, kMaxErrorText));
+                   },
+                   [&](const EmbeddingCame& came) {
+                     put_kind(out, EventKind::embedding);
+                     out.varint(came.values.size());
+                     for (const float value : came.values) out.f32(value);
                    }},
              event);
 }
@@ -129,12 +144,21 @@ StreamEvent read_event(WireReader& in) {
       const std::uint8_t reason = in.u8();
       if (reason > 1) in.refuse("a choice ended for no known reason");
       return ChoiceEnd{choice, reason == 0 ? FinishReason::stop : FinishReason::length,
-                       static_cast<std::int64_t>(in.varint(kMostTokens, "cached tokens"))};
+                       read_count(in, "cached tokens")};
     }
     case EventKind::failed: {
       const std::uint8_t error = in.u8();
       if (error > static_cast<std::uint8_t>(ErrorKind::unavailable)) in.refuse("an error is of no known kind");
       return AttemptFailed{static_cast<ErrorKind>(error), in.text(kMaxErrorText, "an error")};
+    }
+    case EventKind::embedding: {
+      EmbeddingCame came;
+      came.values.resize(in.count(kMaxEmbeddingPart, sizeof(float), "numbers of an embedding"));
+      for (float& value : came.values) {
+        value = in.f32();
+        if (!std::isfinite(value)) in.refuse("an embedding has what is no finite number");
+      }
+      return came;
     }
     default:
       in.refuse(fmt::format("events of kind {} are not known", kind));
@@ -190,9 +214,16 @@ Bytes encode(const Beat& beat) {
   out.u64(beat.incarnation);
   out.varint(beat.number);
   out.varint(beat.draining ? 1 : 0);
-  for (const std::int64_t value : {beat.running, beat.waiting, beat.waiting_tokens, beat.kv_tokens, beat.kv_free}) {
-    out.varint(static_cast<std::uint64_t>(value));
-  }
+  put_counts(out, {beat.running, beat.waiting, beat.waiting_tokens, beat.kv_tokens, beat.kv_free, beat.generated});
+  return std::move(out).take();
+}
+
+Bytes encode(const GateBeat& beat) {
+  WireWriter out = begin(MessageKind::gate);
+  out.u32(beat.life);
+  out.varint(beat.number);
+  out.varint(beat.draining ? 1 : 0);
+  put_counts(out, {beat.running, beat.waiting, beat.generated, beat.connections, beat.ready_nodes});
   return std::move(out).take();
 }
 
@@ -261,11 +292,26 @@ Result<Beat> decode_beat(std::span<const std::byte> message) {
   if (read_kind(in) != MessageKind::beat) in.refuse("this is no beat");
   Beat beat{.incarnation = in.u64(), .number = in.varint(kMostFrames, "the number of the beat")};
   beat.draining = in.flag("the sign of draining");
-  beat.running = static_cast<std::int64_t>(in.varint(kMostTokens, "running sequences"));
-  beat.waiting = static_cast<std::int64_t>(in.varint(kMostTokens, "waiting sequences"));
-  beat.waiting_tokens = static_cast<std::int64_t>(in.varint(kMostTokens, "waiting tokens"));
-  beat.kv_tokens = static_cast<std::int64_t>(in.varint(kMostTokens, "tokens of KV memory"));
-  beat.kv_free = static_cast<std::int64_t>(in.varint(kMostTokens, "free tokens of KV memory"));
+  beat.running = read_count(in, "running sequences");
+  beat.waiting = read_count(in, "waiting sequences");
+  beat.waiting_tokens = read_count(in, "waiting tokens");
+  beat.kv_tokens = read_count(in, "tokens of KV memory");
+  beat.kv_free = read_count(in, "free tokens of KV memory");
+  beat.generated = read_count(in, "generated tokens");
+  MILLRACE_CHECK_OK(in.status());
+  return beat;
+}
+
+Result<GateBeat> decode_gate_beat(std::span<const std::byte> message) {
+  WireReader in(message);
+  if (read_kind(in) != MessageKind::gate) in.refuse("this is no beat of a gateway");
+  GateBeat beat{.life = in.u32(), .number = in.varint(kMostFrames, "the number of the beat")};
+  beat.draining = in.flag("the sign of draining");
+  beat.running = read_count(in, "running streams");
+  beat.waiting = read_count(in, "waiting streams");
+  beat.generated = read_count(in, "generated tokens");
+  beat.connections = read_count(in, "connections");
+  beat.ready_nodes = read_count(in, "ready nodes");
   MILLRACE_CHECK_OK(in.status());
   return beat;
 }

@@ -71,7 +71,13 @@ struct AttemptFailed {
   std::string message;
 };
 
-using StreamEvent = std::variant<Accepted, TokenCame, ChoiceEnd, AttemptFailed>;
+/// The next numbers of an embedding; to the owner of a stream, all of them. An attempt that ends before its choice does
+/// has said nothing.
+struct EmbeddingCame {
+  std::vector<float> values;
+};
+
+using StreamEvent = std::variant<Accepted, TokenCame, ChoiceEnd, AttemptFailed, EmbeddingCame>;
 
 struct Frame {
   std::uint64_t seq = 0;
@@ -84,7 +90,8 @@ struct UnknownAttempt {};
 
 using Say = std::variant<Frame, UnknownAttempt>;
 
-constexpr std::size_t kMaxEventsInFrame = 256;  // with all log-probabilities less than a message may have
+constexpr std::size_t kMaxEventsInFrame = 256;  // with all log-probabilities or numbers less than a message may have
+constexpr std::size_t kMaxEmbeddingPart = 256;  // numbers in an event
 constexpr std::size_t kMaxErrorText = 1024;
 constexpr std::size_t kMaxTopLogprobs = 128;
 
@@ -95,15 +102,29 @@ struct Beat {
   std::int64_t running = 0, waiting = 0;  // sequences
   std::int64_t waiting_tokens = 0;        // of prompts, not computed yet
   std::int64_t kv_tokens = 0, kv_free = 0;
+  std::int64_t generated = 0;  // tokens, since it began
+};
+
+/// A gateway's, for people who look.
+struct GateBeat {
+  std::uint32_t life = 0;  // of its process: another at each start
+  std::uint64_t number = 0;
+  bool draining = false;
+  std::int64_t running = 0, waiting = 0;  // streams
+  std::int64_t generated = 0;             // tokens that came, since it began
+  std::int64_t connections = 0;           // of HTTP
+  std::int64_t ready_nodes = 0;           // as it sees them
 };
 
 Bytes encode(const Put& put);
 Bytes encode(const Say& say);
 Bytes encode(const Beat& beat);
+Bytes encode(const GateBeat& beat);
 
 /// Error: one line that says what is wrong; nothing of the message may be used then.
 Result<Put> decode_put(std::span<const std::byte> message);
 Result<Say> decode_say(std::span<const std::byte> message);
 Result<Beat> decode_beat(std::span<const std::byte> message);
+Result<GateBeat> decode_gate_beat(std::span<const std::byte> message);
 
 }  // namespace millrace

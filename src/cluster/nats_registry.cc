@@ -118,6 +118,17 @@ std::string quarantine_key(std::string_view node) {
   return std::string(node) + std::string(kQuarantine);
 }
 
+Result<std::pair<std::string, TermsNews>> parse_operator_entry(std::string_view key,
+                                                               const std::optional<std::string>& value) {
+  if (key.ends_with(kQuarantine)) {
+    return std::pair<std::string, TermsNews>(key.substr(0, key.size() - kQuarantine.size()),
+                                             Quarantine{value.value_or("")});
+  }
+  auto terms = value ? parse_terms(*value) : Result<NodeTerms>(NodeTerms{});
+  if (!terms.ok()) return fail("the terms of {} are not used: {}", key, terms.error().message);
+  return std::pair<std::string, TermsNews>(key, *std::move(terms));
+}
+
 NatsRegistry::NatsRegistry(NatsTransport& transport, EventLoop& loop,
                            std::function<void(const std::string&)> on_message, RegistryRole role, int replicas)
     : transport_(&transport),
@@ -166,17 +177,11 @@ void NatsRegistry::watch(Watcher watcher) {
 void NatsRegistry::watch_terms(TermsWatcher watcher) {
   operator_.watch([this, watcher = std::move(watcher)](const BucketEntry& entry) {
     if (entry.key.empty()) return;
-    std::string_view node = entry.key;
-    if (node.ends_with(kQuarantine)) {
-      node.remove_suffix(kQuarantine.size());
-      watcher(std::string(node), Quarantine{entry.value.value_or("")});
-      return;
-    }
-    auto terms = entry.value ? parse_terms(*entry.value) : Result<NodeTerms>(NodeTerms{});
-    if (terms.ok()) {
-      watcher(entry.key, *std::move(terms));
+    const auto news = parse_operator_entry(entry.key, entry.value);
+    if (news.ok()) {
+      watcher(news->first, news->second);
     } else {
-      on_message_(fmt::format("the terms of {} are not used: {}", entry.key, terms.error().message));
+      on_message_(news.error().message);
     }
   });
 }

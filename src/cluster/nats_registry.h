@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "cluster/nats_bucket.h"
 #include "cluster/registry.h"
@@ -21,6 +23,9 @@ Result<NodeRecord> parse_record(std::string_view json);
 constexpr const char* kNodesBucket = "mr_nodes";
 constexpr const char* kOperatorBucket = "mr_operator";
 std::string quarantine_key(std::string_view node);
+/// What an entry of the second one says, and of which node. Error: its terms are wrong.
+Result<std::pair<std::string, TermsNews>> parse_operator_entry(std::string_view key,
+                                                               const std::optional<std::string>& value);
 
 /// Whose credentials it is used with. Gateways and operators make buckets that are not there.
 enum class RegistryRole : std::uint8_t { node, gateway };

@@ -94,6 +94,7 @@ Bytes encode(const Placement& placement) {
   out.varint(kVersion);
   out.text(placement.model);
   out.text(placement.numeric_class);
+  out.u8(static_cast<std::uint8_t>(placement.task));
   put_tokens(out, placement.prompt);
   out.varint(placement.choices.size());
   for (const PlacedChoice& choice : placement.choices) {
@@ -123,6 +124,9 @@ Result<Placement> decode_placement(std::span<const std::byte> bytes) {
   if (in.varint(kVersion, "the placement's version") != kVersion) in.refuse("the placement's version is not known");
   placement.model = in.text(kMostName, "the model's name");
   placement.numeric_class = in.text(kMostName, "the numeric class");
+  const std::uint8_t task = in.u8();
+  if (task > static_cast<std::uint8_t>(Task::embed_last)) in.refuse("the task is of no known kind");
+  placement.task = static_cast<Task>(task);
   placement.prompt = read_tokens(in, kMostTokens, "tokens of the prompt");
   if (in.ok() && placement.prompt.empty()) in.refuse("the prompt is empty");
   placement.choices.resize(in.count(kMaxPlacedChoices, 3, "choices"));
@@ -145,6 +149,9 @@ Result<Placement> decode_placement(std::span<const std::byte> bytes) {
   placement.priority = static_cast<std::int32_t>(in.signed_varint(-kInt32Max, kInt32Max, "priority"));
   placement.cache_salt = in.text(kMostSalt, "the salt");
   placement.allowed = static_cast<std::int64_t>(in.varint(kInt32Max, "allowed frames"));
+  if (placement.task != Task::generate && (placement.choices.size() != 1 || placement.choices.front().has_begun())) {
+    in.refuse("an embedding has choices, or has begun");
+  }
   for (const PlacedChoice& choice : placement.choices) {
     if (static_cast<std::int64_t>(choice.tokens.size()) > placement.max_new_tokens) {
       in.refuse("a choice has more tokens than were asked for");

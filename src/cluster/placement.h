@@ -10,6 +10,7 @@
 
 #include "cluster/wire.h"
 #include "core/result.h"
+#include "engine/request.h"
 #include "runtime/sampler.h"
 #include "text/grammar.h"
 
@@ -28,6 +29,7 @@ struct PlacedChoice {
 struct Placement {
   std::string model = {};          // as the node's record names it
   std::string numeric_class = {};  // that the node must be of, for the same tokens; empty: any
+  Task task = Task::generate;      // an embedding has one choice, and begins anew on each node
   std::vector<std::int32_t> prompt = {};
   std::vector<PlacedChoice> choices{1};
   SamplingParams sampling = {};     // of all choices; its `choice` is not sent

@@ -162,11 +162,14 @@ std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTa
   // An answer at its beginning is cut to what fits; one that has begun must fit as it was asked for.
   const auto prompt = static_cast<std::int64_t>(placement.prompt.size());
   const bool begun = std::ranges::any_of(placement.choices, &PlacedChoice::has_begun);
+  const bool answers = placement.task == Task::generate;
   const auto pages =
       std::make_shared<const std::vector<std::uint64_t>>(PrefixIndex::pages_of(placement.cache_salt, placement.prompt));
   const RouteRequest request{.prompt_tokens = prompt,
                              .answer_tokens = std::min(kUsualAnswer, static_cast<double>(placement.max_new_tokens)),
-                             .room = prompt + (begun ? placement.max_new_tokens : 1),
+                             .room = prompt + (begun     ? placement.max_new_tokens
+                                               : answers ? 1
+                                                         : 0),
                              .pages = *pages,
                              .labels = bits,
                              .ttft_slo = wish.ttft_slo.value_or(options_.ttft_slo),

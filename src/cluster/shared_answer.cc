@@ -26,7 +26,7 @@ SharedAnswer::~SharedAnswer() {
 }
 
 SharedAnswer::SharedAnswer(EventLoop& loop, OnceAnswer kept)
-    : loop_(&loop), stream_(kept.stream), ended_(true), last_(true) {
+    : loop_(&loop), stream_(kept.stream), ended_(true), accepted_(true), last_(true) {
   if (stream_) {
     bytes_ = std::move(kept.body);
   } else {
@@ -36,11 +36,14 @@ SharedAnswer::SharedAnswer(EventLoop& loop, OnceAnswer kept)
 
 std::optional<HttpReply> SharedAnswer::start(std::function<void()> on_end) {
   on_end_ = std::move(on_end);
-  return inner_->start([weak = weak_from_this(), loop = loop_] {
+  auto refused = inner_->start([weak = weak_from_this(), loop = loop_] {
     loop->post([weak] {
       if (const auto self = weak.lock()) self->pump();
     });
   });
+  const std::lock_guard lock(mutex_);
+  accepted_ = !refused && inner_->accepted();
+  return refused;
 }
 
 void SharedAnswer::pump() {
@@ -60,6 +63,7 @@ void SharedAnswer::pump() {
       bytes_ += piece.bytes;
       whole_ = std::move(piece.whole);
       last_ = piece.last || whole_;
+      accepted_ = inner_->accepted();
       hold(whole_ ? whole_->body.size() : bytes_.size());
       drop_read();
       ended_ = last_;
@@ -121,6 +125,11 @@ bool SharedAnswer::join(const std::shared_ptr<Reader>& reader) {
 void SharedAnswer::leave(const std::shared_ptr<Reader>& reader) {
   const std::lock_guard lock(mutex_);
   std::erase(readers_, reader);
+}
+
+bool SharedAnswer::accepted() const {
+  const std::lock_guard lock(mutex_);
+  return accepted_;
 }
 
 bool SharedAnswer::has_readers() const {

@@ -53,6 +53,8 @@ class SharedAnswer : public std::enable_shared_from_this<SharedAnswer> {
   [[nodiscard]] bool has_readers() const;
   HttpAnswer::Piece read(Reader& reader);
   [[nodiscard]] bool is_stream() const { return stream_; }
+  /// As HttpAnswer has it.
+  [[nodiscard]] bool accepted() const;
   /// Once it has ended here; -1 before, and of one that was kept.
   [[nodiscard]] TokenUse use() const;
 
@@ -76,7 +78,7 @@ class SharedAnswer : public std::enable_shared_from_this<SharedAnswer> {
   std::string bytes_;      // of a stream, from `base_` on
   std::uint64_t base_ = 0;
   std::optional<HttpReply> whole_;
-  bool last_ = false, paused_ = false;
+  bool accepted_ = false, last_ = false, paused_ = false;
   TokenUse use_;
   std::vector<std::shared_ptr<Reader>> readers_;
 };

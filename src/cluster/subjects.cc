@@ -28,6 +28,13 @@ Parts split(std::string_view subject) {
   return {};
 }
 
+/// Of a subject of three parts; empty: not of this kind.
+std::string_view sender_of(std::string_view subject, std::string_view kind) {
+  const Parts parts = split(subject);
+  return parts.count == 3 && parts.part[1] == kind && is_cluster_name(parts.part[2]) ? parts.part[2]
+                                                                                     : std::string_view();
+}
+
 template <typename T>
 std::optional<T> whole_number(std::string_view text, int base) {
   T value = 0;
@@ -64,6 +71,10 @@ std::string kept_subject(std::string_view node) {
   return fmt::format("mr.kept.{}", node);
 }
 
+std::string gate_subject(std::string_view gateway) {
+  return fmt::format("mr.gate.{}", gateway);
+}
+
 std::string_view put_sender(std::string_view subject) {
   const Parts parts = split(subject);
   return parts.count == 4 && parts.part[1] == "put" && is_cluster_name(parts.part[3]) ? parts.part[3]
@@ -71,21 +82,19 @@ std::string_view put_sender(std::string_view subject) {
 }
 
 std::string_view beat_sender(std::string_view subject) {
-  const Parts parts = split(subject);
-  return parts.count == 3 && parts.part[1] == "beat" && is_cluster_name(parts.part[2]) ? parts.part[2]
-                                                                                       : std::string_view();
+  return sender_of(subject, "beat");
+}
+
+std::string_view gate_sender(std::string_view subject) {
+  return sender_of(subject, "gate");
 }
 
 std::string_view alive_sender(std::string_view subject) {
-  const Parts parts = split(subject);
-  return parts.count == 3 && parts.part[1] == "alive" && is_cluster_name(parts.part[2]) ? parts.part[2]
-                                                                                        : std::string_view();
+  return sender_of(subject, "alive");
 }
 
 std::string_view kept_sender(std::string_view subject) {
-  const Parts parts = split(subject);
-  return parts.count == 3 && parts.part[1] == "kept" && is_cluster_name(parts.part[2]) ? parts.part[2]
-                                                                                       : std::string_view();
+  return sender_of(subject, "kept");
 }
 
 std::optional<SaySubject> parse_say(std::string_view subject) {

@@ -24,15 +24,18 @@ std::string say_subject(std::string_view gateway, std::string_view node, const A
 std::string beat_subject(std::string_view node);
 std::string kept_subject(std::string_view node);
 std::string alive_subject(std::string_view gateway);
+std::string gate_subject(std::string_view gateway);
 
 /// Who put this on a node's subject; empty: not such a subject.
 std::string_view put_sender(std::string_view subject);
-/// Who beats.
+/// Which node beats.
 std::string_view beat_sender(std::string_view subject);
 /// Whose prefix cache it is.
 std::string_view kept_sender(std::string_view subject);
 /// Which gateway says that it is there.
 std::string_view alive_sender(std::string_view subject);
+/// Which gateway does.
+std::string_view gate_sender(std::string_view subject);
 
 struct SaySubject {
   std::string_view node;

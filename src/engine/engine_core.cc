@@ -379,7 +379,7 @@ void EngineCore::deliver(const Sampled& sampled) {
   ChoiceState& choice = *found->second;
   const auto now = Clock::now();
   if (!sampled.error.empty()) {
-    finish(choice, {.finish = FinishReason::error, .error = sampled.error});
+    finish(choice, {.finish = FinishReason::error, .error = sampled.error, .error_kind = ErrorKind::invalid});
     return;
   }
   if (choice.first_token == Clock::time_point{}) {
@@ -391,7 +391,7 @@ void EngineCore::deliver(const Sampled& sampled) {
   choice.last_token = now;
   TakenToken taken = take_token(choice, sampled.token);
   if (!taken.error.empty()) {
-    finish(choice, {.finish = FinishReason::error, .error = std::move(taken.error)});
+    finish(choice, {.finish = FinishReason::error, .error = std::move(taken.error), .error_kind = ErrorKind::invalid});
     return;
   }
   TokenEvent event{

@@ -88,6 +88,7 @@ struct TokenEvent {
   std::optional<TokenLogprobs> logprobs = {};  // of `token`, where asked for; not for the first token of a prompt
   FinishReason finish = FinishReason::none;
   std::string error = {};                          // one line, with FinishReason::error
+  std::optional<ErrorKind> error_kind = {};        // … and whose fault it is; none: the server's
   bool of_step = false;                            // a step failed, for no fault of the request: it may be asked again
   std::string stop_string = {};                    // the one that ended the choice; empty where a token did
   std::vector<float> embedding = {};               // [hidden], in the only event of an embed task

@@ -48,7 +48,10 @@ std::string answer_id(Endpoint endpoint) {
 }
 
 ApiError failure(const TokenEvent& event) {
-  if (event.finish == FinishReason::error) return ApiError::internal(event.error);
+  if (event.finish == FinishReason::error) {
+    if (event.error_kind) return ApiError::from({event.error, *event.error_kind});
+    return ApiError::internal(event.error);
+  }
   return ApiError::from({.message = "The request was cancelled before its end.", .kind = ErrorKind::unavailable});
 }
 

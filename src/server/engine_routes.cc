@@ -25,6 +25,7 @@ class EngineAnswer : public HttpAnswer {
   ~EngineAnswer() override { cancel(); }
 
   [[nodiscard]] bool is_stream() const override { return stream_; }
+  [[nodiscard]] bool accepted() const override { return told_ || !engine_->refuses_late; }
 
   std::optional<HttpReply> start(std::function<void()> wake) override {
     queue_ = std::make_shared<EventQueue>(queue_bytes_, std::move(wake));
@@ -49,8 +50,14 @@ class EngineAnswer : public HttpAnswer {
     for (const EventQueue::Paused& paused : resume_) engine_->resume(paused.request, paused.choice);
     for (EventQueue::Item& item : items_) {
       if (item.summary) item.event.summary = &*item.summary;
+      const bool untold = !accepted() && piece.bytes.empty();
       builder_.on(item.request, item.event, piece.bytes);
+      if (!untold || !stream_ || !builder_.error()) continue;
+      piece.whole = error_reply(*builder_.error());
+      piece.bytes.clear();
+      break;
     }
+    told_ = told_ || !piece.bytes.empty();
     const bool failed = builder_.error().has_value();
     if (!builder_.done() && !(failed && !stream_)) return piece;
     piece.last = true;
@@ -87,6 +94,7 @@ class EngineAnswer : public HttpAnswer {
   std::vector<RequestId> ids_;
   std::vector<EventQueue::Item> items_;
   std::vector<EventQueue::Paused> resume_;
+  bool told_ = false;   // some of a stream
   bool ended_ = false;  // nothing is left to be cancelled
 };
 
@@ -109,6 +117,20 @@ std::unique_ptr<HttpAnswer> make_engine_answer(const ServedModel& model, const E
     if (!salt.empty()) request.cache_salt = salt + "/" + request.cache_salt;
   }
   return std::make_unique<EngineAnswer>(model, engine, std::move(call), queue_bytes);
+}
+
+std::vector<HttpRoute> operation_routes(std::function<bool()> ready, std::function<std::string()> metrics) {
+  std::vector<HttpRoute> routes;
+  routes.push_back(
+      get("/health", true, [](const HttpRequest&) -> HttpReply { return {.body = R"({"status":"ok"})"}; }));
+  routes.push_back(get("/ready", true, [ready = std::move(ready)](const HttpRequest&) -> HttpReply {
+    if (ready()) return {.body = R"({"status":"ready"})"};
+    return {.status = 503, .body = R"({"status":"draining"})"};
+  }));
+  routes.push_back(get("/metrics", true, [metrics = std::move(metrics)](const HttpRequest&) -> HttpReply {
+    return {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = metrics()};
+  }));
+  return routes;
 }
 
 std::vector<HttpRoute> api_routes(const ServedModel& model, const EngineAccess& engine, ApiRoutesOptions options) {
@@ -147,15 +169,9 @@ std::vector<HttpRoute> api_routes(const ServedModel& model, const EngineAccess& 
   routes.push_back(get("/v1/models/{id}", false, [&model](const HttpRequest& request) {
     return text_or_error(model_json(model, request.parameter));
   }));
-  routes.push_back(
-      get("/health", true, [](const HttpRequest&) -> HttpReply { return {.body = R"({"status":"ok"})"}; }));
-  routes.push_back(get("/ready", true, [ready = std::move(options.ready)](const HttpRequest&) -> HttpReply {
-    if (ready()) return {.body = R"({"status":"ready"})"};
-    return {.status = 503, .body = R"({"status":"draining"})"};
-  }));
-  routes.push_back(get("/metrics", true, [metrics = std::move(options.metrics)](const HttpRequest&) -> HttpReply {
-    return {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = metrics()};
-  }));
+  for (HttpRoute& route : operation_routes(std::move(options.ready), std::move(options.metrics))) {
+    routes.push_back(std::move(route));
+  }
   const std::string version = nlohmann::json{{"version", options.version}}.dump();
   routes.push_back(get("/version", true, [version](const HttpRequest&) -> HttpReply { return {.body = version}; }));
   return routes;

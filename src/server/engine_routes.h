@@ -20,6 +20,7 @@ struct EngineAccess {
   std::function<Result<RequestId>(Request, Sink)> submit;
   std::function<void(RequestId)> cancel;
   std::function<void(RequestId, std::int32_t choice)> resume;
+  bool refuses_late = false;  // a request that submit() has taken may be refused before its first token comes
 };
 
 /// An answer that the engine produces. All its engine requests are submitted by start(); when one is refused, the
@@ -39,6 +40,9 @@ struct ApiRoutesOptions {
   /// Whether a call that was understood is answered, and how. Empty: it is, as `make` does. Any thread.
   std::function<HttpOutcome(const HttpRequest&, ApiCall, const MakeAnswer& make)> admit = {};
 };
+
+/// /health, /ready and /metrics: what everything has that is operated.
+std::vector<HttpRoute> operation_routes(std::function<bool()> ready, std::function<std::string()> metrics);
 
 /// All routes. `model` and `engine` must outlive the server that uses them.
 std::vector<HttpRoute> api_routes(const ServedModel& model, const EngineAccess& engine, ApiRoutesOptions options);

@@ -7,6 +7,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <exception>
 #include <new>
+#include <utility>
 
 namespace millrace {
 

@@ -119,6 +119,21 @@ struct ServerMetrics::Series {
     return all;
   }
 
+  [[nodiscard]] prometheus::MetricFamily collected(const MetricFamily& family) const {
+    prometheus::MetricFamily all;
+    all.name = family.name;
+    all.help = family.help;
+    all.type = family.is_counter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge;
+    for (const MetricFamily::Value& value : family.values) {
+      prometheus::ClientMetric metric;
+      const prometheus::Labels own = family.label_name.empty() ? labels : with(family.label_name, value.label);
+      for (const auto& [name, text] : own) metric.label.push_back({name, text});
+      metric.counter.value = metric.gauge.value = value.value;
+      all.metric.push_back(std::move(metric));
+    }
+    return all;
+  }
+
   prometheus::Labels labels;
   prometheus::Registry registry;
   Gauge *running, *waiting, *kv_usage, *kv_waste, *connections;
@@ -184,15 +199,26 @@ void ServerMetrics::take(const HttpRecord& exchange) {
   s.sent->Increment(static_cast<double>(exchange.bytes));
 }
 
-std::string ServerMetrics::text(const EngineSnapshot& now, std::int64_t connections) {
+void ServerMetrics::take_tokens(std::int64_t prompt, std::int64_t cached, std::int64_t generated) {
+  Series& s = *series_;
+  s.prompt_tokens->Increment(static_cast<double>(prompt - cached));
+  s.prefix_queries->Increment(static_cast<double>(prompt));
+  s.prefix_hits->Increment(static_cast<double>(cached));
+  s.generation_tokens->Increment(static_cast<double>(generated));
+}
+
+std::string ServerMetrics::text(const EngineSnapshot& now, std::int64_t connections,
+                                std::span<const MetricFamily> more) {
   Series& s = *series_;
   s.running->Set(static_cast<double>(now.running));
   s.waiting->Set(static_cast<double>(now.waiting));
   s.kv_usage->Set(ratio(now.kv.used_pages, now.kv.pages));
   s.kv_waste->Set(ratio(now.kv.unused_slots, now.kv.allocated_slots));
   s.connections->Set(static_cast<double>(connections));
+  std::vector<prometheus::MetricFamily> families = s.registry.Collect();
+  for (const MetricFamily& family : more) families.push_back(s.collected(family));
   std::ostringstream out;
-  prometheus::TextSerializer().Serialize(out, s.registry.Collect());
+  prometheus::TextSerializer().Serialize(out, families);
   return out.str();
 }
 

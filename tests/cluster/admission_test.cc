@@ -69,6 +69,8 @@ struct Script {
   std::function<void()> wake;
   std::string bytes;
   bool last = false, failed = false, cancelled = false;
+  bool refuses_late = false;  // it is accepted once there is something of it
+  std::optional<HttpReply> refusal;
   int runs = 0;
   std::uint64_t seed = 0;
   ServiceWish wish;
@@ -78,6 +80,12 @@ struct Script {
     const std::lock_guard lock(mutex);
     bytes += more;
     last = is_last;
+    if (wake) wake();
+  }
+  void refuse(HttpReply reply) {
+    const std::lock_guard lock(mutex);
+    refusal = std::move(reply);
+    failed = true;
     if (wake) wake();
   }
 };
@@ -95,7 +103,9 @@ class ScriptedAnswer : public HttpAnswer {
   }
   Piece pull() override {
     const std::lock_guard lock(script_->mutex);
+    if (script_->refusal) return {{}, script_->refusal, true};
     if (!stream_ && !script_->last) return {};
+    told_ = told_ || !script_->bytes.empty();
     Piece piece{.bytes = std::exchange(script_->bytes, {}), .whole = {}, .last = script_->last};
     if (!stream_) piece.whole = HttpReply{.body = std::exchange(piece.bytes, {})};
     return piece;
@@ -107,10 +117,11 @@ class ScriptedAnswer : public HttpAnswer {
   }
   [[nodiscard]] TokenUse use() const override { return {10, 0, 20}; }
   [[nodiscard]] bool failed() const override { return script_->failed; }
+  [[nodiscard]] bool accepted() const override { return told_ || !script_->refuses_late; }
 
  private:
   std::shared_ptr<Script> script_;
-  bool stream_;
+  bool stream_, told_ = false;
 };
 
 /// As a connection reads an answer.
@@ -129,6 +140,16 @@ struct Reader {
   }
   ~Reader() { answer.reset(); }
 
+  /// False: nothing was there.
+  bool read_now() {
+    HttpAnswer::Piece piece = answer->pull();
+    const bool any = !piece.bytes.empty() || piece.whole || piece.last;
+    bytes += piece.bytes;
+    last = last || piece.last;
+    if (piece.whole) reply = std::move(piece.whole);
+    return any;
+  }
+
   /// Reads until this holds; false: it does not in ten seconds.
   template <typename Holds>
   bool read_until(const Holds& holds) {
@@ -139,11 +160,7 @@ struct Reader {
         const std::lock_guard lock(mutex);
         before = wakes;
       }
-      HttpAnswer::Piece piece = answer->pull();
-      bytes += piece.bytes;
-      last = last || piece.last;
-      if (piece.whole) reply = std::move(piece.whole);
-      if (!piece.bytes.empty() || piece.whole || piece.last) continue;
+      if (read_now()) continue;
       std::unique_lock lock(mutex);
       if (!changed.wait_until(lock, end, [&] { return wakes != before; })) return holds();
     }
@@ -301,6 +318,40 @@ TEST_F(AdmissionTest, AFailedAnswerCostsNothing) {
   EXPECT_TRUE(reader.read_until([&] { return reader.last; }));
   EXPECT_TRUE(wait_for([&] { return ledger("acme").lent() > 0; }));
   EXPECT_EQ(ledger("acme").spent, 0);
+}
+
+// As at a gateway, which knows late what nodes say of a request.
+TEST_F(AdmissionTest, AStreamThatIsRefusedLateHasAStatus) {
+  tenant({.name = "acme", .spend_usd = 1.0, .usd_per_million_answer = 1e4});
+  for (const char* key : {"", "k"}) {
+    script_ = std::make_shared<Script>();
+    script_->refuses_late = true;
+    Reader reader(ask("acme", key));
+    EXPECT_TRUE(wait_for([&] {
+      reader.read_now();
+      const std::lock_guard lock(script_->mutex);
+      return script_->wake != nullptr;
+    }));
+    reader.read_now();
+    EXPECT_FALSE(reader.answer->accepted()) << key;
+    script_->refuse({.status = 503, .body = "nobody is there"});
+    EXPECT_TRUE(reader.read_reply());
+    EXPECT_EQ(reader.reply->status, 503) << key;
+    EXPECT_EQ(reader.bytes, "");
+  }
+  EXPECT_EQ(ledger("acme").spent, 0);
+  // With the same key it is asked for anew, and this time there is an answer.
+  script_ = std::make_shared<Script>();
+  script_->refuses_late = true;
+  Reader again(ask("acme", "k"));
+  EXPECT_TRUE(wait_for([&] {
+    again.read_now();
+    const std::lock_guard lock(script_->mutex);
+    return script_->wake != nullptr;
+  }));
+  script_->say("data: a\n\n");
+  EXPECT_TRUE(again.read_until([&] { return !again.bytes.empty(); }));
+  EXPECT_TRUE(again.answer->accepted());
 }
 
 TEST_F(AdmissionTest, ATenantsNodesAreWishedFor) {

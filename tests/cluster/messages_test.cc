@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cluster/placement.h"
+#include "cluster/transport.h"
 
 namespace millrace {
 namespace {
@@ -67,6 +68,13 @@ TEST(PlacementTest, ComesBackAsItWas) {
   EXPECT_EQ(back->allowed, placement.allowed);
 }
 
+TEST(PlacementTest, AnEmbeddingComesBackAsItWas) {
+  const auto back = decode_placement(encode(Placement{.task = Task::embed_last, .prompt = {1}, .max_new_tokens = 0}));
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->task, Task::embed_last);
+  EXPECT_EQ(back->choices.size(), 1u);
+}
+
 TEST(PlacementTest, EveryBeginningOfItIsRefused) {
   const Bytes whole = encode(full_placement());
   for (std::size_t length = 0; length < whole.size(); ++length) {
@@ -94,6 +102,8 @@ TEST(PlacementTest, WhatCanNotBeIsRefused) {
             "tokens of the prompt is 4294967295, at most 2147483647 is "
             "allowed");
   EXPECT_EQ(refusal([](Placement& p) { p.choices.resize(129); }), "choices is 129, at most 128 is allowed");
+  EXPECT_EQ(refusal([](Placement& p) { p.task = Task::embed_mean; }), "an embedding has choices, or has begun");
+  EXPECT_EQ(refusal([](Placement& p) { p.task = static_cast<Task>(3); }), "the task is of no known kind");
 }
 
 TEST(MessagesTest, ComeBackAsTheyWere) {
@@ -125,6 +135,7 @@ TEST(MessagesTest, ComeBackAsTheyWere) {
       TokenCame{.token = 4, .of_prompt = true, .logprobs = TokenLogprobs{-0.5f, {{4, -0.5f}, {5, -2.0f}}}});
   frame.events.emplace_back(ChoiceEnd{2, FinishReason::length, 12});
   frame.events.emplace_back(AttemptFailed{ErrorKind::busy, "full"});
+  frame.events.emplace_back(EmbeddingCame{{1.5f, -0.0f}});
   const auto said = decode_say(encode(Say{frame}));
   ASSERT_TRUE(said.ok()) << said.error().message;
   const Frame& back = std::get<Frame>(*said);
@@ -138,13 +149,60 @@ TEST(MessagesTest, ComeBackAsTheyWere) {
   EXPECT_EQ(std::get<ChoiceEnd>(back.events[3]).reason, FinishReason::length);
   EXPECT_EQ(std::get<ChoiceEnd>(back.events[3]).cached_tokens, 12);
   EXPECT_EQ(std::get<AttemptFailed>(back.events[4]).message, "full");
+  EXPECT_EQ(std::get<EmbeddingCame>(back.events[5]).values, (std::vector{1.5f, -0.0f}));
   EXPECT_TRUE(std::holds_alternative<UnknownAttempt>(*decode_say(encode(Say{UnknownAttempt{}}))));
 
-  const auto beat = decode_beat(encode(Beat{.incarnation = 5, .number = 6, .draining = true, .running = 7}));
+  const auto beat =
+      decode_beat(encode(Beat{.incarnation = 5, .number = 6, .draining = true, .running = 7, .generated = 1'000'000}));
   ASSERT_TRUE(beat.ok());
+  EXPECT_EQ(beat->generated, 1'000'000);
   EXPECT_EQ(beat->incarnation, 5u);
   EXPECT_EQ(beat->running, 7);
   EXPECT_TRUE(beat->draining);
+}
+
+TEST(MessagesTest, ABeatOfAGatewayComesBackAsItWas) {
+  const auto beat = decode_gate_beat(encode(GateBeat{.life = 0xfedcba98u,
+                                                     .number = 6,
+                                                     .draining = true,
+                                                     .running = 7,
+                                                     .waiting = 8,
+                                                     .generated = 9,
+                                                     .connections = 10,
+                                                     .ready_nodes = 11}));
+  ASSERT_TRUE(beat.ok()) << beat.error().message;
+  EXPECT_EQ(beat->life, 0xfedcba98u);
+  EXPECT_EQ(beat->number, 6u);
+  EXPECT_TRUE(beat->draining);
+  EXPECT_EQ(beat->running, 7);
+  EXPECT_EQ(beat->waiting, 8);
+  EXPECT_EQ(beat->generated, 9);
+  EXPECT_EQ(beat->connections, 10);
+  EXPECT_EQ(beat->ready_nodes, 11);
+  const Bytes whole = encode(*beat);
+  for (std::size_t length = 0; length < whole.size(); ++length) {
+    EXPECT_FALSE(decode_gate_beat(std::span(whole).first(length)).ok()) << length;
+  }
+  EXPECT_FALSE(decode_gate_beat(encode(Beat{})).ok());
+  EXPECT_FALSE(decode_beat(whole).ok());
+}
+
+TEST(MessagesTest, AnEmbeddingIsNumbersAndNotTooMany) {
+  const auto refusal = [](std::vector<float> values) {
+    const auto back = decode_say(encode(Say{Frame{.events = {EmbeddingCame{std::move(values)}}}}));
+    return back.ok() ? std::string("taken") : back.error().message;
+  };
+  EXPECT_EQ(refusal(std::vector<float>(kMaxEmbeddingPart, 1.0f)), "taken");
+  EXPECT_EQ(refusal(std::vector<float>(kMaxEmbeddingPart + 1, 1.0f)),
+            "numbers of an embedding is 257, at most 256 is allowed");
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(refusal({1.0f, bad}), "an embedding has what is no finite number");
+  }
+  // All that a frame may have fits into a message.
+  const Frame full{.seq = 1ull << 62,
+                   .events = std::vector<StreamEvent>(kMaxEventsInFrame,
+                                                      EmbeddingCame{std::vector<float>(kMaxEmbeddingPart, 1.0f)})};
+  EXPECT_LT(encode(Say{full}).size(), kMaxMessage);
 }
 
 TEST(MessagesTest, WhatIsNotForOneIsRefused) {
@@ -195,6 +253,8 @@ TEST(WireTest, ANumberIsWrittenInOneWayOnly) {
 TEST(SubjectsTest, SayWhoSpeaks) {
   EXPECT_EQ(put_sender(put_subject("desk-1", "gw-a")), "gw-a");
   EXPECT_EQ(beat_sender(beat_subject("desk-1")), "desk-1");
+  EXPECT_EQ(gate_sender(gate_subject("gw-a")), "gw-a");
+  EXPECT_EQ(gate_sender(beat_subject("gw-a")), "");
   const std::string say = say_subject("gw-a", "desk-1", {0xab, 12});
   EXPECT_EQ(say, "mr.say.gw-a.desk-1.00000000000000ab.12");
   const auto from = parse_say(say);

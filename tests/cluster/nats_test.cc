@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 
+#include "cluster/nats_bucket_reader.h"
 #include "nats_fixture.h"
 
 namespace millrace::test {
@@ -198,7 +199,7 @@ class Rights : public Nats {
  protected:
   void SetUp() override {
     if (!NatsServer::available()) GTEST_SKIP() << "this machine has no nats-server (Debian: apt install nats-server)";
-    server_.emplace("--gateway gate --node one two --operator owner");
+    server_.emplace("--gateway gate --node one two --operator owner --observer eye");
   }
 
   bool was_denied(const std::string& what) {
@@ -342,45 +343,67 @@ TEST_F(Rights, OperatorsSetTermsAndGatewaysQuarantine) {
   EXPECT_EQ(terms["one"].usd_per_hour, 0.5);
 }
 
-TEST_F(Nats, ABucketIsWrittenUnderACondition) {
-  const auto one = connect("one"), other = connect("other");
-  const auto quiet = [](const std::string&) {};
-  NatsBucket mine(*one, loop_, {.name = "test", .most_bytes = 100, .makes = true}, quiet);
-  NatsBucket theirs(*other, loop_, {.name = "test", .most_bytes = 100, .makes = true}, quiet);
-  const auto update = [&](NatsBucket& bucket, const std::string& value, std::uint64_t revision) {
-    std::optional<Result<std::uint64_t>> result;
-    bucket.update("key", value, revision, [&](const Result<std::uint64_t>& answer) { result = answer; });
-    run_until([&] { return result.has_value(); }, seconds(10));
-    return result.value_or(fail("no answer"));
-  };
-  const auto first = update(mine, "a", 0);
-  ASSERT_TRUE(first.ok()) << first.error().message;
-  const auto again = update(theirs, "b", 0);
-  ASSERT_FALSE(again.ok()) << "it is there";
-  EXPECT_EQ(again.error().kind, ErrorKind::busy) << again.error().message;
-  const auto second = update(theirs, "b", *first);
-  ASSERT_TRUE(second.ok()) << second.error().message;
-  EXPECT_EQ(update(mine, "c", *first).error().kind, ErrorKind::busy) << "somebody has written meanwhile";
-  const auto large = update(mine, std::string(101, 'x'), *second);
-  ASSERT_FALSE(large.ok());
-  EXPECT_EQ(large.error().kind, ErrorKind::invalid);
-  const auto read = [&](const std::string& key) {
-    std::optional<std::optional<BucketEntry>> entry;
-    mine.get(key,
-             [&](const Result<std::optional<BucketEntry>>& answer) { entry = answer.ok() ? *answer : std::nullopt; });
-    run_until([&] { return entry.has_value(); }, seconds(10));
-    return entry.value_or(std::nullopt);
-  };
-  ASSERT_TRUE(read("key").has_value());
-  EXPECT_EQ(read("key")->value, "b");
-  EXPECT_EQ(read("key")->revision, *second);
-  EXPECT_FALSE(read("nothing").has_value());
-  // What was removed may be made once more, by one alone.
-  std::optional<bool> removed;
-  mine.remove("key", [&](const Result<std::uint64_t>& result) { removed = result.ok(); });
-  EXPECT_TRUE(run_until([&] { return removed.has_value(); }));
-  EXPECT_TRUE(update(theirs, "d", 0).ok());
-  EXPECT_FALSE(update(mine, "e", 0).ok());
+TEST_F(Rights, AnObserverReadsBeatsAndRecordsAlone) {
+  const auto gate = connect("gate"), one = connect("one"), eye = connect("eye");
+  NatsRegistry of_gate(
+      *gate, loop_, [](const std::string&) {}, RegistryRole::gateway),
+      of_one(*one, loop_, [](const std::string&) {});
+  of_gate.watch([](const std::string&, const NodeRecord*, std::uint64_t) {});
+  std::vector<std::string> records, terms, heard;
+  const NatsBucketReader of_eye(
+      *eye, loop_, "mr_nodes",
+      [&](const std::string& node, std::optional<std::string_view> value, std::uint64_t) {
+        records.push_back(node + (value && parse_record(*value).ok() ? "" : " is no record"));
+      },
+      [](const std::string&) {}, milliseconds(50));
+  const NatsBucketReader of_terms(
+      *eye, loop_, kOperatorBucket,
+      [&](const std::string& key, std::optional<std::string_view> value, std::uint64_t) {
+        terms.push_back(key + " " + std::string(value.value_or("")));
+      },
+      [](const std::string&) {}, milliseconds(50));
+  of_gate.quarantine("one", "it lies");
+  const auto hear = [&](std::string_view subject, std::span<const std::byte>) { heard.emplace_back(subject); };
+  for (const std::string& pattern : {beat_subject("*"), gate_subject("*")}) eye->subscribe(pattern, hear);
+  EXPECT_TRUE(run_until([&] {
+    of_one.announce({"one", 16, {}}, [](const Result<std::uint64_t>&) {});
+    run_until([] { return false; }, milliseconds(100));
+    one->publish(beat_subject("one"), {});
+    gate->publish(gate_subject("gate"), {});
+    return !records.empty() && !terms.empty() && std::ranges::count(heard, beat_subject("one")) > 0 &&
+           std::ranges::count(heard, gate_subject("gate")) > 0;
+  }));
+  EXPECT_EQ(records.front(), "one");
+  EXPECT_EQ(terms.front(), "one.quarantine it lies");
+  messages_.clear();
+  for (const char* pattern : {"mr.put.>", "mr.say.>", "_INBOX_one.>", "_INBOX_gate.>", "$KV.>", "$JS.API.>", ">"}) {
+    eye->subscribe(pattern, [](std::string_view, std::span<const std::byte>) {});
+    EXPECT_TRUE(was_denied(pattern)) << pattern;
+  }
+  const std::string lies[] = {beat_subject("eye"),
+                              beat_subject("one"),
+                              gate_subject("gate"),
+                              put_subject("one", "eye"),
+                              say_subject("gate", "eye", {1, 1}),
+                              "$KV.mr_nodes.one",
+                              "$KV.mr_nodes.eye",
+                              "$JS.API.STREAM.CREATE.KV_mr_nodes",
+                              "$JS.API.STREAM.DELETE.KV_mr_nodes",
+                              "$JS.API.CONSUMER.CREATE.KV_mr_nodes",
+                              "$KV.mr_operator.one",
+                              "$KV.mr_operator.one.quarantine",
+                              "$JS.API.CONSUMER.CREATE.KV_mr_operator",
+                              "$JS.API.STREAM.MSG.GET.KV_mr_tenants",
+                              "_INBOX_one.x"};
+  for (const std::string& subject : lies) {
+    eye->publish(subject, {});
+    EXPECT_TRUE(was_denied(subject)) << subject;
+  }
+  // Nor does a gateway or a node speak for another gateway.
+  one->publish(gate_subject("gate"), {});
+  EXPECT_TRUE(was_denied(gate_subject("gate")));
+  gate->publish(gate_subject("other"), {});
+  EXPECT_TRUE(was_denied(gate_subject("other")));
 }
 
 TEST_F(Rights, StrangersAreNotLetIn) {

@@ -18,6 +18,7 @@ void add(GatewayStreams::Counters& sum, const GatewayStreams::Counters& more) {
   sum.migrations += more.migrations;
   sum.placements += more.placements;
   sum.placed_again += more.placed_again;
+  sum.tokens += more.tokens;
   sum.fenced += more.fenced;
   sum.malformed += more.malformed;
   sum.breaches += more.breaches;
@@ -131,6 +132,9 @@ Demand SimCloud::read(SeenStream& stream, const StreamNews& news, double slow) {
     const auto choice = static_cast<std::size_t>(end->choice);
     if (stream.ended[choice]) object("a choice that ended twice");
     stream.ended[choice] = true;
+  } else if (const auto* embedding = std::get_if<EmbeddingCame>(&news)) {
+    if (!stream.embedding.empty()) object("an embedding that came twice");
+    stream.embedding = embedding->values;
   } else {
     stream.done = std::get<StreamDone>(news);
     return Demand::more;
@@ -153,15 +157,15 @@ SeenStream& SimCloud::begin_stream(const std::string& gateway_name, Placement pl
   stream.gateway = gateway_name;
   stream.tokens.resize(placement.choices.size());
   stream.ended.resize(placement.choices.size());
-  stream.id =
-      gateway(gateway_name).submit(std::move(placement), kSimVocab, [this, &stream, slow](const StreamNews& news) {
-        return read(stream, news, slow);
-      });
+  stream.id = gateway(gateway_name)
+                  .submit(
+                      std::move(placement), kSimVocab,
+                      [this, &stream, slow](const StreamNews& news) { return read(stream, news, slow); }, kSimHidden);
   return stream;
 }
 
 void SimCloud::begin_stream() {
-  constexpr double kSlowReaders = 0.1, kPauses = 0.05, kLeave = 0.05;
+  constexpr double kSlowReaders = 0.1, kPauses = 0.05, kLeave = 0.05, kEmbeddings = 0.1;
   std::vector<std::string> awake;
   for (const auto& [name, gateway] : gateways_) {
     if (!network.is_frozen(name)) awake.push_back(name);
@@ -174,6 +178,10 @@ void SimCloud::begin_stream() {
   placement.choices.resize(dice.chance(0.2) ? 4 : 1);
   placement.stop_ids = {kSimStop};
   placement.sampling.seed = dice.below(1u << 30);
+  if (dice.chance(kEmbeddings)) {
+    placement.task = Task::embed_mean;
+    placement.choices.resize(1);
+  }
   SeenStream& stream =
       begin_stream(awake[dice.below(awake.size())], std::move(placement), dice.chance(kSlowReaders) ? kPauses : 0.0);
   if (!dice.chance(kLeave)) return;
@@ -191,6 +199,9 @@ std::string SimCloud::verdict(const SeenStream& stream) const {
   if (stream.lost || stream.cancelled) return {};
   if (!stream.done) return "it did not end";
   if (stream.done->error) return "it failed: " + stream.done->error->message;
+  if (stream.asked.task != Task::generate) {
+    return stream.embedding == sim_embedding(stream.asked) ? "" : "it is not the embedding of its prompt";
+  }
   for (std::size_t c = 0; c < stream.tokens.size(); ++c) {
     if (!stream.ended[c]) return fmt::format("choice {} did not end", c);
     const std::vector<std::int32_t>& tokens = stream.tokens[c];

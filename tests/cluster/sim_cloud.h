@@ -24,6 +24,7 @@ struct SeenStream {
   StreamId id = 0;
   std::vector<std::vector<std::int32_t>> tokens;  // of each choice
   std::vector<bool> ended;
+  std::vector<float> embedding;
   std::optional<StreamDone> done;
   bool cancelled = false, lost = false;  // by the client; with its gateway
   std::string wrong;                     // the first thing that must not be

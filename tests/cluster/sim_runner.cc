@@ -39,6 +39,17 @@ std::vector<std::int32_t> sim_answer(const std::string& numeric_class, const Pla
   return tokens;
 }
 
+std::vector<float> sim_embedding(const Placement& placement) {
+  std::vector<float> embedding;
+  for (std::int64_t i = 0; i < kSimHidden; ++i) {
+    Fnv1a hash;
+    hash.add(static_cast<std::uint64_t>(i));
+    for (const std::int32_t token : placement.prompt) hash.add(static_cast<std::uint64_t>(token));
+    embedding.push_back(static_cast<float>(hash.value() >> 40));
+  }
+  return embedding;
+}
+
 SimRunner::SimRunner(Transport& transport, std::string model, std::string numeric_class, Duration step,
                      std::size_t slots)
     : transport_(&transport), model_(std::move(model)), class_(std::move(numeric_class)), step_(step), slots_(slots) {}
@@ -74,6 +85,15 @@ void SimRunner::cancel(RunId id) {
 }
 
 bool SimRunner::advance(Run& run, std::vector<StreamEvent>& events) const {
+  if (run.placement.task != Task::generate) {
+    const std::vector<float> embedding = sim_embedding(run.placement);
+    const auto from = embedding.begin() + static_cast<std::ptrdiff_t>(run.numbers);
+    events.emplace_back(EmbeddingCame{{from, from + kSimHiddenAStep}});
+    run.numbers += static_cast<std::size_t>(kSimHiddenAStep);
+    if (run.numbers < embedding.size()) return false;
+    events.emplace_back(ChoiceEnd{0, FinishReason::stop});
+    return true;
+  }
   for (std::size_t c = 0; c < run.placement.choices.size(); ++c) {
     PlacedChoice& choice = run.placement.choices[c];
     if (choice.ended) continue;

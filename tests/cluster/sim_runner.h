@@ -14,6 +14,8 @@ namespace millrace::test {
 
 constexpr std::int32_t kSimVocab = 300;
 constexpr std::int32_t kSimStop = 0;
+constexpr std::int64_t kSimHidden = 1000;
+constexpr std::int64_t kSimHiddenAStep = 100;
 
 /// The token behind `tokens` of a choice, as a node of this class draws it.
 std::int32_t sim_token(const std::string& numeric_class, const Placement& placement, std::size_t choice,
@@ -21,6 +23,9 @@ std::int32_t sim_token(const std::string& numeric_class, const Placement& placem
 
 /// The answer that a node of this class gives where nothing disturbs it.
 std::vector<std::int32_t> sim_answer(const std::string& numeric_class, const Placement& placement, std::size_t choice);
+
+/// The embedding of its prompt, [kSimHidden].
+std::vector<float> sim_embedding(const Placement& placement);
 
 class SimRunner : public StreamRunner {
  public:
@@ -41,6 +46,7 @@ class SimRunner : public StreamRunner {
     Placement placement;
     Sink sink;
     bool accepted = false, running = false, paused = false;
+    std::size_t numbers = 0;  // of an embedding, that were told
   };
 
   void paused(RunId run, bool is);

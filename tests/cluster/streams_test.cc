@@ -281,6 +281,72 @@ TEST(Streams, AWholePlacementOfMegabytesArrives) {
   EXPECT_EQ(cloud.verdict(seen), "");
 }
 
+TEST(Streams, AnEmbeddingThatMovesBeginsAgain) {
+  SimCloud cloud({.nodes = 2, .gateways = 1, .classes = 2});
+  cloud.run_for(seconds(2));
+  Placement placement{.task = Task::embed_last, .prompt = {4, 5, 6}, .max_new_tokens = 0};
+  SeenStream& seen = cloud.begin_stream("gateway-0", placement);
+  cloud.run_for(milliseconds(300));
+  ASSERT_FALSE(seen.done.has_value());
+  std::string runs_on;
+  for (const std::string& name : cloud.node_names()) {
+    if (cloud.runner(name).held() > 0) runs_on = name;
+  }
+  cloud.kill_node(runs_on);
+  cloud.run_for(seconds(10));
+  EXPECT_EQ(cloud.verdict(seen), "");
+  ASSERT_TRUE(seen.done.has_value());
+  EXPECT_EQ(seen.done->migrations, 1);
+  EXPECT_TRUE(seen.done->identical) << "it is all of one node";
+  EXPECT_EQ(cloud.gateway("gateway-0").counters().tokens, 0);
+}
+
+TEST(Streams, AnEmbeddingHasAsManyNumbersAsTheModelSays) {
+  const auto breaches = [](std::vector<StreamEvent> lie) {
+    SimCloud cloud({.nodes = 2, .gateways = 1, .classes = 1});
+    cloud.run_for(seconds(2));
+    Placement placement{.task = Task::embed_mean, .prompt = {4, 5, 6}, .max_new_tokens = 0};
+    SeenStream& seen = cloud.begin_stream("gateway-0", placement);
+    cloud.run_for(milliseconds(10));  // accepted, with frame 0
+    std::string runs_on;
+    for (const std::string& name : cloud.node_names()) {
+      if (cloud.runner(name).held() > 0) runs_on = name;
+    }
+    Stranger stranger(cloud.network);
+    stranger.say(runs_on, {seen.id, 1}, Frame{.seq = 1, .life = cloud.node(runs_on).life(), .events = std::move(lie)});
+    cloud.run_for(seconds(20));
+    EXPECT_EQ(cloud.verdict(seen), "") << "another node has said it";
+    cloud.count();
+    return cloud.gateway_counters.breaches;
+  };
+  const EmbeddingCame part{std::vector<float>(kMaxEmbeddingPart, 1.0f)};
+  EXPECT_EQ(breaches({part, part, part, part}), 1) << "too many";
+  EXPECT_EQ(breaches({part, ChoiceEnd{}}), 1) << "too few";
+  EXPECT_EQ(breaches({TokenCame{.choice = 0, .token = 1}}), 1) << "it is asked for no tokens";
+}
+
+TEST(Streams, WhatNobodyTookIsToldByItsKind) {
+  const auto kind_of = [](ErrorKind kind, int nodes) {
+    SimCloud cloud({.nodes = nodes, .gateways = 1, .classes = 1});
+    cloud.run_for(seconds(2));
+    SeenStream& seen = cloud.begin_stream("gateway-0", long_answer());
+    Stranger stranger(cloud.network);
+    for (std::uint32_t attempt = 1; attempt < 3000 && !seen.done; ++attempt) {
+      // In the names of both nodes, before these have said a thing.
+      for (const std::string& name : cloud.node_names()) {
+        stranger.say(name, {seen.id, attempt}, Frame{.seq = 0, .life = 1, .events = {AttemptFailed{kind, "no"}}});
+        if (cloud.has_node(name)) cloud.kill_node(name);
+      }
+      cloud.run_for(milliseconds(100));
+    }
+    EXPECT_TRUE(seen.done.has_value() && seen.done->error.has_value());
+    return seen.done->error->kind;
+  };
+  EXPECT_EQ(kind_of(ErrorKind::invalid, 2), ErrorKind::invalid);
+  EXPECT_EQ(kind_of(ErrorKind::busy, 2), ErrorKind::busy);
+  EXPECT_EQ(kind_of(ErrorKind::unavailable, 2), ErrorKind::unavailable);
+}
+
 TEST(Streams, OnlyTheirNodeAnswersThem) {
   OneStream one;
   Stranger stranger(one.cloud.network);

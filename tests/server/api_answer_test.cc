@@ -409,6 +409,13 @@ TEST(ApiAnswer, FailuresAreTold) {
   EXPECT_TRUE(whole_answer.done());
   EXPECT_EQ(whole_answer.error()->status, 500);
   EXPECT_EQ(out, "");
+  for (const auto& [kind, status] :
+       {std::pair(ErrorKind::invalid, 400), std::pair(ErrorKind::busy, 429), std::pair(ErrorKind::unavailable, 503)}) {
+    AnswerBuilder of_kind(model, chat_spec(1, false));
+    of_kind.on(0, {.finish = FinishReason::error, .error = "why", .error_kind = kind}, out);
+    EXPECT_EQ(of_kind.error()->status, status);
+    EXPECT_EQ(of_kind.error()->message, "why");
+  }
   AnswerBuilder stream(model, chat_spec(2, true));
   stream.on(0, {.choice = 1, .finish = FinishReason::cancelled}, out);
   stream.on(0, {.choice = 0, .finish = FinishReason::cancelled}, out);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <utility>
 
 #include "server/api_fixture.h"
 #include "server/http_client.h"
@@ -189,6 +190,36 @@ TEST_F(EngineRoutes, RefusalsOfTheEngine) {
   response = server_.ask(post("/v1/completions", R"({"model":"test-model","prompt":["a","b"]})"));
   EXPECT_EQ(response.status, 429);
   EXPECT_TRUE(engine_.was_cancelled(1));
+}
+
+TEST_F(EngineRoutes, AStreamThatIsRefusedLateHasTheStatusOfItsReason) {
+  access_.refuses_late = true;
+  RequestId next = 0;
+  for (const auto& [kind, status] :
+       {std::pair(ErrorKind::invalid, 400), std::pair(ErrorKind::busy, 429), std::pair(ErrorKind::unavailable, 503)}) {
+    RawClient client = server_.connect();
+    client.send(post("/v1/chat/completions", kChat + R"(,"stream":true})"));
+    ASSERT_TRUE(engine_.wait_for(++next));
+    engine_.tell(next, {.finish = FinishReason::error, .error = "no", .error_kind = kind});
+    const auto response = client.response();
+    EXPECT_EQ(response.status, status);
+    EXPECT_EQ(nlohmann::json::parse(response.body)["error"]["message"], "no");
+    EXPECT_EQ(response.headers.at("content-type"), "application/json");
+    EXPECT_EQ(response.headers.contains("retry-after"), kind != ErrorKind::invalid);
+    client.send(get("/health"));
+    EXPECT_EQ(client.response().status, 200) << "the connection goes on";
+  }
+  // Behind the first token it is an event of the stream.
+  RawClient client = server_.connect();
+  client.send(post("/v1/chat/completions", kChat + R"(,"stream":true})"));
+  ASSERT_TRUE(engine_.wait_for(++next));
+  engine_.tell(next, play(plain_model().served, "Hello there", FinishReason::length).at(0));
+  const std::string head = client.receive_until("\r\n\r\n");
+  EXPECT_TRUE(head.starts_with("HTTP/1.1 200 ")) << head;
+  EXPECT_NE(head.find("text/event-stream"), std::string::npos);
+  engine_.tell(next, {.finish = FinishReason::error, .error = "gone", .error_kind = ErrorKind::unavailable});
+  const std::string rest = client.receive_until("[DONE]");
+  EXPECT_NE(rest.find(R"("message":"gone","type":"service_unavailable")"), std::string::npos) << rest;
 }
 
 TEST_F(EngineRoutes, BadBodiesAndModels) {

@@ -100,6 +100,27 @@ TEST(ServerMetrics, CountsUnderTheNamesOfVllm) {
   EXPECT_NE(text.find("# TYPE vllm:prompt_tokens_total counter"), std::string::npos);
 }
 
+TEST(ServerMetrics, TellWhatOthersCount) {
+  ServerMetrics metrics("m", 100);
+  metrics.take_tokens(10, 4, 0);
+  metrics.take_tokens(0, 0, 7);
+  const std::vector<MetricFamily> more{
+      {.name = "millrace:cluster_nodes",
+       .help = "Nodes.",
+       .label_name = "state",
+       .values = {{"ready", 3}, {"dead", 1}}},
+      {.name = "millrace:moves_total", .help = "Moves.", .is_counter = true, .values = {{.value = 5}}}};
+  const std::string text = metrics.text({}, 0, more);
+  for (const char* line :
+       {R"(vllm:prompt_tokens_total{model_name="m"} 6)", R"(vllm:prefix_cache_queries_total{model_name="m"} 10)",
+        R"(vllm:prefix_cache_hits_total{model_name="m"} 4)", R"(vllm:generation_tokens_total{model_name="m"} 7)",
+        "# TYPE millrace:cluster_nodes gauge", R"(millrace:cluster_nodes{model_name="m",state="ready"} 3)",
+        R"(millrace:cluster_nodes{model_name="m",state="dead"} 1)", "# TYPE millrace:moves_total counter",
+        R"(millrace:moves_total{model_name="m"} 5)"}) {
+    EXPECT_TRUE(has_line(text, line)) << line << "\n" << text;
+  }
+}
+
 TEST(ServerMetrics, MayBeReadWhileTheEngineSteps) {
   ServerMetrics metrics("m", 100);
   std::thread stepping([&] {
