@@ -106,7 +106,7 @@ class AuditorTest : public testing::Test {
             answered_ += std::holds_alternative<StreamDone>(news) ? 1 : 0;
             return Demand::more;
           },
-          {}, {}, only);
+          0, {}, {}, only);
       run_for(milliseconds(100));
     }
   }
@@ -217,7 +217,7 @@ TEST_F(AuditorTest, WhatAClientHeardBeforeItLeftCounts) {
                              if (std::holds_alternative<TokenCame>(news)) streams_->cancel(*id);
                              return Demand::more;
                            },
-                           {}, {}, {"liar"});
+                           0, {}, {}, {"liar"});
     run_for(milliseconds(100));
   }
   EXPECT_GT(auditor_->counters().judged, before);
@@ -236,7 +236,7 @@ TEST_F(AuditorTest, WhatCannotBeScoredIsDrawnAgain) {
       Placement placement = request(++asked_);
       placement.choices.resize(2);
       placement.sampling.logit_bias = {{3, 4.0f}, {5, 4.0f}};
-      streams_->submit(placement, kToyVocab, [](const StreamNews&) { return Demand::more; }, {}, {}, {node});
+      streams_->submit(placement, kToyVocab, [](const StreamNews&) { return Demand::more; }, 0, {}, {}, {node});
       run_for(milliseconds(100));
     }
   };
