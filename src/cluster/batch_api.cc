@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cluster/batch_blob.h"
+#include "cluster/batch_jobs.h"
 #include "server/api_id.h"
 #include "server/api_json.h"
 #include "server/http_text.h"
@@ -318,20 +319,26 @@ ApiStatus BatchApi::count(BatchRecord& batch) {
   if (has_ended(batch.status) || batch.blocks == 0) return Ok{};
   MILLRACE_TRY(const auto tasks, api(store_->list("task." + batch.id)));
   BatchCounts counts{.total = batch.counts.total};
+  std::vector<BlockStart> index;
   for (const StoredEntry& entry : tasks) {
     auto claim = read_claim(entry.value);
     if (!claim.ok()) return ApiError::internal(claim.error().message);
     counts.completed += claim->counts.completed;
     counts.failed += claim->counts.failed;
     if (claim->done) continue;
-    // A block that is worked on, or a task that is none: of that there are no lines.
     const std::string name = entry.key.substr(entry.key.rfind('.') + 1);
-    MILLRACE_TRY(const auto lines, api(store_->list(fmt::format("line.{}.{}", batch.id, name))));
-    for (const StoredEntry& line : lines) {
-      auto result = read_result(line.value);
-      if (!result.ok()) return ApiError::internal(result.error().message);
-      ++(result->status == 200 ? counts.completed : counts.failed);
+    std::size_t block = 0;
+    const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), block);
+    if (problem != std::errc()) continue;  // another task
+    if (index.empty()) {
+      MILLRACE_TRY(const auto stored, api(store_->get("index." + batch.id)));
+      if (!stored) break;
+      MILLRACE_TRY(index, api(read_index(stored->value)));
     }
+    if (block + 1 >= index.size()) continue;
+    MILLRACE_TRY(const auto results, api(list_results(*store_, batch.id, static_cast<std::int64_t>(block),
+                                                      index[block].request, index[block + 1].request)));
+    for (const auto& [request, result] : results) ++(result.status == 200 ? counts.completed : counts.failed);
   }
   batch.counts = counts;
   return Ok{};

@@ -1,7 +1,6 @@
 #include "cluster/batch_jobs.h"
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
 namespace millrace {
@@ -12,14 +11,6 @@ constexpr std::size_t kMostInline = kBlobPiece;  // bytes of a record that stand
 
 std::string big_name(const std::string& batch, const BatchKey& key, const std::string& writer) {
   return fmt::format("big.{}.{}.{}", batch, key.number, writer);
-}
-
-/// The number at the end of a key.
-std::int64_t last_number(std::string_view key) {
-  const std::size_t dot = key.rfind('.');
-  std::int64_t number = -1;
-  std::from_chars(key.data() + dot + 1, key.data() + key.size(), number);
-  return number;
 }
 
 }  // namespace
@@ -42,14 +33,15 @@ Status drop_result(BatchStore& store, const std::string& batch, const BatchKey& 
 }
 
 Result<std::vector<std::pair<std::int64_t, LineResult>>> list_results(BatchStore& store, const std::string& batch,
-                                                                      std::int64_t block) {
+                                                                      std::int64_t block, std::int64_t first,
+                                                                      std::int64_t end) {
   std::vector<std::pair<std::int64_t, LineResult>> results;
-  MILLRACE_TRY(const auto entries, store.list(fmt::format("line.{}.{}", batch, block)));
-  for (const StoredEntry& entry : entries) {
-    MILLRACE_TRY(LineResult result, read_result(entry.value));
-    results.emplace_back(last_number(entry.key), std::move(result));
+  for (std::int64_t request = first; request < end; ++request) {
+    MILLRACE_TRY(const auto entry, store.get(batch_keys::line(batch, block, request)));
+    if (!entry) continue;
+    MILLRACE_TRY(LineResult result, read_result(entry->value));
+    results.emplace_back(request, std::move(result));
   }
-  std::ranges::sort(results, {}, &std::pair<std::int64_t, LineResult>::first);
   return results;
 }
 
@@ -101,8 +93,8 @@ Result<FinalizeJob::Progress> FinalizeJob::step() {
   }
   if (block_ < batch_.blocks) {
     const auto block = static_cast<std::size_t>(block_);
-    const std::int64_t wanted = index_[block + 1].request - index_[block].request;
-    MILLRACE_TRY(Results results, list_results(*store_, batch_.id, block_));
+    const std::int64_t first = index_[block].request, end = index_[block + 1].request, wanted = end - first;
+    MILLRACE_TRY(Results results, list_results(*store_, batch_.id, block_, first, end));
     if (static_cast<std::int64_t>(results.size()) < wanted) {
       const bool fills = batch_.status == BatchStatus::cancelling || batch_.deadline_passed;
       if (!fills) return Progress::missing;

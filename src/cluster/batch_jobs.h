@@ -19,9 +19,11 @@ Result<std::string> place_result(BatchStore& store, const std::string& batch, co
 /// Of a writer whose result was not the first: its blob is not needed.
 Status drop_result(BatchStore& store, const std::string& batch, const BatchKey& key, const std::string& writer);
 
-/// The results of a block that are there, by the numbers of their requests.
+/// The results of a block that are there, of the requests `first` to `end`, by their numbers. Each is asked for: a list
+/// costs a store of many keys more.
 Result<std::vector<std::pair<std::int64_t, LineResult>>> list_results(BatchStore& store, const std::string& batch,
-                                                                      std::int64_t block);
+                                                                      std::int64_t block, std::int64_t first,
+                                                                      std::int64_t end);
 
 class ValidateJob {
  public:

@@ -208,15 +208,12 @@ Result<bool> BatchWorker::claim(const std::string& id, Known& batch, const std::
   std::optional<std::uint64_t> revision;
   if (known == batch.tasks.end()) {
     MILLRACE_TRY(revision, store_->create(key, stored_claim(own)));
-  } else if (known->second.claim.done) {
-    return false;
-  } else if (known->second.claim.life == options_.life) {
-    return true;
-  } else if (lives_.is_dead(known->second.claim.life, now_)) {
+  } else {
+    const BatchClaim& claim = known->second.claim;
+    if (!claim.done && claim.life == options_.life) return true;
+    if (claim.done || !lives_.is_dead(claim.life, now_)) return false;
     MILLRACE_TRY(revision, store_->update(key, stored_claim(own), known->second.revision));
     if (revision) ++counters_.taken_over;
-  } else {
-    return false;
   }
   if (revision) {
     ++counters_.claimed;

@@ -90,7 +90,9 @@ Status BatchWorker::commit(Commit& commit, HeldLine& line) {
 /// All its lines have results.
 Status BatchWorker::end_block(const std::string& id, Known& batch, std::int64_t block) {
   const auto held = batch.held.find(block);
-  MILLRACE_TRY(const auto results, list_results(*store_, id, block));
+  const auto first = static_cast<std::int64_t>(held->second.lines.front().line.key.number);
+  const auto end = first + static_cast<std::int64_t>(held->second.lines.size());
+  MILLRACE_TRY(const auto results, list_results(*store_, id, block, first, end));
   if (results.size() != held->second.lines.size()) {  // what was stored is gone
     for (HeldLine& line : held->second.lines) {
       const auto number = static_cast<std::int64_t>(line.line.key.number);
@@ -224,13 +226,15 @@ Result<bool> BatchWorker::hold(const std::string& id, Known& batch, std::int64_t
     return refused("input_file_gone", "The input file is not there any more.");
   }
   if (!bytes.ok()) return bytes.error();
-  MILLRACE_TRY(const auto results, list_results(*store_, id, block));
+  MILLRACE_TRY(const auto results,
+               list_results(*store_, id, block, batch.index[at].request, batch.index[at + 1].request));
   Held held{.revision = revision, .lines = {}};
   for (BlockLine& line : read_block(*bytes, batch.index[at])) {
     const auto number = static_cast<std::int64_t>(line.key.number);
     const bool done = std::ranges::any_of(results, [&](const auto& result) { return result.first == number; });
     held.lines.push_back({.line = std::move(line), .state = done ? LineState::done : LineState::pending});
   }
+  if (held.lines.empty()) return refused("input_file_gone", "The input file is not what it was.");
   const bool all_done = held.all_done();
   batch.held[block] = std::move(held);
   if (all_done) MILLRACE_CHECK_OK(end_block(id, batch, block));

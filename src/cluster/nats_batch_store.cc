@@ -20,8 +20,7 @@ struct Destroy {
 };
 using Message = std::unique_ptr<natsMsg, Destroy<natsMsg, natsMsg_Destroy>>;
 using Ack = std::unique_ptr<jsPubAck, Destroy<jsPubAck, jsPubAck_Destroy>>;
-using Entry = std::unique_ptr<kvEntry, Destroy<kvEntry, kvEntry_Destroy>>;
-using StoreWatcher = std::unique_ptr<kvWatcher, Destroy<kvWatcher, kvWatcher_Destroy>>;
+using StreamInfo = std::unique_ptr<jsStreamInfo, Destroy<jsStreamInfo, jsStreamInfo_Destroy>>;
 
 Error failure(std::string_view what, natsStatus status) {
   return Error{fmt::format("{} can't be {}: {}", kBucket, what, natsStatus_GetText(status)), ErrorKind::unavailable};
@@ -153,33 +152,31 @@ Status NatsBatchStore::erase_below(const std::string& prefix) {
   return shared_->purge(fmt::format("{}{}.>", kSubjects, prefix));
 }
 
+/// A watcher would be simpler, but the server goes through the whole stream for each (250 ms for 50,000 keys, by
+/// version 2.9.10); what subjects it has it knows at once.
 Result<std::vector<StoredEntry>> NatsBatchStore::list(const std::string& prefix) {
   MILLRACE_CHECK_OK(shared_->open());
-  kvWatchOptions options;
-  kvWatchOptions_Init(&options);
-  options.IgnoreDeletes = true;
-  kvWatcher* raw = nullptr;
-  natsStatus status = kvStore_Watch(&raw, shared_->bucket, (prefix + ".>").c_str(), &options);
+  const std::string pattern = fmt::format("{}{}.>", kSubjects, prefix);
+  jsOptions options;
+  jsOptions_Init(&options);
+  options.Wait = kWait;
+  options.Stream.Info.SubjectsFilter = pattern.c_str();
+  jsStreamInfo* raw = nullptr;
+  const natsStatus status = js_GetStreamInfo(&raw, shared_->js, kStream, &options, nullptr);
   if (status != NATS_OK) return failure("listed", status);
-  const StoreWatcher watcher(raw);
-  std::vector<StoredEntry> entries;
-  while (true) {
-    kvEntry* next = nullptr;
-    status = kvWatcher_Next(&next, watcher.get(), kWait);
-    if (status != NATS_OK) return failure("listed", status);
-    const Entry entry(next);
-    if (!entry) break;  // what comes now was not there before
-    const auto bytes = static_cast<std::size_t>(kvEntry_ValueLen(next));
-    entries.push_back({kvEntry_Key(next),
-                       bytes == 0 ? std::string() : std::string(static_cast<const char*>(kvEntry_Value(next)), bytes),
-                       kvEntry_Revision(next)});
+  const StreamInfo info(raw);
+  std::vector<std::string> keys;
+  if (const jsStreamStateSubjects* subjects = info->State.Subjects; subjects != nullptr) {
+    for (int i = 0; i < subjects->Count; ++i) {
+      keys.emplace_back(std::string_view(subjects->List[i].Subject).substr(std::string_view(kSubjects).size()));
+    }
   }
-  // What changes meanwhile may be told twice: the later one counts.
-  std::ranges::sort(entries, [](const StoredEntry& a, const StoredEntry& b) {
-    return a.key != b.key ? a.key < b.key : a.revision > b.revision;
-  });
-  const auto told = std::ranges::unique(entries, {}, &StoredEntry::key);
-  entries.erase(told.begin(), told.end());
+  std::ranges::sort(keys);
+  std::vector<StoredEntry> entries;
+  for (const std::string& key : keys) {
+    MILLRACE_TRY(auto entry, get(key));
+    if (entry) entries.push_back(std::move(*entry));  // else it went meanwhile
+  }
   return entries;
 }
 
