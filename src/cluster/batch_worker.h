@@ -104,6 +104,7 @@ class BatchWorker {
   struct Held {
     std::uint64_t revision = 0;  // of the claim
     std::vector<HeldLine> lines;
+    bool damaged = false;  // what is stored of it cannot be read
     [[nodiscard]] bool all_done() const;
   };
   struct Task {
@@ -150,6 +151,7 @@ class BatchWorker {
 
   void take_answers();
   Status commit_all();
+  Status end_blocks();
   Status commit(Commit& commit, HeldLine& line);
   Status end_block(const std::string& id, Known& batch, std::int64_t block);
   Status start_lines();

@@ -50,21 +50,33 @@ void BatchWorker::take_answers() {
   }
 }
 
+/// Those whose lines all have results: one whose end could not be written is still there.
+Status BatchWorker::end_blocks() {
+  for (auto& [id, batch] : batches_) {
+    std::vector<std::int64_t> done;
+    for (const auto& [block, held] : batch.held) {
+      if (!held.damaged && held.all_done()) done.push_back(block);
+    }
+    for (const std::int64_t block : done) {
+      const Status ended = end_block(id, batch, block);
+      if (ended.ok()) continue;
+      if (ended.error().kind == ErrorKind::unavailable) return ended;
+      batch.held.at(block).damaged = true;  // others go on
+      say(ended.error().message);
+    }
+  }
+  return Ok{};
+}
+
 Status BatchWorker::commit_all() {
+  MILLRACE_CHECK_OK(end_blocks());
   while (!commits_.empty()) {
     HeldLine* line = find(commits_.front().batch, commits_.front().block, commits_.front().line);
     if (line != nullptr && line->state == LineState::answered) MILLRACE_CHECK_OK(commit(commits_.front(), *line));
-    const Commit next = std::move(commits_.front());
     commits_.pop_front();
-    const auto batch = batches_.find(next.batch);
-    if (batch == batches_.end()) continue;
-    const auto held = batch->second.held.find(next.block);
-    if (held != batch->second.held.end() && held->second.all_done()) {
-      MILLRACE_CHECK_OK(end_block(next.batch, batch->second, next.block));
-    }
     next_start_ = Duration{0};
   }
-  return Ok{};
+  return end_blocks();
 }
 
 Status BatchWorker::commit(Commit& commit, HeldLine& line) {
@@ -237,7 +249,7 @@ Result<bool> BatchWorker::hold(const std::string& id, Known& batch, std::int64_t
   if (held.lines.empty()) return refused("input_file_gone", "The input file is not what it was.");
   const bool all_done = held.all_done();
   batch.held[block] = std::move(held);
-  if (all_done) MILLRACE_CHECK_OK(end_block(id, batch, block));
+  if (all_done) MILLRACE_CHECK_OK(end_block(id, batch, block));  // and where it fails, end_blocks() does it
   return true;
 }
 

@@ -117,6 +117,20 @@ TEST(Batches, OutliveGatewaysThatAreKilledAtAnyMoment) {
   EXPECT_GT(all.tried_again, 100);
 }
 
+/// Nobody is killed, so nobody else takes over what was left half done.
+TEST(Batches, OutliveAStoreThatFailsNowAndThen) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    SimBatches sim(seed);
+    sim.store_failing = 0.1;
+    sim.add_gateways(1);
+    const std::string id = sim.create(sim.upload(batch_file(60)), "1h");
+    ASSERT_TRUE(sim.run_until([&] { return has_ended(sim, id); }, hours(2)));
+    EXPECT_EQ(sim.batch(id)["status"], "completed");
+    expect_complete(sim, sim.batch(id), 60);
+  }
+}
+
 /// The control: with a store whose create() does not look, the same chaos does write results a second time.
 TEST(Batches, WithoutCreateResultsWouldBeTakenTwice) {
   int overwritten = 0;

@@ -150,6 +150,7 @@ void SimBatches::start(Gateway& gateway) {
       *gateway.store, *gateway.lines,
       BatchWorkerOptions{.life = fmt::format("life{}", ++lives_), .model = "m", .start_limit = start_limit});
   gateway.next = now;
+  gateway.store->failing = store_failing;
   if (!disturbs) return;
   gateway.store->failing = 0.02;
   gateway.lines->failing = 0.05;

@@ -146,6 +146,7 @@ class SimBatches {
 
   /// Chaos: kills, freezes, failing calls.
   bool disturbs = false;
+  double store_failing = 0.0;  // share of calls, where nothing else disturbs
   BatchStartLimit start_limit = {};
 
   void add_gateways(int count);
