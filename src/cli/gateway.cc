@@ -147,7 +147,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   };
   options.on_message = say;
 
-  GatewayBatches batches(*transport, flags.nats.name, served, access, warn);
+  GatewayBatches batches(*transport, flags.nats.name, served, access, tenants.admission(), warn);
   batches.watch(streams, loop);
   options.on_drain = [&] { batches.end(); };
   std::unique_ptr<Server> server;

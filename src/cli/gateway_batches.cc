@@ -20,15 +20,16 @@ UnixTime unix_time() {
 }  // namespace
 
 GatewayBatches::GatewayBatches(const NatsTransport& transport, const std::string& gateway, const ServedModel& model,
-                               const EngineAccess& engine, std::function<void(const std::string&)> on_message)
+                               const EngineAccess& engine, Admission& admission,
+                               std::function<void(const std::string&)> on_message)
     : model_(model.name()),
       store_(transport),
-      service_(store_, model, engine,
+      service_(store_, model, engine, admission,
                {.life = fmt::format("{}-{}", gateway, random_letters(kLifeLetters)),
                 .model = model_,
                 .on_message = std::move(on_message)}),
       api_(store_, {.model = model_, .now = unix_time, .on_change = [this] { service_.look_soon(); }}),
-      routes_(api_) {}
+      routes_(api_, [&admission](const HttpRequest& request) { return admission.refuse_batches(request); }) {}
 
 void GatewayBatches::watch(const GatewayStreams& streams, EventLoop& loop) {
   constexpr auto kLook = std::chrono::milliseconds(250);

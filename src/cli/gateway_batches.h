@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cluster/admission.h"
 #include "cluster/batch_api.h"
 #include "cluster/batch_routes.h"
 #include "cluster/batch_service.h"
@@ -18,7 +19,7 @@ class GatewayBatches {
  public:
   /// All must outlive it.
   GatewayBatches(const NatsTransport& transport, const std::string& gateway, const ServedModel& model,
-                 const EngineAccess& engine, std::function<void(const std::string&)> on_message);
+                 const EngineAccess& engine, Admission& admission, std::function<void(const std::string&)> on_message);
 
   void add_to(std::vector<HttpRoute>& routes) { routes_.add_to(routes); }
   /// Any thread: the work goes to other gateways.

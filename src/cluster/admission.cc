@@ -46,6 +46,30 @@ Headers limit_headers(const Tenant& tenant, const TenantLimits::Left& left) {
   return headers;
 }
 
+HttpReply disabled_reply() {
+  return final_reply(403, "This account is disabled; ask whoever runs this server.", "permission_error",
+                     "account_disabled");
+}
+
+HttpReply no_batches_reply() {
+  return final_reply(403, "Your account has no batches.", "permission_error", "batches_not_allowed");
+}
+
+/// Nodes see salts, and need not know who their users' users are.
+std::string salt_of(const Tenant& tenant) {
+  return sha256_hex("millrace tenant " + tenant.name).substr(0, 32);
+}
+
+/// Of its prompts, and of the longest answers that it allows.
+std::pair<std::int64_t, std::int64_t> most_tokens(const ApiCall& call) {
+  std::int64_t prompt = 0, answer = 0;
+  for (const Request& one : call.requests) {
+    prompt += static_cast<std::int64_t>(one.prompt.size());
+    if (one.task == Task::generate) answer += one.max_new_tokens * one.choices;
+  }
+  return {prompt, answer};
+}
+
 }  // namespace
 
 HttpReply final_reply(int status, std::string_view message, std::string_view type, std::string_view code) {
@@ -149,8 +173,7 @@ std::optional<std::variant<std::string, HttpReply>> Admission::who(std::string_v
   const std::shared_ptr<const Tenant> tenant = tenants_.who(authorization);
   if (tenant == nullptr) return no_key_reply(authorization);
   if (tenant->disabled) {
-    return final_reply(403, "This account is disabled; ask whoever runs this server.", "permission_error",
-                       "account_disabled");
+    return disabled_reply();
   }
   return tenant->name;
 }
@@ -158,7 +181,7 @@ std::optional<std::variant<std::string, HttpReply>> Admission::who(std::string_v
 std::optional<HttpReply> Admission::refuse_batches(const HttpRequest& request) const {
   const auto tenant = tenants_.find(request.tenant);
   if (tenants_.state() != TenantTable::State::some || (tenant != nullptr && tenant->batches)) return std::nullopt;
-  return final_reply(403, "Your account has no batches.", "permission_error", "batches_not_allowed");
+  return no_batches_reply();
 }
 
 Result<LimitTicket, HttpReply> Admission::begin(const std::shared_ptr<const Tenant>& tenant, std::int64_t prompt,
@@ -220,6 +243,59 @@ std::optional<HttpReply> Admission::wish(const Tenant& tenant, ApiCall& call) {
   return std::nullopt;
 }
 
+/// Where it is charged, and how much it may be.
+void Admission::price(AdmittedCall& admitted, std::int64_t prompt, std::int64_t answer) {
+  const Tenant& tenant = *admitted.tenant;
+  admitted.account = spend_account(tenant, unix_now());
+  if (tenant.spend_usd) admitted.limit = nano_usd(*tenant.spend_usd);
+  admitted.reserve = price_of(tenant, prompt, answer);
+}
+
+Result<AdmittedCall, LineRefusal> Admission::admit_line(const std::string& tenant, ApiCall call,
+                                                        MakeAnswer make) const {
+  AdmittedCall admitted;
+  admitted.call = std::move(call);
+  admitted.make = std::move(make);
+  admitted.salt = tenant;
+  const TenantTable::State state = tenants_.state();
+  if (state == TenantTable::State::unknown) return LineRefusal{away_reply("It is not known yet who may ask.")};
+  if (state == TenantTable::State::none) return admitted;
+  admitted.tenant = tenants_.find(tenant);
+  if (admitted.tenant == nullptr) return LineRefusal{no_key_reply("removed")};
+  if (admitted.tenant->disabled) return LineRefusal{disabled_reply()};
+  if (!admitted.tenant->batches) return LineRefusal{no_batches_reply()};
+  admitted.salt = salt_of(*admitted.tenant);
+  if (auto refused = wish(*admitted.tenant, admitted.call)) return LineRefusal{std::move(*refused)};
+  const auto [prompt, answer] = most_tokens(admitted.call);
+  price(admitted, prompt, answer);
+  if (admitted.limit && admitted.reserve > *admitted.limit) {
+    return LineRefusal{
+        final_reply(429, "This request may cost more than your whole spend limit; set a smaller max_tokens.",
+                    "insufficient_quota", "insufficient_quota"),
+        true};
+  }
+  return admitted;
+}
+
+LineCharge Admission::charge_of(const AdmittedCall& line, NanoUsd reserved) {
+  if (line.tenant == nullptr) return {};
+  return LineCharge([this, account = line.account, reserved](NanoUsd cost) {
+    if (reserved > 0 || cost > 0) settle(account, reserved, cost);
+  });
+}
+
+void Admission::hold(const AdmittedCall& line,
+                     std::function<void(std::optional<HttpReply> refused, LineCharge charge)> done) {
+  loop_->post([this, alive = alive_, account = line.account, limit = line.limit, amount = line.reserve,
+               done = std::move(done)] {
+    if (!*alive) return;
+    spend_.reserve(account, limit, amount, [this, account, amount, done](SpendBook::Verdict verdict) {
+      if (auto refused = spend_reply(verdict)) return done(std::move(refused), {});
+      done(std::nullopt, LineCharge([this, account, amount](NanoUsd cost) { settle(account, amount, cost); }));
+    });
+  });
+}
+
 HttpOutcome Admission::admit(const HttpRequest& request, ApiCall call, const MakeAnswer& make) {
   const std::string key(request.header("idempotency-key"));
   const bool keyed = std::ranges::any_of(request.headers, [](const auto& h) { return h.first == "idempotency-key"; });
@@ -235,21 +311,13 @@ HttpOutcome Admission::admit(const HttpRequest& request, ApiCall call, const Mak
   if (tenants_.state() == TenantTable::State::some) {
     admitted.tenant = tenants_.find(request.tenant);
     if (admitted.tenant == nullptr) return no_key_reply("removed");  // between its head and its body
-    const Tenant& tenant = *admitted.tenant;
-    // Nodes see salts, and need not know who their users' users are.
-    admitted.salt = sha256_hex("millrace tenant " + tenant.name).substr(0, 32);
-    if (auto refused = wish(tenant, admitted.call)) return std::move(*refused);
-    std::int64_t prompt = 0, answer = 0;
-    for (const Request& one : admitted.call.requests) {
-      prompt += static_cast<std::int64_t>(one.prompt.size());
-      if (one.task == Task::generate) answer += one.max_new_tokens * one.choices;
-    }
+    admitted.salt = salt_of(*admitted.tenant);
+    if (auto refused = wish(*admitted.tenant, admitted.call)) return std::move(*refused);
+    const auto [prompt, answer] = most_tokens(admitted.call);
     auto ticket = begin(admitted.tenant, prompt, answer, admitted.headers);
     if (!ticket.ok()) return std::move(ticket).error();
     admitted.ticket = std::move(*ticket);
-    admitted.account = spend_account(tenant, unix_now());
-    if (tenant.spend_usd) admitted.limit = nano_usd(*tenant.spend_usd);
-    admitted.reserve = price_of(tenant, prompt, answer);
+    price(admitted, prompt, answer);
   }
   if (!keyed) return make_admitted_answer(*this, std::move(admitted));
   admitted.key = once_key(request.tenant, key);

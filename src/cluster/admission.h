@@ -16,6 +16,7 @@
 #include "cluster/event_loop.h"
 #include "cluster/gateway_peers.h"
 #include "cluster/key_store.h"
+#include "cluster/line_charge.h"
 #include "cluster/once.h"
 #include "cluster/rate_limit.h"
 #include "cluster/shared_answer.h"
@@ -75,6 +76,12 @@ struct AdmittedCall {
   [[nodiscard]] NanoUsd cost_of(const TokenUse& use) const;
 };
 
+/// Why a line of a batch is not begun.
+struct LineRefusal {
+  HttpReply reply;
+  bool for_good = false;  // trying again cannot help
+};
+
 /// One of those who wait for a keyed answer. Its connection's thread and the loop share it.
 struct KeyedReader {
   std::shared_ptr<AdmittedCall> call;
@@ -123,6 +130,14 @@ class Admission {
   /// 403 where the tenant of this request may have no batches.
   [[nodiscard]] std::optional<HttpReply> refuse_batches(const HttpRequest& request) const;
 
+  /// A line of a batch, for its tenant as it is now. Rates do not count it: it runs where places are free (batches.md).
+  [[nodiscard]] Result<AdmittedCall, LineRefusal> admit_line(const std::string& tenant, ApiCall call,
+                                                             MakeAnswer make) const;
+  /// Reserves for a line. `done` comes on the loop, or from within.
+  void hold(const AdmittedCall& line, std::function<void(std::optional<HttpReply> refused, LineCharge charge)> done);
+  /// Of a line for which so much was reserved.
+  [[nodiscard]] LineCharge charge_of(const AdmittedCall& line, NanoUsd reserved);
+
   /// Reserves for an unkeyed call. `done` comes on the loop, or from within.
   void reserve(const AdmittedCall& call, std::function<void(std::optional<HttpReply> refused)> done);
   /// What it used in the end; gives back the reservation.
@@ -150,6 +165,7 @@ class Admission {
                                                      std::int64_t answer,
                                                      std::vector<std::pair<std::string, std::string>>& headers);
   [[nodiscard]] static std::optional<HttpReply> wish(const Tenant& tenant, ApiCall& call);
+  static void price(AdmittedCall& admitted, std::int64_t prompt, std::int64_t answer);
   void tick();
   void begin_end(std::function<void()> done);
   void end_when_quiet(int looks, std::function<void()> done);

@@ -18,6 +18,7 @@ std::string big_name(const std::string& batch, const BatchKey& key, const std::s
 Result<std::string> place_result(BatchStore& store, const std::string& batch, const BatchKey& key, LineResult result,
                                  const std::string& writer) {
   result.bytes = result.record.size();
+  result.writer = writer;
   if (result.bytes > kMostInline) {
     result.blob = big_name(batch, key, writer);
     BlobWriter blob(store, result.blob);

@@ -155,7 +155,7 @@ class FileContent : public HttpAnswer {
 
 }  // namespace
 
-BatchRoutes::BatchRoutes(BatchApi& api) : api_(&api) {
+BatchRoutes::BatchRoutes(BatchApi& api, Refuse refuse) : api_(&api), refuse_(std::move(refuse)) {
   constexpr std::size_t kThreads = 2;  // they wait more than they compute
   threads_ = std::make_shared<boost::asio::thread_pool>(kThreads);
 }
@@ -167,14 +167,18 @@ BatchRoutes::~BatchRoutes() {
 void BatchRoutes::add_to(std::vector<HttpRoute>& routes) {
   using Method = HttpRoute::Method;
   using Handler = HttpReply (BatchApi::*)(const HttpRequest&);
-  const auto add = [&](Method method, std::string path, Handler handler) {
+  const auto add = [&](Method method, std::string path, Handler handler, bool makes = false) {
     routes.push_back({method, std::move(path), false,
-                      [api = api_, threads = threads_, handler](const HttpRequest& request) -> HttpOutcome {
+                      [api = api_, threads = threads_, handler,
+                       refuse = makes ? refuse_ : Refuse()](const HttpRequest& request) -> HttpOutcome {
+                        if (refuse) {
+                          if (auto refused = refuse(request)) return std::move(*refused);
+                        }
                         return std::make_unique<LateReply>(
                             threads, [api, handler, request] { return (api->*handler)(request); });
                       }});
   };
-  add(Method::post, "/v1/files", &BatchApi::upload);
+  add(Method::post, "/v1/files", &BatchApi::upload, true);
   add(Method::get, "/v1/files", &BatchApi::list_files);
   routes.push_back({Method::get, "/v1/files/{id}/content", false,
                     [api = api_, threads = threads_](const HttpRequest& request) -> HttpOutcome {
@@ -182,7 +186,7 @@ void BatchRoutes::add_to(std::vector<HttpRoute>& routes) {
                     }});
   add(Method::get, "/v1/files/{id}", &BatchApi::file);
   add(Method::erase, "/v1/files/{id}", &BatchApi::delete_file);
-  add(Method::post, "/v1/batches", &BatchApi::create_batch);
+  add(Method::post, "/v1/batches", &BatchApi::create_batch, true);
   add(Method::get, "/v1/batches", &BatchApi::list_batches);
   add(Method::post, "/v1/batches/{id}/cancel", &BatchApi::cancel_batch);
   add(Method::get, "/v1/batches/{id}", &BatchApi::batch);

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <boost/asio/thread_pool.hpp>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +16,11 @@ namespace millrace {
 
 class BatchRoutes {
  public:
-  /// `api` must outlive it.
-  explicit BatchRoutes(BatchApi& api);
+  /// Why a tenant may make no files and batches; none: it may.
+  using Refuse = std::function<std::optional<HttpReply>(const HttpRequest&)>;
+
+  /// `api` must outlive it. `refuse`: any thread.
+  BatchRoutes(BatchApi& api, Refuse refuse);
   /// Waits for what is under way. No route may be asked any more.
   ~BatchRoutes();
 
@@ -23,6 +28,7 @@ class BatchRoutes {
 
  private:
   BatchApi* api_;
+  Refuse refuse_;
   std::shared_ptr<boost::asio::thread_pool> threads_;
 };
 

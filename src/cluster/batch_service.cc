@@ -17,15 +17,17 @@ constexpr auto kLast = std::numeric_limits<std::int32_t>::max();
 
 }  // namespace
 
-EngineLines::EngineLines(const ServedModel& model, const EngineAccess& engine, std::function<void()> wake)
-    : model_(&model), engine_(&engine), news_(std::make_shared<News>()) {
+EngineLines::EngineLines(const ServedModel& model, const EngineAccess& engine, Admission& admission,
+                         std::function<void()> wake)
+    : model_(&model), engine_(&engine), admission_(&admission), news_(std::make_shared<News>()) {
   news_->wake = std::move(wake);
 }
 
 EngineLines::~EngineLines() {
-  answers_.clear();
+  running_.clear();
   const std::lock_guard lock(news_->mutex);
   news_->wake = nullptr;
+  news_->verdicts.clear();
 }
 
 LineRunner::Id EngineLines::start(const BatchLine& line, const std::string& tenant) {
@@ -36,39 +38,80 @@ LineRunner::Id EngineLines::start(const BatchLine& line, const std::string& tena
     return id;
   }
   for (Request& request : call->requests) request.priority = kLast;
-  auto answer = make_engine_answer(*model_, *engine_, std::move(*call), tenant, kQueueBytes);
-  auto refused = answer->start([news = news_, id] {
+  auto admitted = admission_->admit_line(tenant, std::move(*call), [this](ApiCall made, const std::string& salt) {
+    return make_engine_answer(*model_, *engine_, std::move(made), salt, kQueueBytes);
+  });
+  if (!admitted.ok()) {
+    LineRefusal refusal = std::move(admitted).error();
+    ended_.emplace_back(id, LineAnswer{refusal.reply.status, std::move(refusal.reply.body), !refusal.for_good});
+    return id;
+  }
+  Running& running = running_[id];
+  running.call = std::move(*admitted);
+  if (!running.call.limit) {
+    running.charge = admission_->charge_of(running.call, 0);
+    begin(id, running);
+    return id;
+  }
+  admission_->hold(running.call, [news = news_, id](std::optional<HttpReply> refused, LineCharge charge) {
+    const std::lock_guard lock(news->mutex);
+    if (!news->wake) return;
+    news->verdicts.push_back({id, std::move(refused), std::move(charge)});
+    news->wake();
+  });
+  return id;
+}
+
+void EngineLines::begin(Id id, Running& running) {
+  running.answer = running.call.answer();
+  auto refused = running.answer->start([news = news_, id] {
     const std::lock_guard lock(news->mutex);
     news->woken.push_back(id);
     if (news->wake) news->wake();
   });
-  if (refused) {
-    ended_.emplace_back(id, LineAnswer{refused->status, std::move(refused->body)});
-  } else {
-    answers_[id] = std::move(answer);
-  }
-  return id;
+  if (!refused) return;
+  ended_.emplace_back(id, LineAnswer{refused->status, std::move(refused->body)});
+  running_.erase(id);
 }
 
 void EngineLines::cancel(Id id) {
-  answers_.erase(id);
+  running_.erase(id);
   std::erase_if(ended_, [&](const auto& ended) { return ended.first == id; });
 }
 
 std::vector<std::pair<LineRunner::Id, LineAnswer>> EngineLines::finished() {
-  auto finished = std::exchange(ended_, {});
   std::vector<Id> woken;
+  std::vector<Verdict> verdicts;
   {
     const std::lock_guard lock(news_->mutex);
     woken.swap(news_->woken);
+    verdicts.swap(news_->verdicts);
   }
+  for (Verdict& verdict : verdicts) {
+    const auto running = running_.find(verdict.id);
+    if (running == running_.end()) continue;  // what was reserved is given back
+    if (verdict.refused) {
+      ended_.emplace_back(verdict.id, LineAnswer{verdict.refused->status, std::move(verdict.refused->body), true});
+      running_.erase(running);
+    } else {
+      running->second.charge = std::move(verdict.charge);
+      begin(verdict.id, running->second);
+    }
+  }
+  auto finished = std::exchange(ended_, {});
   for (const Id id : woken) {
-    const auto answer = answers_.find(id);
-    if (answer == answers_.end()) continue;
-    HttpAnswer::Piece piece = answer->second->pull();
+    const auto found = running_.find(id);
+    if (found == running_.end()) continue;
+    Running& running = found->second;
+    HttpAnswer::Piece piece = running.answer->pull();
     if (!piece.whole) continue;
-    finished.emplace_back(id, LineAnswer{piece.whole->status, std::move(piece.whole->body)});
-    answers_.erase(answer);
+    constexpr int kOk = 200;
+    if (piece.whole->status == kOk && !running.answer->failed()) {
+      running.charge.costs(running.call.cost_of(running.answer->use()));
+    }
+    finished.emplace_back(
+        id, LineAnswer{piece.whole->status, std::move(piece.whole->body), false, std::move(running.charge)});
+    running_.erase(found);
   }
   return finished;
 }
@@ -84,8 +127,8 @@ void EngineLines::set_room(const NodeRoom& room) {
 }
 
 BatchService::BatchService(BatchStore& store, const ServedModel& model, const EngineAccess& engine,
-                           BatchWorkerOptions options)
-    : lines_(model, engine,
+                           Admission& admission, BatchWorkerOptions options)
+    : lines_(model, engine, admission,
              [this] {
                const std::lock_guard lock(mutex_);
                wake_ = true;

@@ -6,16 +6,18 @@
 #include <mutex>
 #include <thread>
 
+#include "cluster/admission.h"
 #include "cluster/batch_worker.h"
 #include "server/engine_routes.h"
 
 namespace millrace {
 
-/// Answers lines as the API would: the same parsing, the same answers. They go last wherever they wait.
+/// Answers lines as the API would: the same parsing, the same answers, for tenants as they are now. They go last
+/// wherever they wait.
 class EngineLines : public LineRunner {
  public:
-  /// `model` and `engine` must outlive it. `wake`: any thread, not for long: finished() has something.
-  EngineLines(const ServedModel& model, const EngineAccess& engine, std::function<void()> wake);
+  /// All must outlive it. `wake`: any thread, not for long: finished() has something.
+  EngineLines(const ServedModel& model, const EngineAccess& engine, Admission& admission, std::function<void()> wake);
   ~EngineLines() override;
 
   Id start(const BatchLine& line, const std::string& tenant) override;
@@ -26,17 +28,32 @@ class EngineLines : public LineRunner {
   void set_room(const NodeRoom& room);
 
  private:
-  /// What wakes of answers have in common with this; they may come later.
+  /// What the ledger says of a line.
+  struct Verdict {
+    Id id = 0;
+    std::optional<HttpReply> refused;
+    LineCharge charge;
+  };
+  /// What wakes of answers and verdicts have in common with this; they may come later.
   struct News {
     std::mutex mutex;
     std::function<void()> wake;
     std::vector<Id> woken;
+    std::vector<Verdict> verdicts;
   };
+  struct Running {
+    AdmittedCall call;
+    LineCharge charge;
+    std::unique_ptr<HttpAnswer> answer;  // null: the ledger is waited for
+  };
+
+  void begin(Id id, Running& running);
 
   const ServedModel* model_;
   const EngineAccess* engine_;
+  Admission* admission_;
   std::shared_ptr<News> news_;
-  std::map<Id, std::unique_ptr<HttpAnswer>> answers_;
+  std::map<Id, Running> running_;
   std::vector<std::pair<Id, LineAnswer>> ended_;  // at once
   Id next_ = 1;
   std::mutex mutex_;
@@ -46,7 +63,8 @@ class EngineLines : public LineRunner {
 class BatchService {
  public:
   /// Begins. All must outlive it.
-  BatchService(BatchStore& store, const ServedModel& model, const EngineAccess& engine, BatchWorkerOptions options);
+  BatchService(BatchStore& store, const ServedModel& model, const EngineAccess& engine, Admission& admission,
+               BatchWorkerOptions options);
   /// Hands back what was claimed.
   ~BatchService();
   BatchService(const BatchService&) = delete;

@@ -259,6 +259,7 @@ Result<BatchClaim> read_claim(std::string_view text) {
 std::string stored_result(const LineResult& result) {
   Json head{{"status", result.status}, {"bytes", result.bytes}};
   if (!result.blob.empty()) head["blob"] = result.blob;
+  if (!result.writer.empty()) head["writer"] = result.writer;
   return dump(head) + "\n" + result.record;
 }
 

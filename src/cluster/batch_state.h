@@ -98,6 +98,7 @@ struct LineResult {
   std::string record = {};  // with its newline; empty: it is in `blob`
   std::string blob = {};
   std::uint64_t bytes = 0;  // of the record
+  std::string writer = {};  // who stored it, so that no two store the same; is not read
 };
 std::string stored_result(const LineResult& result);
 Result<LineResult> read_result(std::string_view text);

@@ -19,13 +19,16 @@
 #include "cluster/batch_jobs.h"
 #include "cluster/batch_lives.h"
 #include "cluster/batch_store.h"
+#include "cluster/line_charge.h"
 #include "cluster/transport.h"
 
 namespace millrace {
 
 struct LineAnswer {
-  int status = 200;  // of HTTP
-  std::string body;  // JSON
+  int status = 200;       // of HTTP
+  std::string body = {};  // JSON
+  bool waits = false;     // its tenant may not have it now, by `body`: it was not begun
+  LineCharge charge = {};
 };
 
 /// Who answers lines. Called on the worker's thread.
@@ -38,7 +41,7 @@ class LineRunner {
   LineRunner& operator=(const LineRunner&) = delete;
   virtual ~LineRunner() = default;
 
-  /// Begins; requests share KV memory only with those of the same tenant.
+  /// Begins, as far as the tenant may; requests share KV memory only with those of the same tenant.
   virtual Id start(const BatchLine& line, const std::string& tenant) = 0;
   /// It does not come out of finished() any more.
   virtual void cancel(Id id) = 0;
@@ -54,6 +57,7 @@ struct BatchTiming {
   Duration beat_lag = std::chrono::milliseconds(1500);  // until a beat shows what was begun
   Duration starving = std::chrono::milliseconds(2500);  // waiting for memory; longer, and lines are taken back
   Duration store_pause = std::chrono::milliseconds(500);
+  Duration refused = std::chrono::seconds(15);     // until a tenant's lines are begun again that it might not have
   Duration first_retry = std::chrono::seconds(1);  // doubled with each further one
   std::int64_t keep_results = 600;                 // seconds after the end of a batch
 };
@@ -85,8 +89,9 @@ class BatchWorker {
   void leave();
 
   struct Counters {
-    std::int64_t started = 0, answered = 0, committed = 0, doubled = 0, tried_again = 0, yielded = 0;  // lines
-    std::int64_t claimed = 0, taken_over = 0, lost = 0;                                                // tasks
+    std::int64_t started = 0, answered = 0, committed = 0, doubled = 0, tried_again = 0, yielded = 0,
+                 waited = 0;                             // lines
+    std::int64_t claimed = 0, taken_over = 0, lost = 0;  // tasks
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
   [[nodiscard]] std::size_t lines_in_flight() const { return running_.size(); }
@@ -120,6 +125,8 @@ class BatchWorker {
     Duration tasks_seen{0};  // when they were listed
     std::vector<BlockStart> index;
     std::map<std::int64_t, Held> held;  // by block
+    Duration not_before{0};             // its tenant was refused
+    std::string refusal;                // that was told last
   };
   using Batches = std::map<std::string, Known, std::less<>>;
   struct Job {
@@ -133,6 +140,7 @@ class BatchWorker {
     LineResult result;
     std::string writer = {};  // of its blob, where it needs one: no other has the name
     std::string value = {};   // as it is stored, once the blob is written
+    LineCharge charge = {};
   };
 
   Status work();
@@ -150,6 +158,7 @@ class BatchWorker {
   Status fail_batch(Known& batch, std::string code, std::string message);
 
   void take_answers();
+  void wait(const std::string& id, HeldLine& line, const std::string& why);
   Status commit_all();
   Status end_blocks();
   Status commit(Commit& commit, HeldLine& line);

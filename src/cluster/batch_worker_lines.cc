@@ -31,6 +31,10 @@ void BatchWorker::take_answers() {
     running_.erase(found);
     HeldLine* line = find(place.batch, place.block, place.line);
     if (line == nullptr) continue;
+    if (answer.waits) {
+      wait(place.batch, *line, answer.body);
+      continue;
+    }
     ++counters_.answered;
     if (may_be_tried_again(answer.status) && line->tries < options_.max_tries) {
       ++counters_.tried_again;
@@ -46,8 +50,21 @@ void BatchWorker::take_answers() {
                         .block = place.block,
                         .line = place.line,
                         .result = std::move(result),
-                        .writer = fmt::format("{}-{}", options_.life, counters_.answered)});
+                        .writer = fmt::format("{}-{}", options_.life, counters_.answered),
+                        .value = {},
+                        .charge = std::move(answer.charge)});
   }
+}
+
+/// Its tenant may not have it now. Others of the batch are tried first: one that needs less may still be granted.
+void BatchWorker::wait(const std::string& id, HeldLine& line, const std::string& why) {
+  ++counters_.waited;
+  line.state = LineState::pending;
+  line.not_before = now_ + 2 * options_.timing.refused;
+  --line.tries;
+  Known& batch = batches_.find(id)->second;
+  batch.not_before = now_ + options_.timing.refused;
+  if (std::exchange(batch.refusal, why) != why) say(fmt::format("lines of {} wait: {}", id, why));
 }
 
 /// Those whose lines all have results: one whose end could not be written is still there.
@@ -86,14 +103,15 @@ Status BatchWorker::commit(Commit& commit, HeldLine& line) {
   }
   const std::string name = batch_keys::line(commit.batch, commit.block, static_cast<std::int64_t>(key.number));
   MILLRACE_TRY(const auto created, store_->create(name, commit.value));
-  if (!created) {
+  bool own = created.has_value();
+  if (!own) {
     // By another gateway; or by this one, and the answer was lost: then its blob is what is stored.
     ++counters_.doubled;
     MILLRACE_TRY(const auto stored, store_->get(name));
-    if (stored && stored->value != commit.value) {
-      MILLRACE_CHECK_OK(drop_result(*store_, commit.batch, key, commit.writer));
-    }
+    own = stored && stored->value == commit.value;
+    if (stored && !own) MILLRACE_CHECK_OK(drop_result(*store_, commit.batch, key, commit.writer));
   }
+  if (own) commit.charge.take();  // so of all who answer a line one charges it
   ++counters_.committed;
   line.state = LineState::done;
   return Ok{};
@@ -148,6 +166,7 @@ Status BatchWorker::start_lines() {
     if (most <= 0) break;
     Known& batch = found->second;
     if (batch.record.status != BatchStatus::in_progress || wall_ >= batch.record.expires_at) continue;
+    if (now_ < batch.not_before) continue;
     std::int64_t limit = most;
     if (options_.start_limit) {
       const StartQuery query{wall_, batch.record.expires_at, lines_left(batch), most, room};

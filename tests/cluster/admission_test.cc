@@ -224,6 +224,13 @@ class AdmissionTest : public testing::Test {
                             });
   }
 
+  /// What nodes see of a tenant's interactive requests.
+  std::string salt_of_interactive(const std::string& who) {
+    Reader reader(ask(who));
+    EXPECT_TRUE(reader.answer != nullptr);
+    return script_->salt;
+  }
+
   /// What the ledger says, on the loop.
   SpendLedger ledger(const std::string& tenant) {
     SpendLedger found;
@@ -362,6 +369,64 @@ TEST_F(AdmissionTest, ATenantsNodesAreWishedFor) {
   EXPECT_EQ(script_->wish.regions, (std::vector<std::string>{"eu", "us"}));
   EXPECT_EQ(script_->wish.labels, (std::vector<std::string>{"quiet"}));
   EXPECT_EQ(script_->salt.find("acme"), std::string::npos) << "nodes need not know who asks";
+}
+
+TEST_F(AdmissionTest, ALineIsItsTenantsAsItIsNow) {
+  const auto line = [&](const std::string& who, std::int64_t max_tokens = 20) {
+    ApiCall call;
+    call.requests.push_back({});
+    call.requests.front().prompt.assign(10, 1);
+    call.requests.front().max_new_tokens = max_tokens;
+    return admission_.admit_line(who, std::move(call), {});
+  };
+  EXPECT_TRUE(line("anybody").ok()) << "without tenants nobody has limits";
+  tenant({.name = "acme",
+          .requests_per_minute = 1,
+          .spend_usd = 0.3,
+          .usd_per_million_answer = 1e4,
+          .trusted = true,
+          .regions = {"eu", "us"}});
+  tenant({.name = "gone", .disabled = true});
+  tenant({.name = "small", .batches = false});
+  for (const char* who : {"anybody", "gone", "small"}) {
+    const auto refused = line(who);
+    ASSERT_FALSE(refused.ok()) << who;
+    EXPECT_FALSE(refused.error().for_good) << who;
+  }
+  EXPECT_TRUE(line("acme", 40).error().for_good) << "it is more than there will ever be";
+  auto first = line("acme"), second = line("acme");
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_TRUE(first->call.requests.front().wish.trusted);
+  EXPECT_EQ(first->call.requests.front().wish.regions, (std::vector<std::string>{"eu", "us"}));
+  const std::string salt = first->salt;
+
+  const auto hold = [&](const AdmittedCall& call) {
+    std::optional<std::pair<std::optional<HttpReply>, LineCharge>> told;
+    std::mutex mutex;
+    std::condition_variable changed;
+    admission_.hold(call, [&](std::optional<HttpReply> refused, LineCharge charge) {
+      const std::lock_guard lock(mutex);
+      told.emplace(std::move(refused), std::move(charge));
+      changed.notify_all();
+    });
+    std::unique_lock lock(mutex);
+    changed.wait_for(lock, kPatience, [&] { return told.has_value(); });
+    return std::move(*told);
+  };
+  auto held = hold(*first);  // 0.2 of 0.3
+  EXPECT_FALSE(held.first.has_value());
+  EXPECT_EQ(hold(*second).first->status, 429);
+  held.second.costs(nano_usd(0.05));
+  held.second.take();
+  EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == nano_usd(0.05); }));
+  {
+    auto dropped = hold(*second);
+    EXPECT_FALSE(dropped.first.has_value());
+    dropped.second.costs(nano_usd(0.2));
+  }
+  EXPECT_FALSE(hold(*second).first.has_value()) << "what was not taken is given back";
+  EXPECT_EQ(ledger("acme").spent, nano_usd(0.05));
+  EXPECT_EQ(salt, salt_of_interactive("acme"));
 }
 
 TEST_F(AdmissionTest, DuplicatesShareOneAnswer) {

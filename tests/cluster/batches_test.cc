@@ -107,6 +107,8 @@ TEST(Batches, OutliveGatewaysThatAreKilledAtAnyMoment) {
     sim.disturbs = false;
     ASSERT_TRUE(sim.run_until([&] { return !sim.store.kinds().contains("live"); }, hours(1)));
     for (const char* gone : {"task", "line", "big", "index"}) EXPECT_EQ(sim.store.kinds().count(gone), 0u) << gone;
+    EXPECT_EQ(sim.places.held, 0);
+    for (const auto& [name, times] : sim.places.charged) EXPECT_EQ(times, 1) << name << " whoever answered it";
     all.doubled += sim.counters().doubled;
     all.taken_over += sim.counters().taken_over;
     all.tried_again += sim.counters().tried_again;
@@ -128,7 +130,30 @@ TEST(Batches, OutliveAStoreThatFailsNowAndThen) {
     ASSERT_TRUE(sim.run_until([&] { return has_ended(sim, id); }, hours(2)));
     EXPECT_EQ(sim.batch(id)["status"], "completed");
     expect_complete(sim, sim.batch(id), 60);
+    EXPECT_EQ(sim.places.held, 0);
+    EXPECT_EQ(sim.places.charged.size(), 60u);
+    for (const auto& [name, times] : sim.places.charged) EXPECT_EQ(times, 1) << name;
   }
+}
+
+TEST(Batches, WaitWhileTheirTenantMayNot) {
+  SimBatches sim(4);
+  sim.add_gateways(2);
+  sim.places.refused = "t";
+  const std::string id = sim.create(sim.upload(batch_file(200)));
+  const std::string other = sim.create(sim.upload(batch_file(60), "u"), "25h", "u");
+  const auto status = [&] { return json::parse(sim.ask(&BatchApi::batch, other, "u").body)["status"]; };
+  ASSERT_TRUE(sim.run_until([&] { return status() == "completed"; }, minutes(5))) << "others are served";
+  sim.run_until([] { return false; }, minutes(5));
+  EXPECT_EQ(sim.batch(id)["status"], "in_progress");
+  EXPECT_EQ(sim.batch(id)["request_counts"]["completed"], 0);
+  EXPECT_GT(sim.counters().waited, 0);
+  EXPECT_LT(sim.counters().waited, 2000) << "it is asked now and then";
+  sim.places.refused.clear();
+  ASSERT_TRUE(sim.run_until([&] { return has_ended(sim, id); }, minutes(10)));
+  EXPECT_EQ(sim.batch(id)["status"], "completed");
+  expect_complete(sim, sim.batch(id), 200);
+  EXPECT_EQ(sim.counters().tried_again, 0) << "waiting is no try";
 }
 
 /// The control: with a store whose create() does not look, the same chaos does write results a second time.

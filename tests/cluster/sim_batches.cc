@@ -90,14 +90,25 @@ SimLines::~SimLines() {
   places_->lines -= static_cast<std::int64_t>(running_.size());
 }
 
-LineRunner::Id SimLines::start(const BatchLine& line, const std::string&) {
+LineRunner::Id SimLines::start(const BatchLine& line, const std::string& tenant) {
   const auto lot = [&] { return std::uniform_real_distribution<>(0.0, 1.0)(random_); };
   const nlohmann::json body = nlohmann::json::parse(line.body);
+  if (tenant == places_->refused) {
+    running_[next_] = {*now_, {429, "its limit", true}};
+    ++places_->lines;
+    return next_++;
+  }
   LineAnswer answer{200, nlohmann::json{{"said", body["prompt"]}}.dump()};
   if (body.value("bad", false)) answer = {400, R"({"error":{"message":"bad"}})"};
   if (body.value("big", false))
     answer.body = nlohmann::json{{"said", body["prompt"]}, {"filler", std::string(600'000, 'x')}}.dump();
   if (lot() < failing) answer = {503, R"({"error":{"message":"gone"}})"};
+  ++places_->held;
+  answer.charge = LineCharge([places = places_, name = line.custom_id.value_or("")](NanoUsd cost) {
+    --places->held;
+    if (cost > 0) ++places->charged[name];
+  });
+  if (answer.status == 200) answer.charge.costs(1);
   running_[next_] = {*now_ + std::chrono::duration_cast<Duration>(lot() * longest), std::move(answer)};
   places_->most_lines = std::max(places_->most_lines, ++places_->lines);
   return next_++;
@@ -162,6 +173,7 @@ void SimBatches::stop(Gateway& gateway) {
   gone_.started += own.started;
   gone_.doubled += own.doubled;
   gone_.yielded += own.yielded;
+  gone_.waited += own.waited;
   gone_.taken_over += own.taken_over;
   gone_.tried_again += own.tried_again;
   gateway.worker.reset();
@@ -176,6 +188,7 @@ BatchWorker::Counters SimBatches::counters() const {
     all.started += gateway.worker->counters().started;
     all.doubled += gateway.worker->counters().doubled;
     all.yielded += gateway.worker->counters().yielded;
+    all.waited += gateway.worker->counters().waited;
     all.taken_over += gateway.worker->counters().taken_over;
     all.tried_again += gateway.worker->counters().tried_again;
   }

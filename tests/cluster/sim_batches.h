@@ -109,8 +109,11 @@ class FaultyStore : public BatchStore {
 struct SimPlaces {
   std::int64_t places = 16;
   std::int64_t interactive = 0;
-  std::int64_t lines = 0;       // that run
-  std::int64_t most_lines = 0;  // at once, ever
+  std::int64_t lines = 0;                   // that run
+  std::int64_t most_lines = 0;              // at once, ever
+  std::string refused = {};                 // the tenant that may have none
+  std::int64_t held = 0;                    // that something is reserved for
+  std::map<std::string, int> charged = {};  // how often, by custom_id
 };
 
 /// Answers each line with what stands in its body, after a while.
