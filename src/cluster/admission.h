@@ -158,6 +158,7 @@ class Admission {
     std::shared_ptr<SharedAnswer> answer;
     std::string account;
     NanoUsd reserved = 0;
+    bool taken_over = false;  // from somebody who may be frozen, and charge it when it thaws
     bool closing = false;
   };
 

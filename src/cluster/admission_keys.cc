@@ -126,6 +126,7 @@ void Admission::on_found(const std::string& key, OnceBook::Found found) {
         once_.release(key);
         keyed_.erase(key);
       } else {
+        entry->taken_over = found.taken_over;
         reserve_and_answer(key, found.record.account);
       }
       return;
@@ -204,7 +205,8 @@ void Admission::give_up(const std::string& key) {
 }
 
 /// The charge comes first, with the key, then the answer is kept, then the ledger may forget the key: whenever this
-/// gateway dies, whoever takes the key over charges it neither twice nor not at all.
+/// gateway dies, whoever takes the key over charges it neither twice nor not at all. The key of one that was taken over
+/// is not forgotten: whoever had it may be frozen, and will charge it when it thaws.
 void Admission::close(const std::string& key, NanoUsd cost, bool keep) {
   Keyed& entry = keyed_.at(key);
   entry.closing = true;
@@ -217,13 +219,13 @@ void Admission::close(const std::string& key, NanoUsd cost, bool keep) {
     keyed_.erase(key);
     return;
   }
-  const auto finish = [this, key, account, keyed_charge = charged && cost > 0] {
+  const auto finish = [this, key, account, forgets = charged && cost > 0 && !entry.taken_over] {
     Keyed* ended = find(key);
     if (ended == nullptr) return;
     OnceAnswer kept{.stream = ended->answer->is_stream(), .body = {}};  // empty: it was too long
     if (auto whole = ended->answer->kept()) kept = *std::move(whole);
-    once_.finish(key, std::move(kept), [this, key, account, keyed_charge](bool is_kept) {
-      if (is_kept && keyed_charge) spend_.forget(account, key);
+    once_.finish(key, std::move(kept), [this, key, account, forgets](bool is_kept) {
+      if (is_kept && forgets) spend_.forget(account, key);
       keyed_.erase(key);
     });
   };

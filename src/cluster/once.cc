@@ -115,16 +115,17 @@ void OnceBook::write_claim(const std::string& key, const OnceRecord& fresh, std:
       return told({Outcome::claimed, fresh, std::nullopt, taken_over});
     }
     // Somebody else was there, or nobody knows whether this was written.
-    store_->get(key, [this, alive, key, fresh, told](const Result<std::optional<Stored>>& read) {
+    store_->get(key, [this, alive, key, fresh, taken_over, told](const Result<std::optional<Stored>>& read) {
       if (!*alive) return;
       if (!read.ok() || !*read) return told({Outcome::unavailable});
-      judge(key, fresh, **read, told);
+      judge(key, fresh, **read, taken_over, told);
     });
   };
   store_->update(key, once_json(fresh), revision, on_written);
 }
 
-void OnceBook::judge(const std::string& key, const OnceRecord& fresh, const Stored& stored, Told told) {
+void OnceBook::judge(const std::string& key, const OnceRecord& fresh, const Stored& stored, bool taken_over,
+                     Told told) {
   const auto record = parse_once(stored.value);
   if (!record.ok()) return told({Outcome::unavailable});
   if (record->request != fresh.request) return told({Outcome::other, *record});
@@ -132,7 +133,7 @@ void OnceBook::judge(const std::string& key, const OnceRecord& fresh, const Stor
   if (record->state == OnceState::running) {
     if (is_mine(*record, fresh)) {
       claims_[key] = {*record, stored.revision};
-      return told({Outcome::claimed, *record, std::nullopt, false});
+      return told({Outcome::claimed, *record, std::nullopt, taken_over});
     }
     // One of this life that is not known any more could not be closed when it ended.
     const bool own = record->gateway == gateway_ && record->life == life_;

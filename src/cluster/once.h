@@ -77,7 +77,7 @@ class OnceBook {
     Outcome outcome = Outcome::unavailable;
     OnceRecord record = {};
     std::optional<OnceAnswer> answer = {};
-    bool taken_over = false;  // it was begun before
+    bool taken_over = false;  // it was begun before, by somebody who may still charge it
   };
   using Told = std::function<void(Found)>;
   /// Whether this life of a gateway may still be there.
@@ -106,7 +106,7 @@ class OnceBook {
   };
 
   void write_claim(const std::string& key, const OnceRecord& fresh, std::uint64_t revision, bool taken_over, Told told);
-  void judge(const std::string& key, const OnceRecord& fresh, const Stored& stored, Told told);
+  void judge(const std::string& key, const OnceRecord& fresh, const Stored& stored, bool taken_over, Told told);
   void fetch(const std::string& key, const OnceRecord& record, std::uint32_t piece, std::string body, Told told);
   void keep(const std::string& key, const std::shared_ptr<OnceAnswer>& answer, std::uint32_t piece,
             std::function<void(bool)> kept);

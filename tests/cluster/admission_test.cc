@@ -460,6 +460,27 @@ TEST_F(AdmissionTest, DuplicatesShareOneAnswer) {
   EXPECT_EQ(ledger("acme").spent, nano_usd(0.2));
 }
 
+TEST_F(AdmissionTest, TheLedgerRemembersWhatWasTakenOver) {
+  tenant({.name = "acme", .spend_usd = 1.0, .usd_per_million_answer = 1e4});
+  on_loop([&] {
+    const OnceRecord begun{.request = sha256_hex("/v1/completions\nbody"),
+                           .state = OnceState::open,
+                           .gateway = "another",
+                           .life = new_life(1, 2),
+                           .account = "acme.2027-01"};
+    once_.put(once_key("acme", "k"), once_json(begun), [](const Result<std::uint64_t>&) {});
+  });
+  Reader reader(ask("acme", "k"));
+  script_->say("data: [DONE]\n\n", true);
+  EXPECT_TRUE(reader.read_until([&] { return reader.last; }));
+  Reader again(ask("acme", "k"));
+  EXPECT_TRUE(again.read_until([&] { return again.last; }));
+  EXPECT_EQ(script_->runs, 1);
+  EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == nano_usd(0.2); }));
+  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_TRUE(ledger("acme").has_paid(once_key("acme", "k"))) << "who had it may be frozen, and charge it later";
+}
+
 TEST_F(AdmissionTest, AnAnswerWaitsForItsClientToComeBack) {
   tenant({.name = "acme", .spend_usd = 1.0, .usd_per_million_answer = 1e4});
   {

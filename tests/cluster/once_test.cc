@@ -154,6 +154,20 @@ TEST_F(Once, WhoWasTakenForDeadKeepsNothing) {
   EXPECT_EQ(one->claim("k").answer->body, "of two");
 }
 
+TEST_F(Once, ATakeoverIsKnownAsOneThoughItsAnswerWasLost) {
+  constexpr int kKeys = 40;
+  const auto one = desk("one", "1"), two = desk("two", "1");
+  const auto key = [](int k) { return "k" + std::to_string(k); };
+  for (int k = 0; k < kKeys; ++k) EXPECT_EQ(one->claim(key(k)).outcome, Outcome::claimed);
+  dies("one", "1");
+  two->store.faults.silent = 0.4;
+  for (int k = 0; k < kKeys; ++k) {
+    OnceBook::Found found;
+    while (found.outcome != Outcome::claimed) found = two->claim(key(k));
+    EXPECT_TRUE(found.taken_over);
+  }
+}
+
 TEST_F(Once, AReleasedKeyIsFree) {
   const auto one = desk("one", "1"), two = desk("two", "1");
   EXPECT_EQ(one->claim("k").outcome, Outcome::claimed);
