@@ -112,7 +112,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
     const RoutePicker::Cost cost = picker.cost(work);
     return std::pair{cost.usd, cost.joules};
   };
-  GatewayTenants tenants(*transport, loop, flags.nats.name, warn);
+  GatewayTenants tenants(*transport, loop, flags.nats.name, warn, flags.replicas);
   options.who = [&](std::string_view authorization) { return tenants.admission().who(authorization); };
   engine.on_request = [&](const RequestReport& request, const StreamDone& done) {
     metrics.take_tokens(request.summary.prompt_tokens, request.summary.cached_tokens, 0);
@@ -147,7 +147,7 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   };
   options.on_message = say;
 
-  GatewayBatches batches(*transport, flags.nats.name, served, access, tenants.admission(), warn);
+  GatewayBatches batches(*transport, flags.nats.name, served, access, tenants.admission(), warn, flags.replicas);
   batches.watch(streams, loop);
   options.on_drain = [&] { batches.end(); };
   std::unique_ptr<Server> server;

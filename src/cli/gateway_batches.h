@@ -17,9 +17,10 @@ namespace millrace::cli {
 
 class GatewayBatches {
  public:
-  /// All must outlive it.
+  /// All must outlive it. `replicas`: servers that keep the bucket, where it is made here.
   GatewayBatches(const NatsTransport& transport, const std::string& gateway, const ServedModel& model,
-                 const EngineAccess& engine, Admission& admission, std::function<void(const std::string&)> on_message);
+                 const EngineAccess& engine, Admission& admission, std::function<void(const std::string&)> on_message,
+                 int replicas);
 
   void add_to(std::vector<HttpRoute>& routes) { routes_.add_to(routes); }
   /// Any thread: the work goes to other gateways.

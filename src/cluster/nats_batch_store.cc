@@ -27,7 +27,7 @@ Error failure(std::string_view what, natsStatus status) {
 }
 
 /// Read from the stream's leader alone: a copy that is behind would say that a claim or a result is not there.
-natsStatus make_bucket(jsCtx* js) {
+natsStatus make_bucket(jsCtx* js, int replicas) {
   const std::string pattern = std::string(kSubjects) + ">";
   const char* subjects[] = {pattern.c_str()};
   jsStreamConfig config;
@@ -39,6 +39,7 @@ natsStatus make_bucket(jsCtx* js) {
   config.MaxMsgSize = static_cast<std::int32_t>(BatchStore::kMostValue + 4096);  // and what stands in its head
   config.Discard = js_DiscardNew;
   config.Storage = js_FileStorage;
+  config.Replicas = replicas;
   config.DenyDelete = true;  // nobody needs it: keys are purged
   return js_AddStream(nullptr, js, &config, nullptr, nullptr);
 }
@@ -47,6 +48,7 @@ natsStatus make_bucket(jsCtx* js) {
 
 struct NatsBatchStore::Shared {
   natsConnection* connection = nullptr;
+  int replicas = 1;
   std::mutex mutex;
   jsCtx* js = nullptr;        // once it is open
   kvStore* bucket = nullptr;  // likewise
@@ -69,7 +71,7 @@ struct NatsBatchStore::Shared {
     natsStatus status = js == nullptr ? natsConnection_JetStream(&js, connection, &options) : NATS_OK;
     if (status == NATS_OK) status = js_KeyValue(&bucket, js, kBucket);
     if (status == NATS_NOT_FOUND) {
-      status = make_bucket(js);
+      status = make_bucket(js, replicas);
       if (status == NATS_OK) status = js_KeyValue(&bucket, js, kBucket);
     }
     return status == NATS_OK ? Status(Ok{}) : failure("opened", status);
@@ -100,8 +102,9 @@ struct NatsBatchStore::Shared {
   }
 };
 
-NatsBatchStore::NatsBatchStore(const NatsTransport& transport) : shared_(std::make_unique<Shared>()) {
+NatsBatchStore::NatsBatchStore(const NatsTransport& transport, int replicas) : shared_(std::make_unique<Shared>()) {
   shared_->connection = transport.connection();
+  shared_->replicas = replicas;
 }
 
 NatsBatchStore::~NatsBatchStore() = default;

@@ -14,8 +14,8 @@ namespace millrace {
 /// The bucket is made where there is none. A key that is erased leaves nothing behind, no marker either.
 class NatsBatchStore : public BatchStore {
  public:
-  /// `transport` must outlive it.
-  explicit NatsBatchStore(const NatsTransport& transport);
+  /// `transport` must outlive it. `replicas`: servers that keep the bucket, where it is made here.
+  explicit NatsBatchStore(const NatsTransport& transport, int replicas = 1);
   ~NatsBatchStore() override;
 
   Result<std::optional<StoredEntry>> get(const std::string& key) override;
