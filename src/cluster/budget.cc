@@ -11,6 +11,7 @@ namespace {
 
 constexpr NanoUsd kLeastSlice = 10'000'000;  // a cent
 constexpr NanoUsd kSlices = 20;              // a slice is so much of the rest: 5 %
+constexpr std::size_t kMostCharges = 128;    // of a turn: with those the record stays below kMaxLedgerRecord
 constexpr NanoUsd kTopUp = 4;                // a lease grows when less than this part of a slice is free
 
 }  // namespace
@@ -135,7 +136,9 @@ void SpendBook::read(const std::string& name, Account& account) {
 }
 
 void SpendBook::write(const std::string& name, Account& account) {
-  if (!account.turn) account.turn = Turn{++account.turns, account.charges.size(), account.forgets.size()};
+  if (!account.turn) {
+    account.turn = Turn{++account.turns, std::min(account.charges.size(), kMostCharges), account.forgets.size()};
+  }
   SpendLedger ledger = next(account);
   const std::string text = ledger_json(ledger);
   const Instant sent = clock_.now();

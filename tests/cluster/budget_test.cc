@@ -156,6 +156,26 @@ TEST(Budget, AKeyIsChargedOnce) {
   EXPECT_FALSE(ledger_in(bucket).has_paid("k"));
 }
 
+TEST(Budget, ManyChargesAtOnceKeepTheRecordSmall) {
+  SimClock clock;
+  SimBucket bucket;
+  constexpr int kMany = 3000;
+  Purse one(clock, bucket, "gate." + std::string(20, '1'), 1);
+  int written = 0;
+  one.store.away = true;
+  for (int i = 0; i < kMany; ++i) {
+    const std::string key = std::to_string(i) + std::string(36, 'k');
+    one.book.settle(kAccount, 0, 1, key, [&written] { ++written; });
+  }
+  clock.run_until(seconds(10));
+  EXPECT_EQ(written, 0);
+  one.store.away = false;
+  clock.run_until(seconds(60));
+  EXPECT_EQ(written, kMany);
+  EXPECT_EQ(ledger_in(bucket).spent, kMany);
+  EXPECT_LE(bucket.entries.at(kAccount).value.size(), kMaxLedgerRecord);
+}
+
 TEST(Budget, AnUnusedLeaseComesBackAndADeadOnesToo) {
   SimClock clock;
   SimBucket bucket;
