@@ -21,8 +21,7 @@ UnixTime unix_time() {
 
 GatewayBatches::GatewayBatches(const NatsTransport& transport, const std::string& gateway, const ServedModel& model,
                                const EngineAccess& engine, Admission& admission,
-                               std::function<void(const std::string&)> on_message,
-                               int replicas)
+                               std::function<void(const std::string&)> on_message, int replicas)
     : model_(model.name()),
       store_(transport, replicas),
       service_(store_, model, engine, admission,

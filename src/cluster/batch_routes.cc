@@ -49,17 +49,35 @@ HttpReply failed_reply() {
   return error_reply(500, "The server failed at this request.", "server_error");
 }
 
+/// What is asked of the pool, until it is begun or nobody wants it any more: it may hold a whole file.
+class Errand {
+ public:
+  explicit Errand(std::function<HttpReply()> make) : make_(std::move(make)) {}
+  /// Empty: it was taken, or dropped.
+  std::function<HttpReply()> take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(make_, nullptr);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::function<HttpReply()> make_;
+};
+
 /// A reply that is made on another thread.
 class LateReply : public HttpAnswer {
  public:
-  LateReply(Threads threads, std::function<HttpReply()> make) : threads_(std::move(threads)), make_(std::move(make)) {}
-  ~LateReply() override { box_->close(); }
+  LateReply(Threads threads, std::function<HttpReply()> make)
+      : threads_(std::move(threads)), errand_(std::make_shared<Errand>(std::move(make))) {}
+  ~LateReply() override { drop(); }
 
   [[nodiscard]] bool is_stream() const override { return false; }
 
   std::optional<HttpReply> start(std::function<void()> wake) override {
     box_->open(std::move(wake));
-    boost::asio::post(*threads_, [box = box_, make = std::move(make_)] {
+    boost::asio::post(*threads_, [box = box_, errand = errand_] {
+      const auto make = errand->take();
+      if (!make) return;
       HttpReply reply;
       try {
         reply = make();
@@ -72,12 +90,17 @@ class LateReply : public HttpAnswer {
   }
 
   Piece pull() override { return box_->take().value_or(Piece{}); }
-  void cancel() override { box_->close(); }
+  void cancel() override { drop(); }
   [[nodiscard]] TokenUse use() const override { return {}; }
 
  private:
+  void drop() {
+    box_->close();
+    (void)errand_->take();
+  }
+
   Threads threads_;
-  std::function<HttpReply()> make_;
+  std::shared_ptr<Errand> errand_;
   std::shared_ptr<Mailbox> box_ = std::make_shared<Mailbox>();
 };
 
