@@ -9,7 +9,7 @@ namespace millrace {
 
 namespace {
 
-constexpr std::int64_t kMostHeld = 256 << 20;  // bytes of keyed answers that run, or whose clients may come back
+constexpr std::int64_t kMostHeld = 256 << 20;  // bytes of keyed answers that run or are told again
 
 HttpReply other_reply() {
   return final_reply(422, "This Idempotency-Key was used for another request; use a new key for a new request.",
@@ -141,7 +141,10 @@ void Admission::on_found(const std::string& key, OnceBook::Found found) {
   }
   if (entry == nullptr) return;
   if (!found.answer) return drop(key, not_kept_reply());
-  const auto answer = std::make_shared<SharedAnswer>(*loop_, std::move(*found.answer));
+  if (*held_ + static_cast<std::int64_t>(found.answer->body.size()) > kMostHeld) {
+    return drop(key, away_reply("Too many answers are told again at the moment."));
+  }
+  const auto answer = std::make_shared<SharedAnswer>(*loop_, std::move(*found.answer), held_);
   for (const auto& reader : std::exchange(entry->waiting, {})) reader->give(answer, true);
   keyed_.erase(key);
 }

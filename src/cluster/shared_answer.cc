@@ -22,11 +22,13 @@ SharedAnswer::SharedAnswer(EventLoop& loop, std::unique_ptr<HttpAnswer> inner, H
       inner_(std::move(inner)) {}
 
 SharedAnswer::~SharedAnswer() {
-  if (all_held_ != nullptr) *all_held_ -= held_;
+  *all_held_ -= held_;
 }
 
-SharedAnswer::SharedAnswer(EventLoop& loop, OnceAnswer kept)
-    : loop_(&loop), stream_(kept.stream), ended_(true), accepted_(true), last_(true) {
+SharedAnswer::SharedAnswer(EventLoop& loop, OnceAnswer kept, Held held)
+    : loop_(&loop), all_held_(std::move(held)), stream_(kept.stream), ended_(true), accepted_(true), last_(true) {
+  held_ = static_cast<std::int64_t>(kept.body.size());
+  *all_held_ += held_;
   if (stream_) {
     bytes_ = std::move(kept.body);
   } else {

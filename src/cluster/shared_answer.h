@@ -30,8 +30,8 @@ class SharedAnswer : public std::enable_shared_from_this<SharedAnswer> {
   /// All of it is held from its beginning on, up to kMaxOnceAnswer and as long as all answers together hold no more
   /// than `most_held`; then what all readers have read is dropped.
   SharedAnswer(EventLoop& loop, std::unique_ptr<HttpAnswer> inner, Held held, std::int64_t most_held);
-  /// One that is complete.
-  SharedAnswer(EventLoop& loop, OnceAnswer kept);
+  /// One that is complete; it counts as held as long as somebody reads it.
+  SharedAnswer(EventLoop& loop, OnceAnswer kept, Held held);
   ~SharedAnswer();
   SharedAnswer(const SharedAnswer&) = delete;
   SharedAnswer& operator=(const SharedAnswer&) = delete;

@@ -269,6 +269,16 @@ class AdmissionTest : public testing::Test {
   std::thread thread_;
 };
 
+TEST(SharedAnswers, ThatAreToldAgainCountAsHeld) {
+  EventLoop loop;
+  const auto held = std::make_shared<std::atomic<std::int64_t>>(0);
+  {
+    const auto answer = std::make_shared<SharedAnswer>(loop, OnceAnswer{false, std::string(1000, 'x')}, held);
+    EXPECT_EQ(*held, 1000);
+  }
+  EXPECT_EQ(*held, 0);
+}
+
 TEST_F(AdmissionTest, WhoMayAsk) {
   EXPECT_FALSE(admission_.who("Bearer x").has_value()) << "without tenants others decide";
   tenant({.name = "acme"});
