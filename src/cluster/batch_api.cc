@@ -286,6 +286,7 @@ ApiResult<std::string> BatchApi::try_create(const HttpRequest& request) {
                     .type = "rate_limit_error",
                     .code = "batch_limit_exceeded"};
   }
+  MILLRACE_CHECK_OK(make_room(request.tenant, others));
   batch.id = "batch_" + random_letters(kIdLetters);
   batch.input_blob = file->blob;
   batch.input_bytes = file->bytes;
@@ -295,6 +296,30 @@ ApiResult<std::string> BatchApi::try_create(const HttpRequest& request) {
   MILLRACE_CHECK_OK(api(store_->create(batch_keys::batch(owner, batch.id), stored_batch(batch))));
   if (options_.on_change) options_.on_change();
   return batch_json(batch);
+}
+
+ApiStatus BatchApi::make_room(const std::string& tenant, std::vector<BatchRecord> batches) {
+  constexpr std::int64_t kAtOnce = 16;  // a client does not wait for more
+  const std::int64_t excess = static_cast<std::int64_t>(batches.size()) + 1 - options_.max_records;
+  if (excess <= 0) return Ok{};
+  std::erase_if(batches, [](const BatchRecord& batch) { return !has_ended(batch.status); });
+  std::ranges::sort(batches, {}, [](const BatchRecord& batch) { return std::pair(batch.ended_at(), batch.id); });
+  std::int64_t gone = 0, looks = 0;
+  for (const BatchRecord& batch : batches) {
+    if (gone == std::min(excess, kAtOnce) || looks++ == kAtOnce) break;
+    // One whose results are not cleared away yet is still needed.
+    MILLRACE_TRY(const auto live, api(store_->get("live." + batch.id)));
+    if (live) continue;
+    MILLRACE_CHECK_OK(api(store_->erase(batch_keys::batch(batch_keys::owner(tenant), batch.id))));
+    ++gone;
+  }
+  if (gone > 0) return Ok{};
+  return ApiError{.status = 429,
+                  .message = fmt::format("{} batches were made and have ended just now, which is as many as may be; try "
+                                         "again in ten minutes.",
+                                         batches.size()),
+                  .type = "rate_limit_error",
+                  .code = "batch_limit_exceeded"};
 }
 
 ApiResult<std::pair<BatchRecord, std::uint64_t>> BatchApi::find_batch(const HttpRequest& request) {

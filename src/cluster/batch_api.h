@@ -20,7 +20,8 @@ struct BatchApiOptions {
   std::uint64_t max_file_bytes = 200 << 20;
   std::int64_t max_files = 10'000;  // of one tenant, as below
   std::uint64_t max_bytes = std::uint64_t{10} << 30;
-  std::int64_t max_batches = 100;  // that have not ended
+  std::int64_t max_batches = 100;    // that have not ended
+  std::int64_t max_records = 2000;  // of batches, also of those that have ended
 };
 
 /// Any thread; calls wait for the store. A tenant (HttpRequest::tenant) sees what is its own.
@@ -53,6 +54,8 @@ class BatchApi {
   ApiResult<std::pair<BatchRecord, std::uint64_t>> find_batch(const HttpRequest& request);
   ApiResult<std::vector<FileRecord>> files_of(const std::string& tenant);
   ApiResult<std::vector<BatchRecord>> batches_of(const std::string& tenant);
+  /// Makes room for the record of another batch: what ended first is forgotten.
+  ApiStatus make_room(const std::string& tenant, std::vector<BatchRecord> batches);
   /// Of a batch that is worked on, by what is stored.
   ApiStatus count(BatchRecord& batch);
 

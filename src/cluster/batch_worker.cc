@@ -103,7 +103,12 @@ Status BatchWorker::scan() {
     batch = batches_.erase(batch);
   }
   for (auto& [id, batch] : batches_) {
+    // One that has ended changes only where the store forgets that it did.
+    const bool rests = batch.revision > 0 && has_ended(batch.record.status) &&
+                       wall_ < batch.record.ended_at() + options_.timing.keep_results;
+    if (rests && now_ - batch.read < options_.timing.read_ended) continue;
     MILLRACE_TRY(const auto entry, store_->get(batch.key));
+    batch.read = now_;
     if (!entry) {
       if (now_ - batch.first_seen > kUnborn) MILLRACE_CHECK_OK(store_->erase("live." + id));
       continue;
@@ -116,7 +121,7 @@ Status BatchWorker::scan() {
     batch.record = std::move(*record);
     batch.revision = entry->revision;
   }
-  const auto row = by_deadline();
+  const auto row = by_deadline(true);
   ++turn_;
   for (std::size_t place = 0; place < row.size(); ++place) {
     const bool closely = place < kCloseLooks || place == kCloseLooks + turn_ % (row.size() - kCloseLooks);
@@ -125,11 +130,12 @@ Status BatchWorker::scan() {
   return Ok{};
 }
 
-/// Those that are known and of this model, the most urgent first.
-std::vector<BatchWorker::Batches::iterator> BatchWorker::by_deadline() {
+/// Those that are known, of this model or of all, the most urgent first.
+std::vector<BatchWorker::Batches::iterator> BatchWorker::by_deadline(bool of_all_models) {
   std::vector<Batches::iterator> row;
   for (auto batch = batches_.begin(); batch != batches_.end(); ++batch) {
-    if (batch->second.revision > 0 && batch->second.record.model == options_.model) row.push_back(batch);
+    const bool own = batch->second.record.model == options_.model;
+    if (batch->second.revision > 0 && (own || of_all_models)) row.push_back(batch);
   }
   std::ranges::sort(row, {}, [](const Batches::iterator& batch) {
     const BatchRecord& record = batch->second.record;
@@ -164,6 +170,8 @@ Status BatchWorker::look_at(const std::string& id, Known& batch, bool with_tasks
     next.finalizing_at = wall_;
     return change(batch, next, changed);
   }
+  const bool is_open = next.status == BatchStatus::validating || next.status == BatchStatus::in_progress;
+  if (is_open && next.model != options_.model) return Ok{};
   if (next.status == BatchStatus::in_progress) {
     // A list of thousands is not read every second, but where it may say that all are done.
     const bool may_be_done = static_cast<std::int64_t>(batch.tasks.size()) >= next.blocks;

@@ -60,11 +60,12 @@ struct BatchTiming {
   Duration refused = std::chrono::seconds(15);     // until a tenant's lines are begun again that it might not have
   Duration first_retry = std::chrono::seconds(1);  // doubled with each further one
   std::int64_t keep_results = 600;                 // seconds after the end of a batch
+  Duration read_ended = std::chrono::seconds(30);  // how often the record of one that has ended is read
 };
 
 struct BatchWorkerOptions {
   std::string life;   // of this process; no other has had it
-  std::string model;  // batches of others are left alone
+  std::string model;  // lines of others are left alone; they expire, are cancelled and cleared away all the same
   BatchTiming timing = {};
   std::int64_t max_lines = 1024;  // in flight
   int max_tries = 5;              // of a line
@@ -120,7 +121,7 @@ class BatchWorker {
     BatchRecord record;
     std::string key;
     std::uint64_t revision = 0;  // of the record; 0: it was not there yet
-    Duration first_seen{0};
+    Duration first_seen{0}, read{0};
     std::map<std::string, Task, std::less<>> tasks;
     Duration tasks_seen{0};  // when they were listed
     std::vector<BlockStart> index;
@@ -171,7 +172,7 @@ class BatchWorker {
   void yield(std::int64_t lines);
   void drop(Held& held);
   void say(const std::string& message) const;
-  [[nodiscard]] std::vector<Batches::iterator> by_deadline();
+  [[nodiscard]] std::vector<Batches::iterator> by_deadline(bool of_all_models);
   [[nodiscard]] std::int64_t lines_at_beats() const;
   [[nodiscard]] std::int64_t lines_left(const Known& batch) const;
   HeldLine* find(std::string_view batch, std::int64_t block, std::size_t line);

@@ -162,7 +162,7 @@ Status BatchWorker::start_lines() {
     yielded_ = now_;
   }
   std::int64_t most = std::min(budget.start, options_.max_lines - flight.now);
-  for (const auto& found : by_deadline()) {
+  for (const auto& found : by_deadline(false)) {
     if (most <= 0) break;
     Known& batch = found->second;
     if (batch.record.status != BatchStatus::in_progress || wall_ >= batch.record.expires_at) continue;

@@ -159,7 +159,7 @@ void SimBatches::start(Gateway& gateway) {
   gateway.lines = std::make_unique<SimLines>(places, now, random_());
   gateway.worker = std::make_unique<BatchWorker>(
       *gateway.store, *gateway.lines,
-      BatchWorkerOptions{.life = fmt::format("life{}", ++lives_), .model = "m", .start_limit = start_limit});
+      BatchWorkerOptions{.life = fmt::format("life{}", ++lives_), .model = model, .start_limit = start_limit});
   gateway.next = now;
   gateway.store->failing = store_failing;
   if (!disturbs) return;

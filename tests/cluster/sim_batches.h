@@ -153,6 +153,7 @@ class SimBatches {
   BatchStartLimit start_limit = {};
 
   void add_gateways(int count);
+  std::string model = "m";  // of those that begin
   void kill(std::size_t gateway);
   void freeze(std::size_t gateway, Duration time);
   void leave(std::size_t gateway);
