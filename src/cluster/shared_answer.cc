@@ -78,11 +78,18 @@ void SharedAnswer::pump() {
       return;
     }
   }
-  if (more) {
-    loop_->post([weak = weak_from_this()] {
-      if (const auto self = weak.lock()) self->pump();
-    });
-  }
+  if (more) pump_soon();
+}
+
+void SharedAnswer::pump_soon() {
+  loop_->post([weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->pump();
+  });
+}
+
+/// True once, when what was too slow is so no more.
+bool SharedAnswer::may_resume() {
+  return paused_ && unread() < kUnread / 2 && std::exchange(paused_, false);
 }
 
 void SharedAnswer::cancel() {
@@ -125,8 +132,13 @@ bool SharedAnswer::join(const std::shared_ptr<Reader>& reader) {
 }
 
 void SharedAnswer::leave(const std::shared_ptr<Reader>& reader) {
-  const std::lock_guard lock(mutex_);
-  std::erase(readers_, reader);
+  bool resume = false;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase(readers_, reader);
+    resume = may_resume();  // the others may have waited for this one
+  }
+  if (resume) pump_soon();
 }
 
 bool SharedAnswer::accepted() const {
@@ -158,14 +170,9 @@ HttpAnswer::Piece SharedAnswer::read(Reader& reader) {
     reader.offset += piece.bytes.size();
     piece.last = last_ && reader.offset == base_ + bytes_.size();
     drop_read();
-    resume = paused_ && unread() < kUnread / 2;
-    if (resume) paused_ = false;
+    resume = may_resume();
   }
-  if (resume) {
-    loop_->post([weak = weak_from_this()] {
-      if (const auto self = weak.lock()) self->pump();
-    });
-  }
+  if (resume) pump_soon();
   return piece;
 }
 

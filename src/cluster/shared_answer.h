@@ -60,6 +60,8 @@ class SharedAnswer : public std::enable_shared_from_this<SharedAnswer> {
 
  private:
   void pump();
+  void pump_soon();
+  [[nodiscard]] bool may_resume();
   [[nodiscard]] std::uint64_t unread() const;
   void drop_read();
   void hold(std::size_t bytes);

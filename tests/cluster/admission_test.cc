@@ -279,6 +279,42 @@ TEST(SharedAnswers, ThatAreToldAgainCountAsHeld) {
   EXPECT_EQ(*held, 0);
 }
 
+/// An answer that is not kept waits for its slowest reader, unless that one leaves.
+TEST(SharedAnswers, GoOnWhenASlowReaderLeaves) {
+  EventLoop loop;
+  std::thread thread([&] { loop.run(); });
+  const auto script = std::make_shared<Script>();
+  const auto held = std::make_shared<std::atomic<std::int64_t>>(0);
+  {
+    const auto answer =
+        std::make_shared<SharedAnswer>(loop, std::make_unique<ScriptedAnswer>(script, true), held, /*most_held=*/0);
+    const auto fast = std::make_shared<SharedAnswer::Reader>(), slow = std::make_shared<SharedAnswer::Reader>();
+    fast->wake = slow->wake = [] {};
+    EXPECT_TRUE(answer->join(fast) && answer->join(slow));
+    answer->start([] {});
+    std::size_t told = 0;
+    const auto comes = [&](std::size_t bytes) {
+      const auto end = std::chrono::steady_clock::now() + kPatience;
+      while (told < bytes && std::chrono::steady_clock::now() < end) {
+        told += answer->read(*fast).bytes.size();
+        std::this_thread::sleep_for(milliseconds(1));
+      }
+      return told == bytes;
+    };
+    constexpr std::size_t kMuch = 2 << 20;
+    script->say(std::string(kMuch, 'x'));
+    EXPECT_TRUE(comes(kMuch));
+    script->say("more");
+    std::this_thread::sleep_for(milliseconds(100));
+    EXPECT_EQ(answer->read(*fast).bytes, "") << "it waits for the slow one";
+    answer->leave(slow);
+    EXPECT_TRUE(comes(kMuch + 4));
+    answer->cancel();
+  }
+  loop.stop();
+  thread.join();
+}
+
 TEST_F(AdmissionTest, WhoMayAsk) {
   EXPECT_FALSE(admission_.who("Bearer x").has_value()) << "without tenants others decide";
   tenant({.name = "acme"});
