@@ -189,6 +189,9 @@ class Admission {
   EventLoop* loop_;
   Transport* transport_;
   AdmissionTiming timing_;
+  // Before all that may hold tickets: those end in the limits.
+  mutable std::mutex limits_mutex_;
+  std::map<std::string, TenantLimits, std::less<>> limits_;
   TenantTable tenants_;
   GatewayPeers peers_;
   SpendBook spend_;
@@ -197,9 +200,6 @@ class Admission {
   SharedAnswer::Held held_ = std::make_shared<std::atomic<std::int64_t>>(0);
   Transport::TimerId timer_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // looked at on the loop alone
-
-  mutable std::mutex limits_mutex_;
-  std::map<std::string, TenantLimits, std::less<>> limits_;
 };
 
 }  // namespace millrace
