@@ -100,8 +100,8 @@ void GatewayPeers::say() {
 
 void GatewayPeers::hear(std::string_view subject, std::span<const std::byte> message) {
   const std::string gateway(alive_sender(subject));
-  if (gateway == gateway_) return;
   const auto said = parse_alive({reinterpret_cast<const char*>(message.data()), message.size()});
+  if (gateway == gateway_ && said.ok() && said->life == life_) return;
   if (gateway.empty() || !said.ok()) {
     ++malformed_;
     return;
@@ -115,7 +115,7 @@ void GatewayPeers::hear(std::string_view subject, std::span<const std::byte> mes
 }
 
 bool GatewayPeers::lives(const std::string& gateway, const std::string& life) {
-  if (gateway == gateway_) return life >= life_;
+  if (gateway == gateway_ && life == life_) return true;
   const auto heard = heard_.find(gateway);
   if (heard != heard_.end() && heard->second.life == life) return true;
   if (heard != heard_.end() && heard->second.life > life) return false;

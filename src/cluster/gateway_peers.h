@@ -43,7 +43,8 @@ class GatewayPeers {
   std::function<void(const std::string& gateway)> on_lost;
 
   /// Whether this life of a gateway may still be there. False: another life of it was heard of, or nothing for as long
-  /// as a node is given; time in which nobody could be heard does not count.
+  /// as a node is given; time in which nobody could be heard does not count. Another life of this gateway's own name is
+  /// one like others': it may still be ending.
   [[nodiscard]] bool lives(const std::string& gateway, const std::string& life);
 
   [[nodiscard]] std::int64_t malformed() const { return malformed_; }

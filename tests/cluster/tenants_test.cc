@@ -250,12 +250,16 @@ TEST(GatewayPeers, KnowWhoLives) {
   EXPECT_FALSE(peers.lives("other", new_life(999, 9))) << "an earlier life of it";
   EXPECT_TRUE(peers.lives("other", second)) << "it may just begin";
   EXPECT_TRUE(peers.lives("own", new_life(5, 5)));
-  EXPECT_FALSE(peers.lives("own", new_life(4, 5)));
+  EXPECT_TRUE(peers.lives("own", new_life(4, 5))) << "it may still be ending";
+  EXPECT_TRUE(peers.lives("own", new_life(6, 5))) << "two may have one name";
   beats.reset();
   clock.run_until(seconds(7));
   EXPECT_TRUE(peers.lives("other", first));
   clock.run_until(seconds(10));
   EXPECT_FALSE(peers.lives("other", first));
+  for (const std::uint64_t life : {4, 6})
+    EXPECT_FALSE(peers.lives("own", new_life(life, 5))) << "nothing is heard of it";
+  EXPECT_TRUE(peers.lives("own", new_life(5, 5)));
   beats = std::make_unique<GatewayPeers>(*other, "other", second);
   clock.run_until(seconds(12));
   EXPECT_TRUE(peers.lives("other", second));
