@@ -314,12 +314,13 @@ ApiStatus BatchApi::make_room(const std::string& tenant, std::vector<BatchRecord
     ++gone;
   }
   if (gone > 0) return Ok{};
-  return ApiError{.status = 429,
-                  .message = fmt::format("{} batches were made and have ended just now, which is as many as may be; try "
-                                         "again in ten minutes.",
-                                         batches.size()),
-                  .type = "rate_limit_error",
-                  .code = "batch_limit_exceeded"};
+  return ApiError{
+      .status = 429,
+      .message = fmt::format("{} batches were made and have ended just now, which is as many as may be; try "
+                             "again in ten minutes.",
+                             batches.size()),
+      .type = "rate_limit_error",
+      .code = "batch_limit_exceeded"};
 }
 
 ApiResult<std::pair<BatchRecord, std::uint64_t>> BatchApi::find_batch(const HttpRequest& request) {

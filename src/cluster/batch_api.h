@@ -20,7 +20,7 @@ struct BatchApiOptions {
   std::uint64_t max_file_bytes = 200 << 20;
   std::int64_t max_files = 10'000;  // of one tenant, as below
   std::uint64_t max_bytes = std::uint64_t{10} << 30;
-  std::int64_t max_batches = 100;    // that have not ended
+  std::int64_t max_batches = 100;   // that have not ended
   std::int64_t max_records = 2000;  // of batches, also of those that have ended
 };
 

@@ -70,14 +70,16 @@ class Reader {
     return value != nullptr && value->is_object() ? *value : miss(kEmpty);
   }
 
-  bool ok = true;
-
- private:
+  /// Null: it is no object, or has no such member.
   [[nodiscard]] const Json* find(const char* key) const {
     if (!json_->is_object()) return nullptr;
     const auto found = json_->find(key);
     return found == json_->end() ? nullptr : &*found;
   }
+
+  bool ok = true;
+
+ private:
   template <typename T>
   const T& miss(const T& fallback) {
     ok = false;
@@ -230,14 +232,17 @@ Result<BatchRecord> read_batch(std::string_view text) {
   batch.deadline_passed = own.flag("deadline_passed");
   if (!in.ok || !own.ok || named == kStatusNames.end()) return unreadable("batch");
   batch.status = named->first;
-  if (const Json& errors = json["errors"]; errors.is_object()) {
-    for (const Json& problem : errors["data"]) {
+  if (const Json* errors = in.find("errors"); errors != nullptr && errors->is_object()) {
+    const Json* data = Reader(*errors).find("data");
+    if (data == nullptr || !data->is_array()) return unreadable("batch");
+    for (const Json& problem : *data) {
       Reader of(problem);
       batch.problems.push_back({of.text("code"), of.text("message"), of.number_or_zero("line")});
+      if (!of.ok) return unreadable("batch");
     }
   }
-  if (const Json& metadata = json["metadata"]; metadata.is_object()) {
-    for (const auto& [key, value] : metadata.items()) {
+  if (const Json* metadata = in.find("metadata"); metadata != nullptr && metadata->is_object()) {
+    for (const auto& [key, value] : metadata->items()) {
       if (value.is_string()) batch.metadata.emplace_back(key, value.get<std::string>());
     }
   }

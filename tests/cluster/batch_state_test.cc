@@ -46,6 +46,19 @@ TEST(BatchState, ReadsWhatItWrites) {
     EXPECT_FALSE(read_result(bad).ok()) << bad;
   }
   for (std::size_t cut = 0; cut < text.size(); cut += 7) EXPECT_FALSE(read_batch(text.substr(0, cut)).ok());
+  // Whatever is missing in it: it is read, or is not, and nothing else.
+  const json whole = json::parse(text);
+  for (const auto& [key, value] : whole.items()) {
+    json damaged = whole;
+    damaged.erase(key);
+    const auto read = read_batch(damaged.dump());
+    EXPECT_EQ(read.ok() ? read->problems.size() : 2u, key == "errors" ? 0u : 2u) << key;
+  }
+  for (const char* errors : {"{}", R"({"data":null})", R"({"data":[1]})", R"({"data":{"a":1}})"}) {
+    json damaged = whole;
+    damaged["errors"] = json::parse(errors);
+    EXPECT_FALSE(read_batch(damaged.dump()).ok()) << errors;
+  }
   const LineResult result{.status = 400, .record = "{}\n", .bytes = 3};
   EXPECT_EQ(read_result(stored_result(result))->record, "{}\n");
   EXPECT_FALSE(read_result(stored_result(result).substr(0, 26)).ok());
