@@ -12,10 +12,10 @@
 namespace millrace {
 
 struct HttpRequest {
-  std::string path;       // without query; in absolute form without scheme and host
-  std::string query;      // behind the '?', as sent; query_value() reads it
-  std::string parameter;  // what {id} of the route stands for, percent-decoded
-  std::string content_type;
+  std::string path;        // without query; in absolute form without scheme and host
+  std::string query = {};  // behind the '?', as sent; query_value() reads it
+  std::string parameter;   // what {id} of the route stands for, percent-decoded
+  std::string content_type = {};
   std::string body;
   std::string id;      // X-Request-Id, the client's or one of ours
   std::string tenant;  // who asks: its name, or a digest of the API key (ApiKeys); empty where no keys are asked for
