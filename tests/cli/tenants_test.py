@@ -185,6 +185,70 @@ class Tenants(Processes):
         subprocess.run(terms, check=True, stdout=subprocess.DEVNULL)
         self.wait_for(lambda: send(url, prompt=PROMPT, max_tokens=3, key=key).status == 200, "the node may serve it")
 
+    def get(self, path, key, url=None):
+        request = urllib.request.Request((url or self.gateways["gate-a"]) + path, headers={"Authorization": "Bearer " + key})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+    def upload(self, key, lines):
+        body = ('--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+                '--b\r\nContent-Disposition: form-data; name="file"; filename="f.jsonl"\r\n\r\n'
+                + "".join(json.dumps(line) + "\n" for line in lines) + "\r\n--b--\r\n")
+        request = urllib.request.Request(self.gateways["gate-a"] + "/v1/files", body.encode(),
+                                         {"Content-Type": "multipart/form-data; boundary=b",
+                                          "Authorization": "Bearer " + key})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return Answer(answer.status, answer.headers, answer.read())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.headers, error.read())
+
+    def test_batches_obey_the_record(self):
+        url = self.gateways["gate-a"]
+        lines = [{"custom_id": f"c{i}", "method": "POST", "url": "/v1/completions",
+                  "body": {"prompt": PROMPT, "max_tokens": 20, "ignore_eos": True}} for i in range(6)]
+        none = self.new_tenant("small", "batches=false")
+        for refused in (self.upload(none, lines), send(url, "/v1/batches", key=none, input_file_id="file-x")):
+            self.assertEqual((refused.status, refused.error["code"]), (403, "batches_not_allowed"))
+
+        key = self.new_tenant("acme", "usd_per_million_prompt=100", "usd_per_million_answer=1000", "spend_usd=1",
+                              "data_class=trusted")
+        file = self.upload(key, lines).json["id"]
+
+        def make():
+            return send(url, "/v1/batches", key=key, input_file_id=file, endpoint="/v1/completions",
+                        completion_window="24h").json["id"]
+
+        def batch(id):
+            return json.loads(self.get("/v1/batches/" + id, key))
+
+        def completes(id):
+            self.wait_for(lambda: batch(id)["status"] == "completed", "the batch is completed", 120)
+            records = self.get(f"/v1/files/{batch(id)['output_file_id']}/content", key).splitlines()
+            self.assertEqual(len(records), len(lines))
+            return sum(self.price(json.loads(record)["response"]["body"]) for record in records)
+
+        first = make()
+        self.wait_for(lambda: batch(first)["status"] == "in_progress", "the batch is begun")
+        time.sleep(4)
+        self.assertEqual(batch(first)["request_counts"]["completed"], 0, "its lines wait for a node that may read them")
+        terms = [BINARY, "terms", "one", *self.identity("boss"), "--data-class", "trusted", "--region", "us"]
+        subprocess.run(terms, check=True, stdout=subprocess.DEVNULL)
+        cost = completes(first)
+        self.wait_for(lambda: abs(self.spent("acme")[0] - cost) < 1e-9, "each line is charged once")
+
+        # Less is left than a line may cost.
+        self.tenant("acme", "--set", f"spend_usd={cost + 0.001}")
+        self.wait_for(lambda: send(url, prompt=PROMPT, max_tokens=40, key=key).status == 429, "the limit is known")
+        second = make()
+        self.wait_for(lambda: batch(second)["status"] == "in_progress", "the batch is begun")
+        time.sleep(4)
+        self.assertEqual(batch(second)["request_counts"]["completed"], 0)
+        self.assertAlmostEqual(self.spent("acme")[0], cost)
+        self.tenant("acme", "--set", "spend_usd=1")
+        cost += completes(second)
+        self.wait_for(lambda: abs(self.spent("acme")[0] - cost) < 1e-9, "they were waited for")
+
     def test_money_of_two_gateways(self):
         key = self.new_tenant("acme", "usd_per_million_prompt=100", "usd_per_million_answer=1000", "spend_usd=1")
         first = send(self.gateways["gate-a"], prompt=PROMPT, max_tokens=50, key=key, ignore_eos=True)

@@ -1,4 +1,5 @@
 // What stands between a request and its answer: limits, money, and answers that several clients share.
+// Over 500 lines because connections, answers and admission share one stage.
 #include "cluster/admission.h"
 
 #include <gtest/gtest.h>
@@ -98,7 +99,7 @@ class ScriptedAnswer : public HttpAnswer {
     const std::lock_guard lock(script_->mutex);
     ++script_->runs;
     script_->wake = std::move(wake);
-    if (!script_->bytes.empty() || script_->last) script_->wake();
+    if (!script_->bytes.empty() || script_->last) script_->wake();  // it was told before it began
     return std::nullopt;
   }
   Piece pull() override {

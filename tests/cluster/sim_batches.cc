@@ -93,7 +93,7 @@ SimLines::~SimLines() {
 LineRunner::Id SimLines::start(const BatchLine& line, const std::string& tenant) {
   const auto lot = [&] { return std::uniform_real_distribution<>(0.0, 1.0)(random_); };
   const nlohmann::json body = nlohmann::json::parse(line.body);
-  if (!places_->refused.empty() && tenant == places_->refused) {
+  if (!tenant.empty() && tenant == places_->refused) {
     running_[next_] = {*now_, {429, "its limit", true}};
     ++places_->lines;
     return next_++;
