@@ -135,7 +135,8 @@ std::chrono::year_month_day date_of(std::int64_t unix_seconds) {
 
 NanoUsd nano_usd(double usd) {
   constexpr auto kMost = static_cast<double>(std::numeric_limits<NanoUsd>::max() / 2);
-  return static_cast<NanoUsd>(std::clamp(std::ceil(usd * kNano), -kMost, kMost));
+  constexpr double kExact = 1e-4;  // what products of doubles are off by is no part of a nano-dollar
+  return static_cast<NanoUsd>(std::clamp(std::ceil(usd * kNano - kExact), -kMost, kMost));
 }
 
 double usd(NanoUsd amount) {
