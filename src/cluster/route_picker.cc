@@ -25,14 +25,6 @@ std::string own_label(const std::string& label) {
   return "label=" + label;
 }
 
-/// Among nodes that cost nothing the one with the least work is the cheapest.
-NodePrice price_of(const NodeTerms& terms, UnixSeconds now) {
-  constexpr double kNext = 1e-6;  // $/h
-  NodePrice price = terms.price(now);
-  if (usd_per_second(price) == 0.0) price.usd_per_hour += kNext;
-  return price;
-}
-
 bool is_sane(const NodeSpeed& speed) {
   const NodeSpeed usual;
   const auto near = [](double value, double of) { return value > of / kMostOff && value < of * kMostOff; };
@@ -53,7 +45,8 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
   const NodeModel* model = NodeTable::model(state, options_.model);
   NodeFacts facts{.usable = model != nullptr && state.usable()};
   seen.terms = state.terms;
-  facts.price = price_of(seen.terms, options_.wall());
+  facts.price = seen.terms.price(options_.wall());
+  set_priced(seen, facts.price);
   if (model != nullptr) {
     const NodeSpeed claim = is_sane(model->speed) ? model->speed : NodeSpeed{};
     // What was observed holds until the node serves something else or says that it has changed.
@@ -111,10 +104,20 @@ void RoutePicker::learn(const NodeTable& nodes, double now) {
   });
 }
 
+void RoutePicker::set_priced(Seen& seen, const NodePrice& price) {
+  const bool priced = usd_per_second(price) != 0.0;
+  if (std::exchange(seen.priced, priced) == priced) return;
+  priced_ += priced ? 1 : -1;
+  // Where nothing costs anything, the soonest answer is the cheapest.
+  const bool by_cost = options_.policy == RoutePolicy::cheapest_in_slo;
+  if (by_cost) router_.set_policy(priced_ > 0 ? RoutePolicy::cheapest_in_slo : RoutePolicy::prefix_aware);
+}
+
 void RoutePicker::reprice() {
-  for (const auto& [name, seen] : seen_) {
+  for (auto& [name, seen] : seen_) {
     NodeFacts facts = router_.facts(seen.index);
-    facts.price = price_of(seen.terms, options_.wall());
+    facts.price = seen.terms.price(options_.wall());
+    set_priced(seen, facts.price);
     router_.set_node(seen.index, facts);
   }
 }

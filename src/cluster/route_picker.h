@@ -33,7 +33,9 @@ struct RoutePickerOptions {
 
 class RoutePicker {
  public:
-  explicit RoutePicker(RoutePickerOptions options) : options_(std::move(options)), router_(options_.policy) {}
+  explicit RoutePicker(RoutePickerOptions options)
+      : options_(std::move(options)),
+        router_(options_.policy == RoutePolicy::cheapest_in_slo ? RoutePolicy::prefix_aware : options_.policy) {}
 
   /// As NodePicker. `now`: seconds on any clock that only goes forward.
   std::optional<PickedNode> pick(const PickQuery& query, const NodeTable& nodes, double now);
@@ -72,13 +74,15 @@ class RoutePicker {
     double others = 0.0, others_tokens = 0.0;
     std::size_t memory = kUnknownMemory;  // pages of prompts that it can keep
     PrefixHistory history = {};
-    bool tells = false;  // what its prefix cache holds
+    bool priced = false;  // it costs something
+    bool tells = false;   // what its prefix cache holds
   };
 
   void learn(const NodeTable& nodes, double now);
   void learn_node(const std::string& name, const NodeState& state, double now);
   std::optional<Route> pick_in(const std::vector<std::string>& regions, RouteRequest request);
   void reprice();
+  void set_priced(Seen& seen, const NodePrice& price);
   /// Tells the router what a node has to do now.
   void set_load(const Seen& seen, double now);
   /// Tokens of this gateway's prompts that the node has not computed yet, by its speed.
@@ -92,6 +96,7 @@ class RoutePicker {
   std::uint64_t place_ = 0;         // in the table's changes
   std::int64_t hour_ = 0;           // that prices are of, in quarters
   std::uint64_t picks_ = 0;
+  std::int64_t priced_ = 0;                     // nodes that cost something
   std::vector<std::uint64_t> added_, removed_;  // of a history, in the call
 };
 

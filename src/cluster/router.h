@@ -136,6 +136,7 @@ class PrefixIndex {
 class Router {
  public:
   explicit Router(RoutePolicy policy = RoutePolicy::cheapest_in_slo) : policy_(policy) {}
+  void set_policy(RoutePolicy policy) { policy_ = policy; }
 
   /// A bit for a label such as "model=m" or "region=eu". At most 64 in all: none once they are used up.
   std::optional<std::uint64_t> label(const std::string& name);
