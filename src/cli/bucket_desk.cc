@@ -8,19 +8,46 @@ namespace millrace::cli {
 namespace {
 
 constexpr auto kPatience = std::chrono::seconds(10);  // with a server that does not answer
+constexpr auto kLook = std::chrono::milliseconds(5);
+constexpr int kConnections = 3;
 
 }  // namespace
 
 Result<std::unique_ptr<BucketDesk>> BucketDesk::open(const NatsOptions& options, BucketOptions bucket) {
   auto desk = std::make_unique<BucketDesk>();
+  MILLRACE_CHECK_OK(desk->connect(options));
   const auto hear = [desk = desk.get()](const std::string& message) { desk->told_ = message; };
-  MILLRACE_TRY(desk->transport_, NatsTransport::connect(options, desk->loop_, hear));
-  desk->transport_->when_given_up([desk = desk.get()](const std::string& why) {
-    desk->told_ = why;
-    desk->loop_.stop();
-  });
   desk->bucket_ = std::make_unique<NatsBucket>(*desk->transport_, desk->loop_, std::move(bucket), hear);
   return desk;
+}
+
+/// Until there is a connection: a bucket that is asked before refuses. About one signature of an NKey in a hundred is
+/// refused (libnats 3.4 with nats-server 2.9.10), which ends the connection, so that a few are tried.
+Status BucketDesk::connect(const NatsOptions& options) {
+  EventLoop::TimerId timer = 0;
+  std::function<void()> look = [this, &look, &timer] {
+    if (transport_->connected()) {
+      loop_.stop();
+    } else {
+      timer = loop_.after(kLook, look);
+    }
+  };
+  Status status = Ok{};
+  for (int i = 0; i < kConnections; ++i) {
+    auto given_up = std::make_shared<bool>(false);
+    MILLRACE_TRY(transport_,
+                 NatsTransport::connect(options, loop_, [this](const std::string& message) { told_ = message; }));
+    transport_->when_given_up([this, given_up](const std::string& why) {
+      told_ = why;
+      *given_up = true;
+      loop_.stop();
+    });
+    timer = loop_.after(Duration{0}, look);
+    status = wait([this] { return transport_->connected(); });
+    loop_.cancel(timer);
+    if (status.ok() || !*given_up) break;
+  }
+  return status;
 }
 
 Result<std::optional<BucketEntry>> BucketDesk::get(const std::string& key) {

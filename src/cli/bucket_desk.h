@@ -26,6 +26,7 @@ class BucketDesk {
   Status remove(const std::string& key);
 
  private:
+  Status connect(const NatsOptions& options);
   Status written(const std::function<void(const NatsBucket::Written&)>& write);
   Status wait(const std::function<bool()>& done);
 

@@ -129,15 +129,20 @@ Admission::Admission(EventLoop& loop, Transport& transport, Stores stores, std::
   peers_.uses = [this] {
     TenantUses uses;
     const std::lock_guard lock(limits_mutex_);
-    for (const auto& [tenant, limits] : limits_) uses[tenant] = limits.own();
+    for (const auto& [tenant, limits] : limits_) {
+      if (limits.own().requests > 0) uses[tenant] = limits.own();
+    }
     return uses;
   };
-  peers_.on_heard = [this](const std::string& peer, const TenantUses& uses) {
+  peers_.on_heard = [this](const std::string& peer, const TenantUses& uses, bool first) {
     const std::lock_guard lock(limits_mutex_);
+    for (auto& [name, limits] : limits_) {
+      if (!uses.contains(name)) limits.lost(peer);
+    }
     for (const auto& [name, use] : uses) {
       const auto tenant = tenants_.find(name);
       if (tenant == nullptr) continue;
-      limits_.try_emplace(name, loop_->now()).first->second.heard(*tenant, peer, use, loop_->now());
+      limits_.try_emplace(name, loop_->now()).first->second.heard(*tenant, peer, use, loop_->now(), first);
     }
   };
   peers_.on_lost = [this](const std::string& peer) {
@@ -156,7 +161,9 @@ void Admission::tick() {
   spend_.tick();
   {
     const std::lock_guard lock(limits_mutex_);
-    std::erase_if(limits_, [&](const auto& entry) { return entry.second.is_idle(loop_->now()); });
+    for (auto entry = limits_.begin(); entry != limits_.end();) {
+      entry = entry->second.rest(loop_->now()) ? limits_.erase(entry) : std::next(entry);
+    }
   }
   timer_ = transport_->after(timing_.tick, [this] { tick(); });
 }

@@ -106,12 +106,13 @@ void GatewayPeers::hear(std::string_view subject, std::span<const std::byte> mes
     ++malformed_;
     return;
   }
-  Heard& heard = heard_[gateway];
+  const auto [found, first] = heard_.try_emplace(gateway);
+  Heard& heard = found->second;
   if (said->life < heard.life) return;  // it comes late
   heard = {said->life, clock_};
   gone_.erase(gateway);
   asked_.erase({gateway, said->life});
-  if (on_heard) on_heard(gateway, said->uses);
+  if (on_heard) on_heard(gateway, said->uses, first);
 }
 
 bool GatewayPeers::lives(const std::string& gateway, const std::string& life) {

@@ -38,8 +38,9 @@ class GatewayPeers {
   GatewayPeers(const GatewayPeers&) = delete;
   GatewayPeers& operator=(const GatewayPeers&) = delete;
 
-  std::function<TenantUses()> uses;                                                  // of this gateway
-  std::function<void(const std::string& gateway, const TenantUses& uses)> on_heard;  // of another one
+  std::function<TenantUses()> uses;  // of this gateway
+  /// Of another one. `first`: it was not heard of before.
+  std::function<void(const std::string& gateway, const TenantUses& uses, bool first)> on_heard;
   std::function<void(const std::string& gateway)> on_lost;
 
   /// Whether this life of a gateway may still be there. False: another life of it was heard of, or nothing for as long

@@ -93,22 +93,22 @@ void TenantLimits::end(std::int64_t taken_tokens, std::int64_t used, Instant now
   if (limits_tokens_) tokens_.charge(static_cast<double>(used - taken_tokens), now);
 }
 
-void TenantLimits::heard(const Tenant& tenant, const std::string& gateway, const TenantUse& use, Instant now) {
+void TenantLimits::heard(const Tenant& tenant, const std::string& gateway, const TenantUse& use, Instant now,
+                         bool from_now) {
   set(tenant, now);
-  const auto [known, is_new] = others_.try_emplace(gateway, use);
-  TenantUse& before = known->second;
-  // Totals go up as long as it is one process; a smaller one is where another begins.
-  if (!is_new && use.requests >= before.requests && use.tokens >= before.tokens) {
-    if (limits_requests_) requests_.charge(static_cast<double>(use.requests - before.requests), now);
-    if (limits_tokens_) tokens_.charge(static_cast<double>(use.tokens - before.tokens), now);
-  }
+  TenantUse& before = others_.try_emplace(gateway, from_now ? use : TenantUse{}).first->second;
+  // Totals go up until they begin anew, at nothing.
+  if (use.requests < before.requests || use.tokens < before.tokens) before = {};
+  if (limits_requests_) requests_.charge(static_cast<double>(use.requests - before.requests), now);
+  if (limits_tokens_) tokens_.charge(static_cast<double>(use.tokens - before.tokens), now);
   before = use;
 }
 
-bool TenantLimits::is_idle(Instant now) const {
-  const Left now_left = left(now);
-  return own_.concurrent == 0 && now_left.full_requests == Duration{0} && now_left.full_tokens == Duration{0} &&
-         std::ranges::all_of(others_, [](const auto& other) { return other.second.concurrent == 0; });
+bool TenantLimits::rest(Instant now) {
+  const Left full = left(now);
+  const bool rests = own_.concurrent == 0 && full.full_requests == Duration{0} && full.full_tokens == Duration{0};
+  if (rests) own_ = {};
+  return rests && others_.empty();
 }
 
 TenantLimits::Left TenantLimits::left(Instant now) const {

@@ -65,14 +65,16 @@ class TenantLimits {
   /// It has ended, having used `used` tokens.
   void end(std::int64_t taken_tokens, std::int64_t used, Instant now);
 
-  /// What another gateway has let through of this tenant; its first report is where counting begins.
-  void heard(const Tenant& tenant, const std::string& gateway, const TenantUse& use, Instant now);
-  /// It is gone: nothing of this tenant runs there any more.
+  /// What another gateway has let through of this tenant, in all. `from_now`: the gateway is heard of for the first
+  /// time, and what it has let through before is no news.
+  void heard(const Tenant& tenant, const std::string& gateway, const TenantUse& use, Instant now,
+             bool from_now = false);
+  /// It is gone, or has nothing of this tenant any more.
   void lost(const std::string& gateway) { others_.erase(gateway); }
 
   [[nodiscard]] const TenantUse& own() const { return own_; }
-  /// A new one would be the same.
-  [[nodiscard]] bool is_idle(Instant now) const;
+  /// Where nothing runs and the buckets are full, totals begin anew. True: a new one would be the same.
+  bool rest(Instant now);
 
   struct Left {
     std::int64_t requests = 0, tokens = 0;

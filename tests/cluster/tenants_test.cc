@@ -103,6 +103,8 @@ TEST(Tenants, PricesAreExact) {
   const Tenant tenant{.name = "a", .usd_per_million_prompt = 0.1, .usd_per_million_answer = 0.4};
   EXPECT_EQ(price_of(tenant, 1'000'000, 0), 100'000'000);
   EXPECT_EQ(price_of(tenant, 10, 1), 1400);
+  const Tenant dear{.name = "a", .usd_per_million_prompt = 100, .usd_per_million_answer = 1000};
+  for (int tokens = 1; tokens < 1000; ++tokens) EXPECT_EQ(price_of(dear, tokens, tokens), tokens * 1'100'000);
   EXPECT_EQ(nano_usd(1e-10), 1) << "rounded up";
   EXPECT_DOUBLE_EQ(usd(1'500'000'000), 1.5);
 }
@@ -216,8 +218,9 @@ TEST(TenantLimits, GatewaysTogetherKeepARate) {
     transports.push_back(network.join(name));
     peers.push_back(std::make_unique<GatewayPeers>(*transports.back(), name, new_life(1, 7)));
     peers.back()->uses = [&limits, i] { return TenantUses{{"a", limits[i].own()}}; };
-    peers.back()->on_heard = [&limits, &clock, &tenant, i](const std::string& other, const TenantUses& uses) {
-      limits[i].heard(tenant, other, uses.at("a"), clock.now());
+    peers.back()->on_heard = [&limits, &clock, &tenant, i](const std::string& other, const TenantUses& uses,
+                                                           bool first) {
+      limits[i].heard(tenant, other, uses.at("a"), clock.now(), first);
     };
   }
   std::int64_t requests = 0, tokens = 0;
@@ -236,6 +239,26 @@ TEST(TenantLimits, GatewaysTogetherKeepARate) {
   EXPECT_LE(requests, 120 * 20 + kGateways * 120) << "the rate, and a bucket at each gateway";
   EXPECT_GE(requests, 120 * 20 * 9 / 10);
   EXPECT_LE(tokens, 60'000 * 20 + kGateways * 60'000);
+}
+
+TEST(TenantLimits, WhatOthersLetThroughIsCountedOnce) {
+  const Tenant tenant{.name = "a", .requests_per_minute = 60};
+  TenantLimits limits(Instant{0});
+  limits.heard(tenant, "old", {50, 0, 0}, Instant{0}, true);
+  EXPECT_EQ(limits.left(Instant{0}).requests, 60) << "what was before it was heard of";
+  limits.heard(tenant, "new", {5, 0, 1}, Instant{0});
+  EXPECT_EQ(limits.left(Instant{0}).requests, 55);
+  limits.heard(tenant, "new", {5, 0, 0}, Instant{0});
+  limits.heard(tenant, "old", {52, 0, 0}, Instant{0});
+  EXPECT_EQ(limits.left(Instant{0}).requests, 53);
+  limits.heard(tenant, "new", {1, 0, 0}, Instant{0});  // it began anew
+  EXPECT_EQ(limits.left(Instant{0}).requests, 52);
+  EXPECT_FALSE(limits.rest(minutes(5))) << "what others have told is still known";
+  limits.heard(tenant, "new", {1, 0, 0}, minutes(5));
+  EXPECT_EQ(limits.left(minutes(5)).requests, 60);
+  limits.lost("new");
+  limits.lost("old");
+  EXPECT_TRUE(limits.rest(minutes(5)));
 }
 
 TEST(GatewayPeers, KnowWhoLives) {
