@@ -145,6 +145,7 @@ class Tenants(Processes):
 
     def test_keys_and_limits(self):
         url = self.gateways["gate-a"]
+        time.sleep(2.5)  # each gateway has heard of the other before there is anything to count
         # As long as there is no tenant, anybody may ask.
         self.assertEqual(send(url, prompt=PROMPT, max_tokens=3).status, 200)
         key = self.new_tenant("acme", "requests_per_minute=4", "tokens_per_minute=100000", "concurrent=2")
