@@ -86,7 +86,6 @@ void GatewayEngine::hedge(RequestId id) {
   const auto found = live_.find(id);
   if (found == live_.end() || !found->second->placement) return;  // it has ended, or begun
   Live& live = *found->second;
-  ++hedges_;
   Placement placement = std::move(*live.placement);
   live.placement.reset();
   submit_stream(id, live, std::move(placement), streams_->so_far(live.stream).node, live.hedge);

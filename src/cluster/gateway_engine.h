@@ -39,7 +39,6 @@ class GatewayEngine {
   /// Seconds without a token after which a second node is asked as well; the one that answers first goes on alone. To
   /// be set before the first request.
   double hedge_after = std::numeric_limits<double>::infinity();
-  [[nodiscard]] std::int64_t hedges() const { return hedges_; }
 
   /// On the loop: what work costs, in dollars, and the energy that it took, in joules.
   std::function<std::pair<double, double>(const NodeWork&)> cost;
@@ -90,7 +89,6 @@ class GatewayEngine {
   std::atomic<RequestId> next_id_{1};
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // looked at on the loop alone
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;
-  std::int64_t hedges_ = 0;
 };
 
 }  // namespace millrace

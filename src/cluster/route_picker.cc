@@ -270,10 +270,4 @@ RoutePicker::Cost RoutePicker::cost(const NodeWork& work) const {
   return {busy * usd_per_second(price), busy * price.watts * price.pue};
 }
 
-NodeSpeed RoutePicker::speed(const std::string& node) const {
-  const auto seen = seen_.find(node);
-  return seen == seen_.end() ? NodeSpeed{.prefill = 0.0, .step = 0.0, .step_per_sequence = 0.0}
-                             : router_.facts(seen->second.index).speed;
-}
-
 }  // namespace millrace

@@ -53,9 +53,6 @@ class RoutePicker {
   /// taken, as Router counts them, at the tariff of now.
   [[nodiscard]] Cost cost(const NodeWork& work) const;
 
-  /// As far as it is known; zeros: not at all.
-  [[nodiscard]] NodeSpeed speed(const std::string& node) const;
-
  private:
   static constexpr std::size_t kUnknownMemory = 256;  // as long as no beat tells
 
