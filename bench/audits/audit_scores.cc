@@ -9,8 +9,8 @@
 #include <random>
 #include <vector>
 
+#include "audits/audit_score.h"
 #include "cli/options.h"
-#include "cluster/audit_score.h"
 #include "core/mapped_file.h"
 #include "engine/engine_core.h"
 

@@ -21,7 +21,6 @@
 #include "cli/served_model.h"
 #include "cluster/gateway_beats.h"
 #include "cluster/gateway_engine.h"
-#include "cluster/gateway_tenants.h"
 #include "cluster/nats_registry.h"
 #include "cluster/route_picker.h"
 #include "core/memory.h"
@@ -29,6 +28,7 @@
 #include "server/api_id.h"
 #include "server/engine_routes.h"
 #include "server/metrics.h"
+#include "tenants/gateway_tenants.h"
 
 namespace millrace::cli {
 

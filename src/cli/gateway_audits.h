@@ -7,8 +7,8 @@
 #include <memory>
 #include <string>
 
+#include "audits/auditor.h"
 #include "cli/log.h"
-#include "cluster/auditor.h"
 #include "cluster/registry.h"
 #include "cluster/transport.h"
 

@@ -5,13 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "cluster/admission.h"
-#include "cluster/batch_api.h"
-#include "cluster/batch_routes.h"
-#include "cluster/batch_service.h"
+#include "batches/batch_api.h"
+#include "batches/batch_routes.h"
+#include "batches/batch_service.h"
+#include "batches/nats_batch_store.h"
 #include "cluster/event_loop.h"
 #include "cluster/gateway_streams.h"
-#include "cluster/nats_batch_store.h"
+#include "tenants/admission.h"
 
 namespace millrace::cli {
 

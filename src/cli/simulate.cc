@@ -14,9 +14,9 @@
 
 #include "bench/trace.h"
 #include "cli/options.h"
-#include "cluster/simulate/report.h"
-#include "cluster/simulate/simulation.h"
 #include "core/mapped_file.h"
+#include "simulate/report.h"
+#include "simulate/simulation.h"
 
 namespace millrace::cli {
 

@@ -1,6 +1,6 @@
 // `millrace tenant`: who may ask the gateways of a cluster: keys, limits, prices, on which nodes.
 
-#include "cluster/tenant.h"
+#include "tenants/tenant.h"
 
 #include <fmt/format.h>
 
@@ -16,9 +16,9 @@
 #include "cli/bucket_desk.h"
 #include "cli/cluster_flags.h"
 #include "cli/options.h"
-#include "cluster/gateway_tenants.h"
-#include "cluster/ledger.h"
 #include "cluster/subjects.h"
+#include "tenants/gateway_tenants.h"
+#include "tenants/ledger.h"
 
 namespace millrace::cli {
 

@@ -15,7 +15,6 @@ constexpr double kBeatLag = 1.5;          // seconds after which a beat must kno
 constexpr double kRoom = 0.9;             // of the SLO, that predictions may fill
 constexpr float kAlike = 1.05f;           // scores within this of the best are taken for equal, and drawn by lot
 constexpr double kWeightOfPrompt = 0.02;  // of one prompt in what is usual
-constexpr float kBehind = 1e12f;          // more than any answer costs
 constexpr std::uint64_t kUsable = std::uint64_t{1} << 63;  // a label of every node that may be used
 constexpr std::size_t kMostMatches = 64;
 
@@ -100,11 +99,8 @@ void Router::set_node(NodeIndex node, const NodeFacts& facts) {
     facts_.resize(count);
     have_.resize(count, 0);
     recent_.resize(count);
-    for (std::vector<float>* column :
-         {&inverse_prefill_, &step_, &step_per_sequence_, &usd_per_second_, &places_, &inverse_places_, &inverse_chunk_,
-          &sequences_, &queued_tokens_, &kv_free_, &inverse_kv_used_, &cached_, &scores_}) {
-      column->resize(count, 0.0f);
-    }
+    columns_.resize(count);
+    scores_.resize(count, 0.0f);
   }
   if (facts_[node].kv_tokens != facts.kv_tokens || facts.kv_tokens == 0) {
     facts_[node].kv_tokens = facts.kv_tokens;
@@ -112,20 +108,20 @@ void Router::set_node(NodeIndex node, const NodeFacts& facts) {
   }
   facts_[node] = facts;
   have_[node] = facts.usable ? facts.labels | kUsable : 0;
-  inverse_prefill_[node] = static_cast<float>(1.0 / facts.speed.prefill);
-  step_[node] = static_cast<float>(facts.speed.step);
-  step_per_sequence_[node] = static_cast<float>(facts.speed.step_per_sequence);
-  places_[node] = static_cast<float>(facts.places);
-  inverse_places_[node] = 1.0f / places_[node];
-  inverse_chunk_[node] = facts.speed.chunk > 0.0 ? static_cast<float>(1.0 / facts.speed.chunk) : 0.0f;
-  usd_per_second_[node] = static_cast<float>(usd_per_second(facts.price));
+  columns_.inverse_prefill[node] = static_cast<float>(1.0 / facts.speed.prefill);
+  columns_.step[node] = static_cast<float>(facts.speed.step);
+  columns_.step_per_sequence[node] = static_cast<float>(facts.speed.step_per_sequence);
+  columns_.places[node] = static_cast<float>(facts.places);
+  columns_.inverse_places[node] = 1.0f / columns_.places[node];
+  columns_.inverse_chunk[node] = facts.speed.chunk > 0.0 ? static_cast<float>(1.0 / facts.speed.chunk) : 0.0f;
+  columns_.usd_per_second[node] = static_cast<float>(usd_per_second(facts.price));
 }
 
 void Router::set_kv(NodeIndex node, double free) {
   const auto all = static_cast<double>(facts_[node].kv_tokens);
   const bool known = all > 0.0;
-  kv_free_[node] = known ? static_cast<float>(free) : std::numeric_limits<float>::max();
-  inverse_kv_used_[node] = known ? static_cast<float>(1.0 / std::max(1.0, all - free)) : 0.0f;
+  columns_.kv_free[node] = known ? static_cast<float>(free) : std::numeric_limits<float>::max();
+  columns_.inverse_kv_used[node] = known ? static_cast<float>(1.0 / std::max(1.0, all - free)) : 0.0f;
 }
 
 void Router::set_load(NodeIndex node, const NodeLoad& load, double now) {
@@ -140,8 +136,8 @@ void Router::set_load(NodeIndex node, const NodeLoad& load, double now) {
     kv_free -= placed.kv;
   }
   set_kv(node, kv_free);
-  sequences_[node] = static_cast<float>(sequences);
-  queued_tokens_[node] = static_cast<float>(tokens);
+  columns_.sequences[node] = static_cast<float>(sequences);
+  columns_.queued[node] = static_cast<float>(tokens);
 }
 
 void Router::placed(const RouteRequest& request, const Route& route, double now) {
@@ -149,65 +145,19 @@ void Router::placed(const RouteRequest& request, const Route& route, double now)
   const double kv = tokens + request.answer_tokens;
   usual_prompt_ += kWeightOfPrompt * (tokens - usual_prompt_);
   recent_[route.node].push_back({now, tokens, kv});
-  if (facts_[route.node].kv_tokens > 0) set_kv(route.node, static_cast<double>(kv_free_[route.node]) - kv);
-  sequences_[route.node] += 1.0f;
-  queued_tokens_[route.node] += static_cast<float>(tokens);
+  if (facts_[route.node].kv_tokens > 0) set_kv(route.node, static_cast<double>(columns_.kv_free[route.node]) - kv);
+  columns_.sequences[route.node] += 1.0f;
+  columns_.queued[route.node] += static_cast<float>(tokens);
 }
 
-namespace {
-
-/// The numbers of Router's page, for one node. In floats: what they are made of is not known to four digits.
-struct Prediction {
-  float ttft, tpot, usd;
-};
-
-struct Asked {
-  Asked(const RouteRequest& request, double usual)
-      : prompt(static_cast<float>(request.prompt_tokens)),
-        answer(static_cast<float>(request.answer_tokens)),
-        inverse_answer(1.0f / std::max(1.0f, answer)),
-        usual_prompt(static_cast<float>(usual)) {}
-  float prompt, answer, inverse_answer, usual_prompt;
-};
-
-/// What of a node it goes by.
-struct NodeColumns {
-  float inverse_prefill, step, step_per_sequence, usd_per_second, places, inverse_places, inverse_chunk;
-  float sequences, queued, kv_free, inverse_kv_used;
-};
-
-inline Prediction predict_one(const Asked& asked, float cached, const NodeColumns& node) {
-  const float others = std::min(node.sequences, node.places - 1.0f);  // that decode beside it
-  const float alone = node.step + node.step_per_sequence * others;
-  const float own = (asked.prompt - cached) * node.inverse_prefill;
-  // Prompts that are computed between two of its tokens.
-  const float between =
-      others * std::max(asked.prompt - cached, asked.usual_prompt) * node.inverse_prefill * asked.inverse_answer;
-  const float tpot = node.inverse_chunk > 0.0f ? alone + between : alone;
-  const float inverse_prefill = node.inverse_prefill + (others > 0.0f ? alone * node.inverse_chunk : 0.0f);
-  // Where all places are taken, those before this one must end first: each takes an answer's time, `places` at once.
-  const float turns = std::max(0.0f, node.sequences + 1.0f - node.places) * node.inverse_places;
-  // The same for memory: all that is taken becomes free in an answer's time.
-  const float short_of = std::max(0.0f, node.queued + asked.prompt - cached + asked.answer - node.kv_free);
-  const float wait =
-      node.queued * inverse_prefill + std::max(turns, short_of * node.inverse_kv_used) * asked.answer * tpot;
-  return {wait + (asked.prompt - cached) * inverse_prefill + node.step, tpot,
-          (own + asked.answer * (node.step * node.inverse_places + node.step_per_sequence)) * node.usd_per_second};
-}
-
-}  // namespace
-
-Route Router::predict(NodeIndex node, const RouteRequest& request) const {
+Route Router::route_to(NodeIndex node, const RouteRequest& request) const {
   const Prediction prediction =
-      predict_one(Asked(request, usual_prompt_), cached_[node],
-                  {inverse_prefill_[node], step_[node], step_per_sequence_[node], usd_per_second_[node], places_[node],
-                   inverse_places_[node], inverse_chunk_[node], sequences_[node], queued_tokens_[node], kv_free_[node],
-                   inverse_kv_used_[node]});
+      predict(columns_, node, AskedFor(request.prompt_tokens, request.answer_tokens, usual_prompt_));
   return {.node = node,
           .ttft = static_cast<double>(prediction.ttft),
           .tpot = static_cast<double>(prediction.tpot),
           .usd = static_cast<double>(prediction.usd),
-          .cached_tokens = static_cast<std::int64_t>(cached_[node]),
+          .cached_tokens = static_cast<std::int64_t>(columns_.cached[node]),
           .within_slo = prediction.ttft <= static_cast<float>(kRoom * request.ttft_slo) &&
                         prediction.tpot <= static_cast<float>(kRoom * request.tpot_slo)};
 }
@@ -219,31 +169,24 @@ void Router::score_all(const RouteRequest& request) {
     return;
   }
   if (policy_ == RoutePolicy::least_loaded) {
-    for (std::size_t n = 0; n < count; ++n) scores_[n] = sequences_[n] * inverse_places_[n];
+    for (std::size_t n = 0; n < count; ++n) scores_[n] = columns_.sequences[n] * columns_.inverse_places[n];
     return;
   }
-  const Asked asked(request, usual_prompt_);
-  const bool cheapest = policy_ == RoutePolicy::cheapest_in_slo;
-  const float inverse_ttft = 1.0f / static_cast<float>(kRoom * request.ttft_slo);
-  const float inverse_tpot = 1.0f / static_cast<float>(kRoom * request.tpot_slo);
-  for (std::size_t n = 0; n < count; ++n) {
-    const Prediction p = predict_one(
-        asked, cached_[n],
-        {inverse_prefill_[n], step_[n], step_per_sequence_[n], usd_per_second_[n], places_[n], inverse_places_[n],
-         inverse_chunk_[n], sequences_[n], queued_tokens_[n], kv_free_[n], inverse_kv_used_[n]});
-    // Behind all that keep within it stand the others, by how far they miss it.
-    const float missed = std::max(p.ttft * inverse_ttft, p.tpot * inverse_tpot);
-    const float usd = missed <= 1.0f ? p.usd : kBehind * missed;
-    scores_[n] = cheapest ? usd : p.ttft;
+  const AskedFor asked(request.prompt_tokens, request.answer_tokens, usual_prompt_);
+  if (policy_ == RoutePolicy::prefix_aware) {
+    score_by_ttft(columns_, asked, scores_);
+  } else {
+    score_by_cost(columns_, asked, 1.0f / static_cast<float>(kRoom * request.ttft_slo),
+                  1.0f / static_cast<float>(kRoom * request.tpot_slo), scores_);
   }
 }
 
 std::vector<Route> Router::pick(const RouteRequest& request, std::size_t most) {
   const std::uint64_t wanted = request.labels | kUsable;
   prefixes_.find(request.pages, matches_);
-  std::erase_if(matches_, [this](const PrefixIndex::Match& match) { return match.node >= cached_.size(); });
+  std::erase_if(matches_, [this](const PrefixIndex::Match& match) { return match.node >= columns_.cached.size(); });
   for (const PrefixIndex::Match& match : matches_) {
-    cached_[match.node] = static_cast<float>(match.pages * request.page_tokens);
+    columns_.cached[match.node] = static_cast<float>(match.pages * request.page_tokens);
   }
   score_all(request);
   struct Ranked {
@@ -279,12 +222,14 @@ std::vector<Route> Router::pick(const RouteRequest& request, std::size_t most) {
     std::ranges::sort(best.begin(), end, {}, &Ranked::lot);
     // Of two by lot the one with less to do (Mitzenmacher 2001, "The power of two choices in randomized load
     // balancing").
-    const auto load = [this](const Ranked& ranked) { return sequences_[ranked.node] * inverse_places_[ranked.node]; };
+    const auto load = [this](const Ranked& ranked) {
+      return columns_.sequences[ranked.node] * columns_.inverse_places[ranked.node];
+    };
     if (end - best.begin() > 1 && load(best[1]) < load(best[0])) std::swap(best[0], best[1]);
   }
   std::vector<Route> routes;
-  for (std::size_t i = 0; i < std::min(most, best.size()); ++i) routes.push_back(predict(best[i].node, request));
-  for (const PrefixIndex::Match& match : matches_) cached_[match.node] = 0.0f;
+  for (std::size_t i = 0; i < std::min(most, best.size()); ++i) routes.push_back(route_to(best[i].node, request));
+  for (const PrefixIndex::Match& match : matches_) columns_.cached[match.node] = 0.0f;
   return routes;
 }
 

@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "cluster/prefix_hash.h"
+#include "cluster/router_prediction.h"
 
 namespace millrace {
 
@@ -163,7 +164,7 @@ class Router {
     double kv = 0.0;      // tokens that it will have
   };
 
-  [[nodiscard]] Route predict(NodeIndex node, const RouteRequest& request) const;
+  [[nodiscard]] Route route_to(NodeIndex node, const RouteRequest& request) const;
   void set_kv(NodeIndex node, double free);
   void score_all(const RouteRequest& request);
 
@@ -171,14 +172,9 @@ class Router {
   PrefixIndex prefixes_;
   std::unordered_map<std::string, std::uint64_t> labels_;
   std::vector<NodeFacts> facts_;
-  // What pick() goes through for every node, side by side.
   std::vector<std::uint64_t> have_;  // labels, 0 where it may not be used
-  std::vector<float> inverse_prefill_, step_, step_per_sequence_, usd_per_second_, places_, inverse_places_;
-  std::vector<float> inverse_chunk_;
-  std::vector<float> sequences_, queued_tokens_;  // by the last beat and what was placed since
-  std::vector<float> kv_free_, inverse_kv_used_;  // the same
-  std::vector<float> cached_;                     // tokens of the request; zero between calls
-  std::vector<float> scores_;                     // the lower the better
+  RouterColumns columns_;            // what is cached: zero between calls
+  std::vector<float> scores_;        // the lower the better
   std::vector<std::vector<Placed>> recent_;
   std::vector<PrefixIndex::Match> matches_;
   std::uint64_t turn_ = 0;

@@ -1,0 +1,78 @@
+// RequestSim: a cloud at the detail of requests. Nodes are FluidNodes, gateways are their routers, and of the protocol
+// there are the times that it takes: a message's way, the beat's second, how long until a dead node is missed.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "cluster/sim_clock.h"
+#include "cluster/timing.h"
+#include "simulate/batch_desk.h"
+#include "simulate/churn.h"
+#include "simulate/dispatch.h"
+#include "simulate/fluid_node.h"
+#include "simulate/simulation.h"
+#include "simulate/tally.h"
+
+namespace millrace {
+
+class RequestSim {
+ public:
+  RequestSim(const std::vector<SimNode>& nodes, const Workload& work, const SimOptions& options);
+  SimResult run();
+
+ private:
+  struct Request {
+    NodeIndex node = 0;
+    std::uint32_t attempt = 0;
+    std::int32_t emitted = 0;  // tokens, on nodes that it has left
+    double placed = 0.0;
+    double untaken = 0.0;  // since when no node has it
+    bool accepted = false;
+    std::vector<NodeIndex> avoid = {};  // nodes that have failed it
+  };
+  struct Node {
+    FluidNode model;
+    std::optional<SimClock::EventId> due = {};
+    bool beats = false;     // its next beat is scheduled: those that would say nothing new are left out
+    double changed = -1e9;  // when something happened on it
+    double back = 0.0;      // when it will be up again
+    double missed = 0.0;    // when gateways will take it for dead
+  };
+
+  [[nodiscard]] double now() const;
+  void at(double when, std::function<void()> call);
+  void arrive();
+  void place(std::size_t request);
+  void send(std::size_t request, NodeIndex node);
+  void take(std::size_t request, std::uint32_t attempt);
+  /// It leaves its node.
+  void move(std::size_t request, std::uint32_t attempt);
+  void happened(NodeIndex node);
+  void schedule(NodeIndex node);
+  void touch(NodeIndex node);
+  void beat(NodeIndex node);
+  void fail(NodeIndex node);
+  void repair(NodeIndex node);
+  void next_failure(NodeIndex node);
+  /// Prices change at quarters of hours.
+  void quarter();
+  void look_at_batch();
+
+  const std::vector<SimNode>* nodes_;
+  const Workload* work_;
+  const SimOptions* options_;
+  ClusterTiming timing_;
+  SimClock clock_;
+  SimChurn churn_;
+  SimDispatch dispatch_;
+  SimTally tally_;
+  SimBatchDesk desk_;
+  std::vector<Node> node_states_;
+  std::vector<Request> requests_;
+  std::size_t next_arrival_ = 0;
+  bool desk_looks_ = false;
+  std::vector<FluidEvent> events_;
+};
+
+}  // namespace millrace
