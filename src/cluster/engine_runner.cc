@@ -103,7 +103,8 @@ void EngineRunner::start(RunId id, Placement placement, Sink sink) {
     fail(id, request.error());
     return;
   }
-  const auto take = [queue = run.queue, loop = loop_, alive = alive_, this, id](const TokenEvent& event) {
+  const auto take = [queue = run.queue, fresh = fresh_, engine = engine_, loop = loop_, alive = alive_, this,
+                     id](const TokenEvent& event) {
     bool tell = false;
     const bool pause = queue->paused;
     {
@@ -112,9 +113,15 @@ void EngineRunner::start(RunId id, Placement placement, Sink sink) {
       if (pause && event.finish == FinishReason::none) queue->held.push_back(event.choice);
       tell = !std::exchange(queue->told, true);
     }
-    if (tell) {
-      loop->post([this, alive, id] {
-        if (*alive) deliver(id);
+    if (tell) fresh->push_back(id);
+    if (tell && fresh->size() == 1) {
+      // The loop is woken once for all sequences of a step, and not in the middle of it, on the engine's processor.
+      engine->after_sinks([this, fresh, loop, alive] {
+        loop->post([this, alive, runs = std::exchange(*fresh, {})] {
+          for (const RunId each : runs) {
+            if (*alive) deliver(each);
+          }
+        });
       });
     }
     return pause ? Demand::pause : Demand::more;

@@ -50,7 +50,8 @@ class EngineRunner : public StreamRunner {
   Engine* engine_;
   RunnerModel model_;
   EventLoop* loop_;
-  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // looked at on the loop alone
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);                          // looked at on the loop alone
+  std::shared_ptr<std::vector<RunId>> fresh_ = std::make_shared<std::vector<RunId>>();  // the engine's thread alone
   std::map<RunId, Run> runs_;
 };
 

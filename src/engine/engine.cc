@@ -70,6 +70,14 @@ void Engine::inspect(std::function<void(const EngineCore&)> call) {
   send(Inspection{std::move(call)});
 }
 
+void Engine::after_sinks(std::function<void()> call) {
+  after_sinks_.push_back(std::move(call));
+}
+
+void Engine::call_after_sinks() {
+  for (const std::function<void()>& call : std::exchange(after_sinks_, {})) call();
+}
+
 EngineSnapshot Engine::snapshot() const {
   const std::lock_guard lock(mutex_);
   EngineSnapshot now = snapshot_;
@@ -112,6 +120,7 @@ void Engine::run() {
     }
     take(messages);
     ran = core_.step();
+    call_after_sinks();
   }
   // Nobody is left without a last event: neither who runs nor who came in too late.
   {
@@ -121,6 +130,7 @@ void Engine::run() {
   }
   take(messages);
   core_.cancel_all();
+  call_after_sinks();
   const std::lock_guard lock(mutex_);
   snapshot_ = core_.snapshot();
   idle_ = true;

@@ -39,6 +39,10 @@ class Engine {
   /// Any thread. Refuses new requests from now on; those that were submitted run to their end.
   void drain();
 
+  /// From within a sink: the call is made on the engine's thread, when the sinks of this step have all been told. For
+  /// those who hand on what several sinks hear, to wake the next one once for all of it.
+  void after_sinks(std::function<void()> call);
+
   /// Any thread but the engine's own. True when everything that was submitted has ended, within `seconds`.
   bool wait_idle(double seconds);
 
@@ -71,7 +75,10 @@ class Engine {
   void run();
   void take(std::vector<Message>& messages);
 
+  void call_after_sinks();
+
   EngineCore core_;
+  std::vector<std::function<void()>> after_sinks_;  // the engine's thread alone
   std::int32_t max_waiting_;
   std::atomic<RequestId> next_id_{1};
 
