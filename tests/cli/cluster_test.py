@@ -161,7 +161,7 @@ class Cluster(Processes):
         self.kill_in_mid_stream(signal.SIGKILL)
 
     def test_constrained_choices_with_penalties_and_logprobs_move_too(self):
-        self.kill_in_mid_stream(signal.SIGKILL, n=3, guided_regex="([a-zA-Z']+ ){150,}", logprobs=2,
+        self.kill_in_mid_stream(signal.SIGKILL, n=4, guided_regex="([a-zA-Z']+ ){150,}", logprobs=2,
                                 frequency_penalty=0.5, max_tokens=400)
 
     def test_a_node_freezes_in_mid_stream_and_thaws(self):
