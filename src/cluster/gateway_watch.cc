@@ -51,6 +51,13 @@ std::string GatewayStreams::no_room_for(const Stream& stream) const {
 }
 
 void GatewayStreams::look_at(StreamId id, Stream& stream) {
+  // Who never had a node waits for one to come back, but nobody loses an answer that has not begun.
+  if (stream.attempt == 0 && clock_ - stream.untaken >= timing_.no_node) {
+    fail_stream(id,
+                {"there is no node that may serve this, by its model, its region and its labels: see `millrace status`",
+                 ErrorKind::unavailable});
+    return;
+  }
   if (stream.phase != Phase::running && clock_ - stream.untaken >= timing_.give_up) {
     fail_stream(id, {fmt::format("no node went on with this answer for {} s{}{}",
                                  std::chrono::duration_cast<std::chrono::seconds>(timing_.give_up).count(),

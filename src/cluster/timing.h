@@ -23,6 +23,7 @@ struct ClusterTiming {
   Duration stalled = std::chrono::seconds(20);         // an answer that has begun, without a frame: it moves
   Duration first_token = std::chrono::minutes(10);     // the same of one that waits or computes its prompt
   Duration give_up = std::chrono::seconds(120);        // a stream that no node has taken for so long ends with an error
+  Duration no_node = std::chrono::seconds(15);         // … sooner, where nobody was there whom it could be given to
   Duration avoid = std::chrono::seconds(10);           // a stream keeps away from a node that has failed it
   int failures = 5;                                    // so does one on which so many nodes died, one after the other
   Duration remember_ended = std::chrono::seconds(60);  // a node remembers what it has ended

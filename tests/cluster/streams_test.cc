@@ -271,6 +271,18 @@ TEST(Streams, EndWithAnErrorWhenNobodyGoesOn) {
   EXPECT_EQ(one.cloud.gateway("gateway-0").count(), 0u);
 }
 
+TEST(Streams, OfWhichNobodyIsThereEndSoon) {
+  SimCloud cloud({.nodes = 0, .gateways = 1, .classes = 1});
+  cloud.run_for(seconds(2));
+  const SeenStream& seen = cloud.begin_stream("gateway-0", long_answer());
+  cloud.run_for(seconds(13));
+  EXPECT_FALSE(seen.done.has_value()) << "a node may come back";
+  cloud.run_for(seconds(3));
+  ASSERT_TRUE(seen.done.has_value());
+  ASSERT_TRUE(seen.done->error.has_value());
+  EXPECT_EQ(seen.done->error->kind, ErrorKind::unavailable);
+}
+
 TEST(Streams, AWholePlacementOfMegabytesArrives) {
   SimCloud cloud({.nodes = 1, .gateways = 1, .classes = 1});
   cloud.run_for(seconds(2));
