@@ -30,24 +30,20 @@ std::vector<std::uint64_t> PrefixIndex::pages_of(std::string_view salt, std::spa
 }
 
 void PrefixIndex::add(NodeIndex node, std::span<const std::uint64_t> pages) {
-  std::vector<std::uint64_t>& held = held_[node];
+  std::unordered_set<std::uint64_t>& held = held_[node];
   for (const std::uint64_t page : pages) {
-    std::vector<NodeIndex>& holders = holders_[page];
-    if (std::ranges::find(holders, node) != holders.end()) continue;
-    holders.push_back(node);
-    held.push_back(page);
+    if (held.insert(page).second) holders_[page].push_back(node);
   }
 }
 
 void PrefixIndex::remove(NodeIndex node, std::span<const std::uint64_t> pages) {
+  const auto held = held_.find(node);
+  if (held == held_.end()) return;
   for (const std::uint64_t page : pages) {
+    if (held->second.erase(page) == 0) continue;
     const auto holders = holders_.find(page);
-    if (holders == holders_.end() || std::erase(holders->second, node) == 0) continue;
+    std::erase(holders->second, node);
     if (holders->second.empty()) holders_.erase(holders);
-    std::vector<std::uint64_t>& held = held_[node];
-    const auto at = std::ranges::find(held, page);
-    *at = held.back();
-    held.pop_back();
   }
 }
 

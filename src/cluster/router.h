@@ -28,6 +28,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "cluster/prefix_hash.h"
@@ -130,7 +131,7 @@ class PrefixIndex {
 
  private:
   std::unordered_map<std::uint64_t, std::vector<NodeIndex>> holders_;
-  std::unordered_map<NodeIndex, std::vector<std::uint64_t>> held_;
+  std::unordered_map<NodeIndex, std::unordered_set<std::uint64_t>> held_;
 };
 
 /// Not thread-safe. Nodes are numbers below a count that grows; what they are called, the caller knows.

@@ -113,6 +113,38 @@ TEST_F(EngineTest, APausedSinkResumesFromAnotherThread) {
   EXPECT_EQ(tokens, 10);
 }
 
+TEST_F(EngineTest, WhatFollowsTheSinksOfAStepIsCalledOnceForAllOfThem) {
+  struct Heard {
+    int tokens = 0, ends = 0;  // since the last call
+  } heard;
+  std::vector<Heard> calls;  // of the engine's thread, until it has been joined
+  {
+    Engine engine(*model_.runner, nullptr, {});
+    const auto sink = [&](const TokenEvent& event) {
+      if (heard.tokens + heard.ends == 0) {
+        engine.after_sinks([&] { calls.push_back(std::exchange(heard, {})); });
+      }
+      ++(event.finish == FinishReason::none ? heard.tokens : heard.ends);
+      return Demand::more;
+    };
+    Request four = request(20);
+    four.choices = 4;
+    ASSERT_TRUE(engine.submit(std::move(four), sink).ok());
+    EXPECT_TRUE(engine.wait_idle(60.0));
+    ASSERT_TRUE(engine.submit(request(1000), sink).ok());
+  }
+  int steps_of_four = 0, ends = 0;
+  for (const Heard& each : calls) {
+    EXPECT_GT(each.tokens + each.ends, 0);
+    EXPECT_LE(each.tokens + each.ends, 4);
+    steps_of_four += each.tokens + each.ends == 4 ? 1 : 0;
+    ends += each.ends;
+  }
+  EXPECT_GE(steps_of_four, 15);
+  EXPECT_EQ(ends, 5) << "the last one too, which the engine's end has cancelled";
+  EXPECT_EQ(heard.tokens + heard.ends, 0);
+}
+
 TEST_F(EngineTest, WhoeverIsLeftAtTheEndIsCancelled) {
   std::atomic<int> cancelled{0};
   {
