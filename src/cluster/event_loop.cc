@@ -60,24 +60,11 @@ void EventLoop::call_due() {
   }
 }
 
-void EventLoop::at_round_end(std::function<void()> call) {
-  if (in_round_) {
-    at_end_.push_back(std::move(call));
-  } else {
-    call();
-  }
-}
-
 void EventLoop::run() {
   for (bool going = true; going;) {
     going = wait();
-    in_round_ = true;
     for (const std::function<void()>& call : taken_) call();
     call_due();
-    while (!at_end_.empty()) {
-      for (const std::function<void()>& call : std::exchange(at_end_, {})) call();
-    }
-    in_round_ = false;
   }
 }
 

@@ -29,9 +29,6 @@ class EventLoop {
   /// Makes calls until stop(). It may be called again.
   void run();
 
-  /// On the loop's thread. The call is made when all is done that is to be done now; at once where run() does not run.
-  void at_round_end(std::function<void()> call);
-
   [[nodiscard]] Instant now() const;
   /// On the loop's thread, or before run().
   TimerId after(Duration delay, std::function<void()> call);
@@ -46,8 +43,6 @@ class EventLoop {
   std::unordered_map<TimerId, std::function<void()>> timers_;
   TimerId next_timer_ = 1;
   std::vector<std::function<void()>> taken_;
-  std::vector<std::function<void()>> at_end_;
-  bool in_round_ = false;
 
   std::mutex mutex_;
   std::condition_variable arrived_;

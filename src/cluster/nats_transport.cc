@@ -4,10 +4,8 @@
 #include <nats/nats.h>
 
 #include <mutex>
-#include <thread>
 #include <utility>
 
-#include "cluster/nats_poller.h"
 #include "cluster/wire.h"
 #include "core/check.h"
 
@@ -20,12 +18,10 @@ constexpr std::int64_t kReconnectWait = 250;         // ms between two attempts,
 constexpr std::int64_t kReconnectJitter = 250;       // so much more
 constexpr std::int64_t kConnectTimeout = 2000;       // ms
 constexpr std::int64_t kPingInterval = 2000;         // ms; a cable that was pulled is noticed after two of them
-constexpr int kMostBuffered = 64 << 20;              // bytes that wait for a server that is slow
 constexpr std::size_t kWaitingBytes = 256ull << 20;  // of messages that this process has not taken yet
 constexpr std::size_t kPerMessage = 1024;            // that one takes beside its bytes
-constexpr std::size_t kMostSpent = 256;              // messages
+constexpr std::size_t kMostSpent = 256;              // messages that are freed together
 constexpr std::size_t kMostSpentBytes = 1 << 20;     // … and their bytes
-constexpr int kTurnsToSend = 200;                    // of a millisecond, for what is left at the end
 
 struct OptionsDeleter {
   void operator()(natsOptions* options) const { natsOptions_Destroy(options); }
@@ -47,21 +43,12 @@ struct NatsTransport::Shared {
   std::atomic<std::size_t> waiting_bytes{0};
   std::atomic<std::int64_t> received{0}, dropped{0};
 
-  struct Subscription {
-    std::shared_ptr<const Handler> handler;
-    natsSubscription* subscription = nullptr;
-  };
-  std::mutex subscribing;
-  std::vector<Subscription> subscriptions;  // guarded by subscribing
-
   // Messages that have been read. libnats has a thread that frees them: it is not woken for each.
   std::vector<std::shared_ptr<natsMsg>> spent;  // the loop alone, as the next one
   std::size_t spent_bytes = 0;
 
   std::mutex posting;            // held while a call is handed to the loop, so that none comes behind the end
   std::shared_ptr<Shared> self;  // until libnats has made its last callback
-
-  static void take(const std::shared_ptr<Shared>& shared);
 
   template <typename Call>
   static void post(const std::shared_ptr<Shared>& shared, Call call) {
@@ -73,48 +60,12 @@ struct NatsTransport::Shared {
   }
 };
 
-/// On the poller's thread: hands over what has come, all of it at once.
-void NatsTransport::Shared::take(const std::shared_ptr<Shared>& shared) {
-  struct Came {
-    std::shared_ptr<const Handler> handler;
-    std::shared_ptr<natsMsg> message;
-    std::size_t bytes = 0;
-  };
-  std::vector<Came> all;
-  {
-    const std::lock_guard lock(shared->subscribing);
-    for (const Subscription& each : shared->subscriptions) {
-      int messages = 0;
-      (void)natsSubscription_GetPending(each.subscription, &messages, nullptr);
-      for (natsMsg* message = nullptr; messages > 0; --messages) {
-        if (natsSubscription_NextMsg(&message, each.subscription, 0) != NATS_OK) continue;
-        const auto bytes = static_cast<std::size_t>(natsMsg_GetDataLength(message));
-        // Frames are numbered, so what is dropped is asked for again; memory is not to be had again.
-        if (shared->waiting_bytes + bytes + kPerMessage > kWaitingBytes) {
-          ++shared->dropped;
-          natsMsg_Destroy(message);
-          continue;
-        }
-        shared->waiting_bytes += bytes + kPerMessage;
-        ++shared->received;
-        all.push_back({each.handler, {message, natsMsg_Destroy}, bytes});
-      }
-    }
-  }
-  if (all.empty()) return;
-  post(shared, [all = std::move(all)](Shared& s) {
-    for (const auto& [handler, message, bytes] : all) {
-      if (!s.alive) return;
-      s.waiting_bytes -= bytes + kPerMessage;
-      (*handler)(natsMsg_GetSubject(message.get()), std::as_bytes(std::span(natsMsg_GetData(message.get()), bytes)));
-      s.spent_bytes += bytes;
-      s.spent.push_back(message);
-    }
-    if (s.spent.size() < kMostSpent && s.spent_bytes < kMostSpentBytes) return;
-    s.spent.clear();
-    s.spent_bytes = 0;
-  });
-}
+struct NatsTransport::Subscription {
+  std::shared_ptr<Shared> shared;
+  std::shared_ptr<const Handler> handler;
+  natsSubscription* subscription = nullptr;
+  std::shared_ptr<Subscription> self;  // as Shared has it
+};
 
 NatsTransport::NatsTransport(EventLoop& loop, std::function<void(const std::string&)> on_message)
     : loop_(&loop), shared_(std::make_shared<Shared>()) {
@@ -209,10 +160,8 @@ Result<std::unique_ptr<NatsTransport>> NatsTransport::connect(const NatsOptions&
   set("callbacks", natsOptions_SetClosedCB(raw, &Callback::closed, closure));
   set("callbacks", natsOptions_SetErrorHandler(raw, &Callback::error, closure));
   set("callbacks", natsOptions_SetRetryOnFailedConnect(raw, true, &Callback::up, closure));
-  // A frame leaves when the loop's round ends: its reader waits for it. The library's flusher would sleep first.
+  // A frame leaves at once: its reader waits for it, and the library's flusher would take another thread's turn.
   set("sending", natsOptions_SetSendAsap(raw, true));
-  transport->poller_ = std::make_unique<NatsPoller>([shared = transport->shared_] { Shared::take(shared); });
-  set("polling", transport->poller_->use_for(raw));
   if (status != NATS_OK) return fail("NATS: {} can't be used: {}", what, describe(status));
 
   shared->self = transport->shared_;
@@ -231,53 +180,64 @@ NatsTransport::~NatsTransport() {
     const std::lock_guard lock(shared_->posting);
     shared_->alive = false;
   }
-  if (connection_ == nullptr) return;
-  for (int turn = 0; turn < kTurnsToSend && shared_->connected && natsConnection_Buffered(connection_) > 0; ++turn) {
-    poller_->flush();
-    if (turn > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  if (connection_ != nullptr) {
+    natsConnection_Close(connection_);
+    for (const std::shared_ptr<Subscription>& subscription : subscriptions_) {
+      natsSubscription_Destroy(subscription->subscription);
+    }
+    natsConnection_Destroy(connection_);
+    connection_ = nullptr;
   }
-  natsConnection_Close(connection_);
-  poller_.reset();
-  for (const Shared::Subscription& each : shared_->subscriptions) natsSubscription_Destroy(each.subscription);
-  natsConnection_Destroy(connection_);
-  connection_ = nullptr;
 }
 
 void NatsTransport::publish(std::string_view subject, std::span<const std::byte> message) {
   MILLRACE_CHECK(message.size() <= kMaxMessage, "a message of {} bytes on {}", message.size(), subject);
   ++published_;
-  if (full_) {
-    ++unsent_;
-  } else {
-    const NatsPoller::Later later;
-    const natsStatus status = natsConnection_Publish(connection_, std::string(subject).c_str(), message.data(),
-                                                     static_cast<int>(message.size()));
-    if (status != NATS_OK) ++unsent_;
-  }
-  if (std::exchange(flushes_, true)) return;
-  loop_->at_round_end([this, shared = shared_] {
-    if (shared->alive) flush();
-  });
-}
-
-void NatsTransport::flush() {
-  flushes_ = false;
-  poller_->flush();
-  full_ = natsConnection_Buffered(connection_) > kMostBuffered;
+  const natsStatus status = natsConnection_Publish(connection_, std::string(subject).c_str(), message.data(),
+                                                   static_cast<int>(message.size()));
+  if (status != NATS_OK) ++unsent_;
 }
 
 void NatsTransport::subscribe(std::string_view pattern, Handler handler) {
-  // What comes before it stands in the list waits for the lock.
-  const std::lock_guard lock(shared_->subscribing);
-  Shared::Subscription made{.handler = std::make_shared<const Handler>(std::move(handler))};
-  const natsStatus status = natsConnection_SubscribeSync(&made.subscription, connection_, std::string(pattern).c_str());
+  auto subscription = std::make_shared<Subscription>();
+  subscription->shared = shared_;
+  subscription->handler = std::make_shared<const Handler>(std::move(handler));
+  const natsMsgHandler take = [](natsConnection*, natsSubscription*, natsMsg* message, void* closure) {
+    const auto* own = static_cast<const Subscription*>(closure);
+    const std::shared_ptr<Shared>& shared = own->shared;
+    const auto bytes = static_cast<std::size_t>(natsMsg_GetDataLength(message)), held_bytes = bytes + kPerMessage;
+    // Frames are numbered, so what is dropped is asked for again; memory is not to be had again.
+    if (shared->waiting_bytes + held_bytes > kWaitingBytes) {
+      ++shared->dropped;
+      natsMsg_Destroy(message);
+      return;
+    }
+    shared->waiting_bytes += held_bytes;
+    ++shared->received;
+    const auto held = std::shared_ptr<natsMsg>(message, natsMsg_Destroy);
+    Shared::post(shared, [handler = own->handler, held, bytes, held_bytes](Shared& s) {
+      s.waiting_bytes -= held_bytes;
+      (*handler)(natsMsg_GetSubject(held.get()), std::as_bytes(std::span(natsMsg_GetData(held.get()), bytes)));
+      s.spent_bytes += bytes;
+      s.spent.push_back(held);
+      if (s.spent.size() < kMostSpent && s.spent_bytes < kMostSpentBytes) return;
+      s.spent.clear();
+      s.spent_bytes = 0;
+    });
+  };
+  const natsStatus status = natsConnection_Subscribe(&subscription->subscription, connection_,
+                                                     std::string(pattern).c_str(), take, subscription.get());
   if (status != NATS_OK) {  // refused, and given up already: when_given_up() tells it
     Shared::post(shared_, [message = fmt::format("NATS: subscribing to {}: {}", pattern, describe(status))](
                               const Shared& s) { s.on_message(message); });
     return;
   }
-  (void)natsSubscription_SetPendingLimits(made.subscription, -1, -1);  // take() has its own
-  shared_->subscriptions.push_back(std::move(made));
+  subscription->self = subscription;
+  const natsOnCompleteCB complete = [](void* closure) {
+    const std::shared_ptr<Subscription> last = std::exchange(static_cast<Subscription*>(closure)->self, nullptr);
+  };
+  natsSubscription_SetOnCompleteCB(subscription->subscription, complete, subscription.get());
+  subscriptions_.push_back(std::move(subscription));
 }
 
 Transport::TimerId NatsTransport::after(Duration delay, std::function<void()> call) {

@@ -17,8 +17,6 @@ struct __natsConnection;
 
 namespace millrace {
 
-class NatsPoller;
-
 struct NatsOptions {
   std::string url = "nats://127.0.0.1:4222";  // several: separated by commas
   std::string name = {};                      // of the node or gateway; its inbox is _INBOX_NAME
@@ -48,7 +46,7 @@ class NatsTransport : public Transport {
   struct Counters {
     std::int64_t published = 0, unsent = 0, received = 0, dropped = 0;
   };
-  /// `unsent`: there was no server, or a slow one, and the buffer was full; `dropped`: this process was too slow.
+  /// `unsent`: there was no server, and the buffer was full; `dropped`: this process was too slow.
   [[nodiscard]] Counters counters() const;
 
   /// On the loop, with the reason: the server has refused this identity, and is not looked for any more.
@@ -59,16 +57,14 @@ class NatsTransport : public Transport {
 
  private:
   struct Shared;
+  struct Subscription;
 
   NatsTransport(EventLoop& loop, std::function<void(const std::string&)> on_message);
-  void flush();
 
   EventLoop* loop_;
   std::shared_ptr<Shared> shared_;  // with the callbacks of libnats, which end later
   __natsConnection* connection_ = nullptr;
-  std::unique_ptr<NatsPoller> poller_;
-  bool flushes_ = false;  // when the loop's round ends
-  bool full_ = false;     // the server is slower than this process
+  std::vector<std::shared_ptr<Subscription>> subscriptions_;
   std::int64_t published_ = 0, unsent_ = 0;
 };
 

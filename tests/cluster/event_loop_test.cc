@@ -1,58 +1,14 @@
-// The loop of a gateway or a node: rounds, their ends, timers.
+// The loop of a gateway or a node: calls of other threads, timers.
 #include "cluster/event_loop.h"
 
 #include <gtest/gtest.h>
 
-#include <string>
+#include <chrono>
 #include <thread>
+#include <vector>
 
 namespace millrace {
 namespace {
-
-TEST(EventLoopTest, ARoundEndsWhenAllIsDoneThatWasToBeDone) {
-  EventLoop loop;
-  std::string log;
-  for (int i = 0; i < 3; ++i) {
-    loop.post([&] {
-      log += 'p';
-      if (log.size() == 1) {
-        loop.after(Duration{0}, [&] {
-          log += 't';
-          loop.at_round_end([&] {
-            log += 'f';
-            loop.at_round_end([&] { log += 'g'; });
-          });
-        });
-        loop.at_round_end([&] { log += 'e'; });
-      }
-    });
-  }
-  loop.post([&] { loop.stop(); });
-  loop.run();
-  EXPECT_EQ(log, "ppptefg");
-}
-
-TEST(EventLoopTest, WhereNoRoundIsItsEndIsNow) {
-  EventLoop loop;
-  int calls = 0;
-  loop.at_round_end([&] { ++calls; });
-  EXPECT_EQ(calls, 1);
-  loop.post([&] { loop.stop(); });
-  loop.run();
-  loop.at_round_end([&] { ++calls; });
-  EXPECT_EQ(calls, 2);
-}
-
-TEST(EventLoopTest, WhatComesWithTheStopStillEndsItsRound) {
-  EventLoop loop;
-  bool ended = false;
-  loop.post([&] {
-    loop.stop();
-    loop.at_round_end([&] { ended = true; });
-  });
-  loop.run();
-  EXPECT_TRUE(ended);
-}
 
 TEST(EventLoopTest, CallsOfOtherThreadsComeInTheirOrder) {
   EventLoop loop;
@@ -69,6 +25,20 @@ TEST(EventLoopTest, CallsOfOtherThreadsComeInTheirOrder) {
   loop.run();
   other.join();
   EXPECT_EQ(last, 999);
+}
+
+TEST(EventLoopTest, TimersComeInTheirOrderAndCancelledOnesNever) {
+  EventLoop loop;
+  std::vector<int> came;
+  loop.after(std::chrono::milliseconds(20), [&] {
+    came.push_back(2);
+    loop.stop();
+  });
+  loop.after(std::chrono::milliseconds(5), [&] { came.push_back(1); });
+  loop.cancel(loop.after(std::chrono::milliseconds(10), [&] { came.push_back(9); }));
+  loop.run();
+  EXPECT_EQ(came, (std::vector{1, 2}));
+  EXPECT_GE(loop.now(), std::chrono::milliseconds(20));
 }
 
 }  // namespace
