@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <functional>
-#include <span>
+#include <string>
+#include <vector>
 
 #include "batches/batch_state.h"
 #include "cluster/node_table.h"
+#include "cluster/transport.h"
 
 namespace millrace {
 
@@ -37,15 +39,27 @@ struct BatchBudget {
 /// begun while requests are blocked; lines are taken back for them.
 BatchBudget batch_budget(const NodeRoom& room, std::int64_t gateways, const LinesInFlight& lines);
 
-/// What is asked of whoever plans when batch work is done.
-struct StartQuery {
-  UnixTime now = 0, deadline = 0;
-  std::int64_t lines_left = 0;  // of the batch, about
-  std::int64_t spare = 0;       // lines that batch_budget() lets this gateway begin
-  NodeRoom room;
+/// A batch in progress, as one gateway knows it.
+struct WaitingLines {
+  std::string id;
+  double seconds_left = 0.0;                        // until its deadline
+  std::int64_t lines = 0;                           // that have no result, of all gateways, about
+  double own = 0.0;                                 // of these: that this gateway has, and its part of those nobody has
+  double prompt_tokens = 0.0, answer_tokens = 0.0;  // of a line, about
+  std::int64_t sample = 0;  // lines that this gateway runs at once, as nobody knows yet how long answers are
 };
 
-/// How many lines of the batch may begin now, at most `spare`.
-using BatchStartLimit = std::function<std::int64_t(const StartQuery&)>;
+/// What is asked of whoever plans when batch work is done.
+struct StartQuery {
+  Duration now{0};  // monotonic
+  UnixTime wall = 0;
+  std::int64_t gateways = 1;
+  std::int64_t lines_at_beats = 0;  // of this gateway, in the time of which the beats tell
+  NodeRoom room = {};
+  std::vector<WaitingLines> batches = {};  // the most urgent first
+};
+
+/// How many lines of each of these batches this gateway may have running at once.
+using BatchStartLimit = std::function<std::vector<std::int64_t>(const StartQuery&)>;
 
 }  // namespace millrace

@@ -2,6 +2,7 @@
 
 #include <nats/nats.h>
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <utility>
@@ -106,11 +107,16 @@ std::vector<std::pair<LineRunner::Id, LineAnswer>> EngineLines::finished() {
     HttpAnswer::Piece piece = running.answer->pull();
     if (!piece.whole) continue;
     constexpr int kOk = 200;
+    LineTokens tokens;
     if (piece.whole->status == kOk && !running.answer->failed()) {
-      running.charge.costs(running.call.cost_of(running.answer->use()));
+      const TokenUse use = running.answer->use();
+      running.charge.costs(running.call.cost_of(use));
+      if (use.prompt >= 0 && use.generated >= 0) {
+        tokens = {1, std::max<std::int64_t>(0, use.prompt - std::max<std::int64_t>(0, use.cached)), use.generated};
+      }
     }
     finished.emplace_back(
-        id, LineAnswer{piece.whole->status, std::move(piece.whole->body), false, std::move(running.charge)});
+        id, LineAnswer{piece.whole->status, std::move(piece.whole->body), false, std::move(running.charge), tokens});
     running_.erase(found);
   }
   return finished;

@@ -250,13 +250,22 @@ Result<BatchRecord> read_batch(std::string_view text) {
 }
 
 std::string stored_claim(const BatchClaim& claim) {
-  return dump({{"life", claim.life}, {"done", claim.done}, {"request_counts", counts_json(claim.counts)}});
+  Json json{{"life", claim.life}, {"done", claim.done}, {"request_counts", counts_json(claim.counts)}};
+  if (claim.tokens.lines > 0) {
+    json["measured_lines"] = claim.tokens.lines;
+    json["prompt_tokens"] = claim.tokens.prompt;
+    json["answer_tokens"] = claim.tokens.answer;
+  }
+  return dump(json);
 }
 
 Result<BatchClaim> read_claim(std::string_view text) {
   const Json json = Json::parse(text, nullptr, false);
   Reader in(json);
-  BatchClaim claim{.life = in.text("life"), .done = in.flag("done"), .counts = read_counts(in)};
+  BatchClaim claim{.life = in.text("life"), .done = in.flag("done"), .counts = read_counts(in), .tokens = {}};
+  if (in.find("measured_lines") != nullptr) {
+    claim.tokens = {in.number("measured_lines"), in.number("prompt_tokens"), in.number("answer_tokens")};
+  }
   if (!in.ok) return unreadable("claim");
   return claim;
 }

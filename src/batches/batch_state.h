@@ -83,11 +83,23 @@ Result<FileRecord> read_file_record(std::string_view text);
 std::string stored_batch(const BatchRecord& batch);
 Result<BatchRecord> read_batch(std::string_view text);
 
+/// What lines took that were answered: how long others of the batch will be.
+struct LineTokens {
+  std::int64_t lines = 0, prompt = 0, answer = 0;  // tokens of prompts without those that were cached
+
+  void add(const LineTokens& more) {
+    lines += more.lines;
+    prompt += more.prompt;
+    answer += more.answer;
+  }
+};
+
 /// Who has a task of a batch, or that it is done.
 struct BatchClaim {
   std::string life;  // of the process that has claimed it
   bool done = false;
   BatchCounts counts = {};  // of a block that is done
+  LineTokens tokens = {};   // … of those of its lines that this process answered
 };
 std::string stored_claim(const BatchClaim& claim);
 Result<BatchClaim> read_claim(std::string_view text);

@@ -12,15 +12,14 @@ constexpr Duration kUnborn = std::chrono::minutes(1);         // until a batch w
 constexpr Duration kListTime = std::chrono::milliseconds(2);  // for each block, between two lists of all
 constexpr Duration kLongestSleep = std::chrono::milliseconds(250);
 
-/// The number of a block that is a task's name.
-std::optional<std::int64_t> block_of(std::string_view task) {
+}  // namespace
+
+std::optional<std::int64_t> BatchWorker::block_of(std::string_view task) {
   std::int64_t block = 0;
   const auto [end, problem] = std::from_chars(task.data(), task.data() + task.size(), block);
   if (problem != std::errc() || end != task.data() + task.size()) return std::nullopt;
   return block;
 }
-
-}  // namespace
 
 BatchWorker::BatchWorker(BatchStore& store, LineRunner& runner, BatchWorkerOptions options)
     : store_(&store), runner_(&runner), options_(std::move(options)), lives_(store, options_.life) {}

@@ -29,6 +29,7 @@ struct LineAnswer {
   std::string body = {};  // JSON
   bool waits = false;     // its tenant may not have it now, by `body`: it was not begun
   LineCharge charge = {};
+  LineTokens tokens = {};  // of the line, where it was answered and this is known
 };
 
 /// Who answers lines. Called on the worker's thread.
@@ -67,9 +68,9 @@ struct BatchWorkerOptions {
   std::string life;   // of this process; no other has had it
   std::string model;  // lines of others are left alone; they expire, are cancelled and cleared away all the same
   BatchTiming timing = {};
-  std::int64_t max_lines = 1024;  // in flight
-  int max_tries = 5;              // of a line
-  BatchStartLimit start_limit = {};
+  std::int64_t max_lines = 1024;                            // in flight
+  int max_tries = 5;                                        // of a line
+  BatchStartLimit start_limit = {};                         // none: lines begin as soon as places are free
   std::function<void(const std::string&)> on_message = {};  // one line for the log
 };
 
@@ -106,6 +107,7 @@ class BatchWorker {
     LineRunner::Id id = 0;
     int tries = 0;
     Duration not_before{0}, started{0};
+    LineTokens tokens = {};
   };
   struct Held {
     std::uint64_t revision = 0;  // of the claim
@@ -128,6 +130,8 @@ class BatchWorker {
     std::map<std::int64_t, Held> held;  // by block
     Duration not_before{0};             // its tenant was refused
     std::string refusal;                // that was told last
+    Duration not_waiting{0};            // when it last had lines that ran, or might have
+    bool told_to_wait = false;
   };
   using Batches = std::map<std::string, Known, std::less<>>;
   struct Job {
@@ -143,6 +147,9 @@ class BatchWorker {
     std::string value = {};   // as it is stored, once the blob is written
     LineCharge charge = {};
   };
+
+  /// The number of a block that is a task's name.
+  static std::optional<std::int64_t> block_of(std::string_view task);
 
   Status work();
   Status scan();
@@ -174,7 +181,9 @@ class BatchWorker {
   void say(const std::string& message) const;
   [[nodiscard]] std::vector<Batches::iterator> by_deadline(bool of_all_models);
   [[nodiscard]] std::int64_t lines_at_beats() const;
-  [[nodiscard]] std::int64_t lines_left(const Known& batch) const;
+  void tell_of_hours(const std::string& id, Known& batch, std::int64_t limit, std::int64_t under_way);
+  WaitingLines waiting_lines(const std::string& id, const Known& batch, std::int64_t gateways);
+  Status start_lines(std::vector<Batches::iterator> row, std::int64_t most, const StartQuery& query);
   HeldLine* find(std::string_view batch, std::int64_t block, std::size_t line);
 
   BatchStore* store_;

@@ -1,6 +1,7 @@
 // The lines of BatchWorker: begun where there is room, answered, committed.
 #include <algorithm>
 
+#include "batches/batch_validation.h"
 #include "batches/batch_worker.h"
 
 namespace millrace {
@@ -9,6 +10,9 @@ namespace {
 
 constexpr int kOk = 200, kTimeout = 408, kTooMany = 429, kServerError = 500;
 constexpr int kClaimTries = 4;  // that others may win, each time
+// Of a line, until some were answered: bytes of the input for a token of it, tokens of the answer; and lines that this
+// guess counts for.
+constexpr double kBytesPerToken = 4.0, kUsualAnswer = 256.0, kGuess = 2.0;
 
 bool may_be_tried_again(int status) {
   return status == kTimeout || status == kTooMany || status >= kServerError;
@@ -43,6 +47,7 @@ void BatchWorker::take_answers() {
       continue;
     }
     line->state = LineState::answered;
+    line->tokens = answer.tokens;
     const BlockLine& of = line->line;
     LineResult result{.status = answer.status};
     result.record = batch_record(of.key, of.request.custom_id, answer.status, answer.body, of.request.problem);
@@ -132,6 +137,7 @@ Status BatchWorker::end_block(const std::string& id, Known& batch, std::int64_t 
     return Ok{};
   }
   BatchClaim done{.life = options_.life, .done = true};
+  for (const HeldLine& line : held->second.lines) done.tokens.add(line.tokens);
   for (const auto& [number, result] : results) {
     ++done.counts.total;
     ++(result.status == kOk ? done.counts.completed : done.counts.failed);
@@ -155,26 +161,24 @@ Status BatchWorker::start_lines() {
   NodeRoom room = runner_->room();
   if (room.starved == 0) not_starved_ = now_;
   if (now_ - not_starved_ >= options_.timing.starving) room.blocked += room.starved;
-  BatchBudget budget = batch_budget(room, lives_.count(now_), flight);
+  const std::int64_t gateways = lives_.count(now_);
+  BatchBudget budget = batch_budget(room, gateways, flight);
   if (yielded_ > Duration{0} && now_ - yielded_ < options_.timing.beat_lag) budget = {};  // the beats are of before
   if (budget.yield > 0) {
     yield(budget.yield);
     yielded_ = now_;
   }
-  std::int64_t most = std::min(budget.start, options_.max_lines - flight.now);
-  for (const auto& found : by_deadline(false)) {
-    if (most <= 0) break;
-    Known& batch = found->second;
-    if (batch.record.status != BatchStatus::in_progress || wall_ >= batch.record.expires_at) continue;
-    if (now_ < batch.not_before) continue;
-    std::int64_t limit = most;
-    if (options_.start_limit) {
-      const StartQuery query{wall_, batch.record.expires_at, lines_left(batch), most, room};
-      limit = std::min(most, options_.start_limit(query));
+  const std::int64_t most = std::min(budget.start, options_.max_lines - flight.now);
+  if (most > 0) {
+    std::vector<Batches::iterator> row;
+    StartQuery query{.now = now_, .wall = wall_, .gateways = gateways, .lines_at_beats = flight.at_beats, .room = room};
+    for (const auto& found : by_deadline(false)) {
+      const Known& batch = found->second;
+      if (batch.record.status != BatchStatus::in_progress || wall_ >= batch.record.expires_at) continue;
+      row.push_back(found);
+      if (options_.start_limit) query.batches.push_back(waiting_lines(found->first, batch, gateways));
     }
-    if (limit <= 0) continue;
-    MILLRACE_TRY(const std::int64_t started, start_lines_of(found->first, batch, limit));
-    most -= started;
+    MILLRACE_CHECK_OK(start_lines(std::move(row), most, query));
   }
   flights_.emplace_back(now_, static_cast<std::int64_t>(running_.size()));
   while (flights_.size() > 1 && now_ - flights_[1].first >= options_.timing.beat_lag) flights_.pop_front();
@@ -187,13 +191,75 @@ std::int64_t BatchWorker::lines_at_beats() const {
   return std::ranges::min_element(flights_, {}, &std::pair<Duration, std::int64_t>::second)->second;
 }
 
-std::int64_t BatchWorker::lines_left(const Known& batch) const {
-  std::int64_t done = 0;
-  for (const auto& [name, task] : batch.tasks) done += task.claim.counts.total;
-  for (const auto& [block, held] : batch.held) {
-    done += std::ranges::count(held.lines, LineState::done, &HeldLine::state);
+/// Of these batches, at most so many lines, as far as whoever plans their hours lets them.
+Status BatchWorker::start_lines(std::vector<Batches::iterator> row, std::int64_t most, const StartQuery& query) {
+  std::vector<std::int64_t> limits;
+  if (options_.start_limit && !row.empty()) limits = options_.start_limit(query);
+  for (std::size_t i = 0; i < row.size() && most > 0; ++i) {
+    const std::string& id = row[i]->first;
+    Known& batch = row[i]->second;
+    if (now_ < batch.not_before) continue;
+    std::int64_t limit = most;
+    if (i < limits.size()) {
+      std::int64_t under_way = 0;
+      for (const auto& [block, held] : batch.held) {
+        under_way += std::ranges::count(held.lines, LineState::running, &HeldLine::state) +
+                     std::ranges::count(held.lines, LineState::answered, &HeldLine::state);
+      }
+      limit = std::min(most, limits[i] - under_way);
+      tell_of_hours(id, batch, limits[i], under_way);
+    }
+    if (limit <= 0) continue;
+    MILLRACE_TRY(const std::int64_t started, start_lines_of(id, batch, limit));
+    most -= started;
   }
-  return std::max<std::int64_t>(0, batch.record.counts.total - done);
+  return Ok{};
+}
+
+/// That lines wait for hours, once they have done so for a while, and that they do no more.
+void BatchWorker::tell_of_hours(const std::string& id, Known& batch, std::int64_t limit, std::int64_t under_way) {
+  constexpr Duration kAWhile = std::chrono::seconds(10);
+  if (limit > 0 || under_way > 0) batch.not_waiting = now_;
+  const bool waits = limit <= 0 && now_ - batch.not_waiting >= kAWhile;
+  if (waits == batch.told_to_wait || (!waits && limit <= 0)) return;
+  batch.told_to_wait = waits;
+  say(fmt::format("lines of {} {}", id, waits ? "wait for hours that cost less" : "begin, as it was planned"));
+}
+
+WaitingLines BatchWorker::waiting_lines(const std::string& id, const Known& batch, std::int64_t gateways) {
+  const BatchRecord& record = batch.record;
+  // Where the wall clock goes back, no batch has longer than its window since it was seen here.
+  const double window = static_cast<double>(record.expires_at - record.created_at);
+  const double known = std::chrono::duration<double>(now_ - batch.first_seen).count();
+  WaitingLines waiting{.id = id,
+                       .seconds_left = std::min(static_cast<double>(record.expires_at - wall_), window - known)};
+  std::int64_t done = 0, here = 0, done_here = 0, elsewhere = 0;
+  LineTokens seen;
+  bool measured = false;
+  for (const auto& [name, task] : batch.tasks) {
+    done += task.claim.counts.total;
+    seen.add(task.claim.tokens);
+    measured = measured || task.claim.tokens.lines > 0;
+    const bool others = !task.claim.done && block_of(name) && !lives_.is_dead(task.claim.life, now_) &&
+                        task.claim.life != options_.life;
+    elsewhere += others ? kBlockLines : 0;
+  }
+  for (const auto& [block, held] : batch.held) {
+    const std::int64_t of_block = std::ranges::count(held.lines, LineState::done, &HeldLine::state);
+    done_here += of_block;
+    here += static_cast<std::int64_t>(held.lines.size()) - of_block;
+    for (const HeldLine& line : held.lines) seen.add(line.tokens);
+  }
+  waiting.lines = std::max<std::int64_t>(0, record.counts.total - done - done_here);
+  const std::int64_t free = std::max<std::int64_t>(0, waiting.lines - here - elsewhere);
+  waiting.own = static_cast<double>(here) + static_cast<double>(free) / static_cast<double>(gateways);
+  if (!measured && (here > 0 || elsewhere == 0)) waiting.sample = std::max<std::int64_t>(0, kBlockLines - done_here);
+  const double lines = kGuess + static_cast<double>(seen.lines);
+  const double bytes =
+      static_cast<double>(record.input_bytes) / static_cast<double>(std::max<std::int64_t>(1, record.counts.total));
+  waiting.prompt_tokens = (kGuess * bytes / kBytesPerToken + static_cast<double>(seen.prompt)) / lines;
+  waiting.answer_tokens = (kGuess * kUsualAnswer + static_cast<double>(seen.answer)) / lines;
+  return waiting;
 }
 
 Result<std::int64_t> BatchWorker::start_lines_of(const std::string& id, Known& batch, std::int64_t most) {

@@ -44,6 +44,7 @@ struct GatewayFlags {
   std::string route_log;
   int replicas = 1;
   AuditFlags audits;
+  BatchFlags batches;
 };
 
 const std::map<std::string, RoutePolicy> kPolicies{{"round_robin", RoutePolicy::round_robin},
@@ -147,8 +148,9 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   };
   options.on_message = say;
 
-  GatewayBatches batches(*transport, flags.nats.name, served, access, tenants.admission(), warn, flags.replicas);
-  batches.watch(streams, loop);
+  GatewayBatches batches(flags.batches, *transport, flags.nats.name, served, access, tenants.admission(), warn,
+                         flags.replicas);
+  batches.watch(streams, picker, loop);
   options.on_drain = [&] { batches.end(); };
   std::unique_ptr<Server> server;
   ApiRoutesOptions routes{
@@ -229,6 +231,7 @@ void add_gateway(CLI::App& app, Command& chosen) {
                    "Servers of a NATS cluster that keep what is registered, of buckets that this gateway makes")
       ->check(CLI::IsMember({1, 3, 5}))
       ->capture_default_str();
+  add_batch_flags(*command, flags->batches);
   add_audit_flags(*command, flags->audits);
   command->callback(
       [flags, &app, &chosen] { chosen = [flags, version = app.version()] { return serve_cluster(*flags, version); }; });

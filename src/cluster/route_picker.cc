@@ -32,6 +32,10 @@ bool is_sane(const NodeSpeed& speed) {
          speed.step_per_sequence <= speed.step;
 }
 
+NodeSpeed believed(const NodeSpeed& claim) {
+  return is_sane(claim) ? claim : NodeSpeed{};
+}
+
 }  // namespace
 
 void RoutePicker::learn_node(const std::string& name, const NodeState& state, double now) {
@@ -48,7 +52,7 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
   facts.price = seen.terms.price(options_.wall());
   set_priced(seen, facts.price);
   if (model != nullptr) {
-    const NodeSpeed claim = is_sane(model->speed) ? model->speed : NodeSpeed{};
+    const NodeSpeed claim = believed(model->speed);
     // What was observed holds until the node serves something else or says that it has changed.
     if (seen.numeric_class != model->numeric_class || seen.claimed != claim) {
       seen.numeric_class = model->numeric_class;
@@ -268,6 +272,14 @@ RoutePicker::Cost RoutePicker::cost(const NodeWork& work) const {
   const double busy = prompt + static_cast<double>(work.tokens) * each;
   const NodePrice price = seen->second.terms.price(options_.wall());
   return {busy * usd_per_second(price), busy * price.watts * price.pue};
+}
+
+NodeSpeed RoutePicker::speed(const std::string& node, const NodeModel& model) const {
+  const NodeSpeed claim = believed(model.speed);
+  const auto seen = seen_.find(node);
+  const bool same =
+      seen != seen_.end() && seen->second.numeric_class == model.numeric_class && seen->second.claimed == claim;
+  return same ? seen->second.profile.speed() : claim;
 }
 
 }  // namespace millrace

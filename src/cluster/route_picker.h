@@ -53,6 +53,9 @@ class RoutePicker {
   /// taken, as Router counts them, at the tariff of now.
   [[nodiscard]] Cost cost(const NodeWork& work) const;
 
+  /// How fast a node is with a model that it serves: as it was seen, or else as it says.
+  [[nodiscard]] NodeSpeed speed(const std::string& node, const NodeModel& model) const;
+
  private:
   static constexpr std::size_t kUnknownMemory = 256;  // as long as no beat tells
 

@@ -59,6 +59,14 @@ TEST(BatchState, ReadsWhatItWrites) {
     damaged["errors"] = json::parse(errors);
     EXPECT_FALSE(read_batch(damaged.dump()).ok()) << errors;
   }
+  const auto claim = read_claim(stored_claim({.life = "l", .done = true, .counts = {16, 15, 1}, .tokens = {15, 700, 90}}));
+  ASSERT_TRUE(claim.ok());
+  EXPECT_EQ(claim->counts.failed, 1);
+  EXPECT_EQ(claim->tokens.lines, 15);
+  EXPECT_EQ(claim->tokens.prompt, 700);
+  EXPECT_EQ(claim->tokens.answer, 90);
+  EXPECT_EQ(read_claim(stored_claim({.life = "l"}))->tokens.lines, 0);
+  EXPECT_FALSE(read_claim(R"({"life":"l","done":true,"request_counts":{},"measured_lines":1})").ok());
   const LineResult result{.status = 400, .record = "{}\n", .bytes = 3};
   EXPECT_EQ(read_result(stored_result(result))->record, "{}\n");
   EXPECT_FALSE(read_result(stored_result(result).substr(0, 26)).ok());

@@ -273,17 +273,23 @@ TEST(Batches, StartWhenThePlannerSaysSo) {
   std::vector<StartQuery> asked;
   sim.start_limit = [&](const StartQuery& query) {
     asked.push_back(query);
-    return query.now >= query.deadline - 600 ? query.spare : 0;
+    std::vector<std::int64_t> limits;
+    for (const WaitingLines& batch : query.batches) limits.push_back(batch.seconds_left <= 600 ? 3 : 0);
+    return limits;
   };
   sim.add_gateways(1);
   const std::string id = sim.create(sim.upload(batch_file(40)), "1h");
   sim.run_until([] { return false; }, minutes(45));
   EXPECT_EQ(sim.counters().started, 0);
   ASSERT_FALSE(asked.empty());
-  EXPECT_EQ(asked.back().lines_left, 40);
-  EXPECT_EQ(asked.back().spare, 12);
+  ASSERT_EQ(asked.back().batches.size(), 1u);
+  EXPECT_EQ(asked.back().batches[0].lines, 40);
+  EXPECT_EQ(asked.back().batches[0].own, 40.0);
+  EXPECT_EQ(asked.back().batches[0].sample, 16);
   ASSERT_TRUE(sim.run_until([&] { return has_ended(sim, id); }, minutes(12)));
   EXPECT_EQ(sim.batch(id)["status"], "completed");
+  EXPECT_EQ(sim.places.most_lines, 3);
+  EXPECT_NEAR(asked.back().batches[0].answer_tokens, 256.0, 1.0);
 }
 
 TEST(Batches, FailWhereTheirFileIsNone) {

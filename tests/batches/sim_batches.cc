@@ -108,7 +108,10 @@ LineRunner::Id SimLines::start(const BatchLine& line, const std::string& tenant)
     --places->held;
     if (cost > 0) ++places->charged[name];
   });
-  if (answer.status == 200) answer.charge.costs(1);
+  if (answer.status == 200) {
+    answer.charge.costs(1);
+    answer.tokens = places_->tokens;
+  }
   running_[next_] = {*now_ + std::chrono::duration_cast<Duration>(lot() * longest), std::move(answer)};
   places_->most_lines = std::max(places_->most_lines, ++places_->lines);
   return next_++;
@@ -157,9 +160,15 @@ void SimBatches::add_gateways(int count) {
 void SimBatches::start(Gateway& gateway) {
   gateway.store = std::make_unique<FaultyStore>(store, random_());
   gateway.lines = std::make_unique<SimLines>(places, now, random_());
-  gateway.worker = std::make_unique<BatchWorker>(
-      *gateway.store, *gateway.lines,
-      BatchWorkerOptions{.life = fmt::format("life{}", ++lives_), .model = model, .start_limit = start_limit});
+  BatchWorkerOptions options{.life = fmt::format("life{}", ++lives_), .model = model, .start_limit = start_limit};
+  if (supply) {
+    gateway.hours = std::make_unique<BatchHours>();
+    options.start_limit = [this, hours = gateway.hours.get()](const StartQuery& query) {
+      hours->set_supply(supply());
+      return hours->limits(query);
+    };
+  }
+  gateway.worker = std::make_unique<BatchWorker>(*gateway.store, *gateway.lines, std::move(options));
   gateway.next = now;
   gateway.store->failing = store_failing;
   if (!disturbs) return;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "batches/batch_api.h"
+#include "batches/batch_hours.h"
 #include "batches/batch_store.h"
 #include "batches/batch_worker.h"
 
@@ -114,6 +115,7 @@ struct SimPlaces {
   std::string refused = {};                 // the tenant that may have none
   std::int64_t held = 0;                    // that something is reserved for
   std::map<std::string, int> charged = {};  // how often, by custom_id
+  LineTokens tokens = {1, 100, 256};        // that each line takes
 };
 
 /// Answers each line with what stands in its body, after a while.
@@ -151,6 +153,8 @@ class SimBatches {
   bool disturbs = false;
   double store_failing = 0.0;  // share of calls, where nothing else disturbs
   BatchStartLimit start_limit = {};
+  /// Where it is set, gateways that begin plan the hours of their lines, by these nodes.
+  std::function<std::vector<BatchSupply>()> supply = {};
 
   void add_gateways(int count);
   std::string model = "m";  // of those that begin
@@ -178,6 +182,7 @@ class SimBatches {
  private:
   struct Gateway {
     std::unique_ptr<FaultyStore> store;
+    std::unique_ptr<BatchHours> hours;
     std::unique_ptr<SimLines> lines;
     std::unique_ptr<BatchWorker> worker;
     Duration next{0}, restart{0};
