@@ -83,8 +83,13 @@ void Answer::finish(const Exchange& exchange, double now_s, RequestRecord& recor
   record.e2e_s = last_s_;
   record.itl_s = std::move(itl_s_);
   record.output_tokens = usage_ ? usage_->completion_tokens : tokens_;
-  if (usage_) record.input_tokens = usage_->prompt_tokens;
-  if (usage_) record.cached_tokens = usage_->cached_tokens;
+  if (usage_) {
+    record.input_tokens = usage_->prompt_tokens;
+    record.cached_tokens = usage_->cached_tokens;
+    record.cost_usd = usage_->cost_usd;
+    record.energy_j = usage_->energy_j;
+    record.node = usage_->node;
+  }
   record.usage_reported = usage_.has_value();
   record.failure = failure_;
   record.detail = detail_;

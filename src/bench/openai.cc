@@ -54,6 +54,11 @@ std::optional<std::int64_t> count(const json& object, const char* key) {
   return value->get<std::int64_t>();
 }
 
+std::optional<double> number(const json& object, const char* key) {
+  const json* const value = member(object, key);
+  return value != nullptr && value->is_number() ? std::optional(value->get<double>()) : std::nullopt;
+}
+
 Result<Usage> read_usage(const json& object) {
   const auto prompt = count(object, "prompt_tokens");
   const auto completion = count(object, "completion_tokens");
@@ -61,6 +66,11 @@ Result<Usage> read_usage(const json& object) {
   Usage usage{*prompt, completion.value_or(0)};  // older servers leave out a count of 0
   if (const json* const details = member(object, "prompt_tokens_details"); details != nullptr) {
     if (details->is_object()) usage.cached_tokens = count(*details, "cached_tokens");
+  }
+  if (const json* const more = member(object, "millrace"); more != nullptr && more->is_object()) {
+    usage.cost_usd = number(*more, "cost_usd");
+    usage.energy_j = number(*more, "energy_j");
+    if (has_text(*more, "node")) usage.node = member(*more, "node")->get<std::string>();
   }
   return usage;
 }

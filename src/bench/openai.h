@@ -53,6 +53,9 @@ struct Usage {
   std::int64_t prompt_tokens = 0;
   std::int64_t completion_tokens = 0;
   std::optional<std::int64_t> cached_tokens = {};
+  // Of Millrace's gateways: what the answer costs, $, what it took, J, and the node that ended it; empty elsewhere.
+  std::optional<double> cost_usd = {}, energy_j = {};
+  std::string node = {};
 };
 
 /// One event of a stream.

@@ -104,6 +104,9 @@ std::string record_line(const RequestRecord& record) {
                     {"output_tokens", record.output_tokens},
                     {"cached_tokens", or_null(record.cached_tokens)},
                     {"usage_reported", record.usage_reported},
+                    {"cost_usd", or_null(record.cost_usd)},
+                    {"energy_j", or_null(record.energy_j)},
+                    {"node", record.node.empty() ? ordered_json(nullptr) : ordered_json(record.node)},
                     {"itl_s", record.itl_s}};
   return line.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }

@@ -23,6 +23,8 @@ struct RequestRecord {
   std::int64_t input_tokens = 0;   // as the server counts them, where it does; else as planned
   std::int64_t output_tokens = 0;  // as the server counts them, where it does; else chunks with tokens
   std::optional<std::int64_t> cached_tokens = {};
+  std::optional<double> cost_usd = {}, energy_j = {};  // where the server says so
+  std::string node = {};                               // the same; empty: it did not
   bool usage_reported = false;
   int status = 0;            // of HTTP; 0: there was none
   std::string failure = {};  // a short name, such as "http_429" or "timeout"; empty: it succeeded

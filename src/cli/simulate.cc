@@ -179,6 +179,8 @@ void add_work_flags(CLI::App& command, SimulateFlags& flags) {
   command.add_option("--requests", flags.work.requests, "So many; the trace is played again where it has less")
       ->check(CLI::Range(1, 1 << 28));
   command.add_option("--start", flags.start, "Time of the first arrival, such as 2026-01-15T00:00Z");
+  command.add_flag("--limits-known", flags.sim.limits_known,
+                   "Requests allow no more tokens than their answers have, as those of bench-serve do");
   command.add_option("--slo-ttft-ms", flags.slo_ttft_ms, "Time to the first token that is to be kept")
       ->check(CLI::PositiveNumber);
   command.add_option("--slo-tpot-ms", flags.slo_tpot_ms, "Time for each further token that is to be kept")

@@ -364,7 +364,6 @@ void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked
                 .pages = picked.pages,
                 .ttft = picked.ttft,
                 .tpot = picked.tpot,
-                .queued = picked.queued,
                 .placed = transport_->now()};
   work.prompt_tokens = static_cast<std::int64_t>(stream.work.prompt.size());
   for (const PlacedChoice& choice : stream.work.choices) {

@@ -63,7 +63,6 @@ struct PickedNode {
   double ttft_slo = std::numeric_limits<double>::infinity(), tpot_slo = ttft_slo;  // that it was picked for
   bool within_slo = true;                                                          // by the prediction
   std::int64_t cached_tokens = 0;                                // of its prompt, that the node is thought to have
-  bool queued = false;                                           // others wait there
   std::shared_ptr<const std::vector<std::uint64_t>> pages = {};  // for NodeWork
 };
 /// None: no node may. Only nodes that are usable and have the model may be answered.

@@ -8,7 +8,6 @@ namespace millrace {
 
 namespace {
 
-constexpr double kUsualAnswer = 256.0;    // tokens, of the many that a request allows
 constexpr double kBetweenPrices = 900.0;  // seconds: tariffs change by hours, in zones of quarters of an hour
 constexpr double kMostOff = 1e3;          // that a node's claim of its speed may be from any node's
 
@@ -57,10 +56,11 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
     if (seen.numeric_class != model->numeric_class || seen.claimed != claim) {
       seen.numeric_class = model->numeric_class;
       seen.claimed = claim;
-      seen.profile = SpeedProfile(claim);
+      seen.watch.claims(claim);
     }
-    facts.speed = seen.profile.speed();
+    facts.speed = seen.watch.speed();
     facts.places = state.record.places;
+    facts.kv_tokens = state.beat.kv_tokens;
     facts.context = model->max_tokens;
     // Labels that there are no bits left for are found by nobody who looks for one: streams that have begun go on in
     // any class then, and what wants such a label is refused.
@@ -77,25 +77,16 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
   }
   if (state.beat.kv_tokens > 0) seen.memory = static_cast<std::size_t>(state.beat.kv_tokens / PrefixIndex::kPageTokens);
   seen.beat = state.beat.number;
-  seen.waiting = state.beat.waiting;
-  seen.others = static_cast<double>(std::max<std::int64_t>(0, state.beat.running + state.beat.waiting - seen.own));
-  seen.others_tokens = std::max(0.0, static_cast<double>(state.beat.waiting_tokens) - own_tokens(seen, now));
+  seen.watch.beat({.running = state.beat.running,
+                   .waiting = state.beat.waiting,
+                   .waiting_tokens = state.beat.waiting_tokens,
+                   .kv_free = state.beat.kv_free},
+                  now);
   set_load(seen, now);
 }
 
-double RoutePicker::own_tokens(const Seen& seen, double now) const {
-  if (seen.own_prompts.empty()) return 0.0;
-  const double computed = (now - seen.since) * router_.facts(seen.index).speed.prefill;
-  double tokens = -std::min(computed, seen.own_prompts.front());
-  for (const double prompt : seen.own_prompts) tokens += prompt;
-  return tokens;
-}
-
 void RoutePicker::set_load(const Seen& seen, double now) {
-  router_.set_load(seen.index,
-                   {.running = seen.own + static_cast<std::int64_t>(seen.others),
-                    .waiting_tokens = static_cast<std::int64_t>(own_tokens(seen, now) + seen.others_tokens)},
-                   now);
+  router_.set_load(seen.index, seen.watch.load(now), now);
 }
 
 void RoutePicker::learn(const NodeTable& nodes, double now) {
@@ -104,7 +95,7 @@ void RoutePicker::learn(const NodeTable& nodes, double now) {
   if (std::exchange(hour_, quarter) != quarter) reprice();
   std::erase_if(pending_, [&](const Seen* seen) {
     set_load(*seen, now);
-    return seen->own_prompts.empty();
+    return !seen->watch.computes();
   });
 }
 
@@ -172,17 +163,18 @@ std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTa
   const bool answers = placement.task == Task::generate;
   const auto pages =
       std::make_shared<const std::vector<std::uint64_t>>(PrefixIndex::pages_of(placement.cache_salt, placement.prompt));
-  const RouteRequest request{.prompt_tokens = prompt,
-                             .answer_tokens = std::min(kUsualAnswer, static_cast<double>(placement.max_new_tokens)),
-                             .room = prompt + (begun     ? placement.max_new_tokens
-                                               : answers ? 1
-                                                         : 0),
-                             .pages = *pages,
-                             .labels = bits,
-                             .ttft_slo = wish.ttft_slo.value_or(options_.ttft_slo),
-                             .tpot_slo = wish.tpot_slo.value_or(options_.tpot_slo),
-                             .lot = ++picks_,
-                             .avoid = avoid};
+  const RouteRequest request{
+      .prompt_tokens = prompt,
+      .answer_tokens = std::min(expected_.tokens(), static_cast<double>(placement.max_new_tokens)),
+      .room = prompt + (begun     ? placement.max_new_tokens
+                        : answers ? 1
+                                  : 0),
+      .pages = *pages,
+      .labels = bits,
+      .ttft_slo = wish.ttft_slo.value_or(options_.ttft_slo),
+      .tpot_slo = wish.tpot_slo.value_or(options_.tpot_slo),
+      .lot = ++picks_,
+      .avoid = avoid};
   const std::optional<Route> best = pick_in(wish.regions, request);
   if (!best) return std::nullopt;
   const Route& route = *best;
@@ -195,7 +187,6 @@ std::optional<PickedNode> RoutePicker::pick(const PickQuery& query, const NodeTa
                     .tpot_slo = request.tpot_slo,
                     .within_slo = route.within_slo,
                     .cached_tokens = route.cached_tokens,
-                    .queued = seen_.find(name)->second.waiting > 0,
                     .pages = pages};
 }
 
@@ -203,27 +194,13 @@ void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
   const auto found = seen_.find(work.node);
   if (found == seen_.end()) return;
   Seen& seen = found->second;
-  const auto tokens = static_cast<double>(work.prompt_tokens - work.expected_cached);
-  const auto beside = [&] { return static_cast<double>(seen.own - work.choices) + seen.others; };
-  const auto drop_prompt = [&] {
-    const auto prompt = std::ranges::find(seen.own_prompts, tokens);
-    if (prompt == seen.own_prompts.end()) return;
-    if (prompt == seen.own_prompts.begin()) seen.since = now;
-    seen.own_prompts.erase(prompt);
-  };
   switch (stage) {
     case WorkStage::placed:
-      work.queued = work.queued || !seen.own_prompts.empty();
-      if (seen.own_prompts.empty()) {
-        seen.since = now;
-        pending_.push_back(&seen);
-      }
-      seen.own += work.choices;
-      seen.own_prompts.push_back(tokens);
+      if (!seen.watch.computes()) pending_.push_back(&seen);
+      seen.watch.placed(work, now);
       break;
     case WorkStage::began:
-      drop_prompt();
-      work.beside = beside();
+      seen.watch.began(work, now);
       if (work.pages != nullptr && seen.tells) {
         router_.prefixes().add(seen.index, *work.pages);  // it will say so, or take all back
       } else if (work.pages != nullptr) {
@@ -233,15 +210,10 @@ void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
       }
       break;
     case WorkStage::left: {
-      if (work.first == Instant{0}) {
-        drop_prompt();
-      } else {
-        work.beside = (work.beside + beside()) / 2.0;
-      }
-      seen.own -= work.choices;
-      seen.profile.observe(work);
+      seen.watch.left(work, now);
+      if (work.tokens > 0) expected_.ended(work.tokens / std::max<std::int64_t>(1, work.choices));
       NodeFacts facts = router_.facts(seen.index);
-      facts.speed = seen.profile.speed();
+      facts.speed = seen.watch.speed();
       router_.set_node(seen.index, facts);
       break;
     }
@@ -266,10 +238,7 @@ void RoutePicker::kept(const std::string& node, const PrefixNews& news) {
 RoutePicker::Cost RoutePicker::cost(const NodeWork& work) const {
   const auto seen = seen_.find(work.node);
   if (seen == seen_.end()) return {};
-  const NodeFacts& facts = router_.facts(seen->second.index);
-  const double prompt = static_cast<double>(work.prompt_tokens - work.cached_tokens) / facts.speed.prefill;
-  const double each = facts.speed.step / static_cast<double>(facts.places) + facts.speed.step_per_sequence;
-  const double busy = prompt + static_cast<double>(work.tokens) * each;
+  const double busy = busy_seconds(router_.facts(seen->second.index), work);
   const NodePrice price = seen->second.terms.price(options_.wall());
   return {busy * usd_per_second(price), busy * price.watts * price.pue};
 }

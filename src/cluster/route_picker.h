@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <optional>
@@ -12,10 +11,10 @@
 #include <vector>
 
 #include "cluster/gateway_streams.h"
+#include "cluster/node_watch.h"
 #include "cluster/prefix_history.h"
 #include "cluster/prefix_news.h"
 #include "cluster/router.h"
-#include "cluster/speed_profile.h"
 #include "cluster/tariff.h"
 
 namespace millrace {
@@ -63,15 +62,9 @@ class RoutePicker {
     NodeIndex index = 0;
     std::string numeric_class = {};
     NodeSpeed claimed = {};
-    SpeedProfile profile{};
+    NodeWatch watch{};
     NodeTerms terms = {};
     std::uint64_t beat = 0;
-    std::int64_t waiting = 0;
-    // This gateway knows at once what becomes of its own streams; of others' it hears with a beat.
-    std::int64_t own = 0;                 // sequences
-    std::deque<double> own_prompts = {};  // tokens of prompts that have no first token yet, in their order
-    double since = 0.0;                   // when the node began with the first of them
-    double others = 0.0, others_tokens = 0.0;
     std::size_t memory = kUnknownMemory;  // pages of prompts that it can keep
     PrefixHistory history = {};
     bool priced = false;  // it costs something
@@ -85,16 +78,15 @@ class RoutePicker {
   void set_priced(Seen& seen, const NodePrice& price);
   /// Tells the router what a node has to do now.
   void set_load(const Seen& seen, double now);
-  /// Tokens of this gateway's prompts that the node has not computed yet, by its speed.
-  [[nodiscard]] double own_tokens(const Seen& seen, double now) const;
 
   RoutePickerOptions options_;
   Router router_;
   std::map<std::string, Seen, std::less<>> seen_;
   std::vector<std::string> names_;  // by index
   std::vector<Seen*> pending_;      // that compute prompts of this gateway
-  std::uint64_t place_ = 0;         // in the table's changes
-  std::int64_t hour_ = 0;           // that prices are of, in quarters
+  ExpectedAnswer expected_;
+  std::uint64_t place_ = 0;  // in the table's changes
+  std::int64_t hour_ = 0;    // that prices are of, in quarters
   std::uint64_t picks_ = 0;
   std::int64_t priced_ = 0;                     // nodes that cost something
   std::vector<std::uint64_t> added_, removed_;  // of a history, in the call

@@ -96,7 +96,7 @@ void SimBatchDesk::look(double now) {
   constexpr std::size_t kMostFull = 16;
   while (!waiting_.empty() && full.size() < kMostFull) {
     const std::size_t request = waiting_.front();
-    const std::optional<Route> route = dispatch_->look({.request = request, .avoid = full, .open_only = true});
+    const std::optional<Route> route = dispatch_->pick({.request = request, .avoid = full, .open_only = true}, now);
     if (!route) return;
     const SimNode& node = (*nodes_)[route->node];
     const NodeLoad& load = dispatch_->load(route->node);

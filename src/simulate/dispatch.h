@@ -1,5 +1,6 @@
 // SimDispatch: what gateways know of a simulated cloud, and where they send requests by it. One Router for each
-// gateway, as live ones have; what it learns of loads and caches comes with beats.
+// gateway, as live ones have, and a NodeWatch for each node: of its own streams a gateway knows at once what becomes of
+// them, of others' and of caches it hears with beats, and how fast nodes are it learns.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "cluster/node_watch.h"
 #include "simulate/node_queue.h"
 #include "simulate/pool.h"
 #include "simulate/simulation.h"
@@ -22,16 +24,17 @@ class SimDispatch {
   struct Query {
     std::size_t request = 0;  // its index in the work
     std::size_t gateway = 0;
-    double waited = 0.0;       // seconds since it came
     std::int64_t emitted = 0;  // tokens that came already
     std::span<const NodeIndex> avoid = {};
     bool open_only = false;  // nodes that are open for batch work
   };
-  /// Nothing: no node may. What is picked counts as placed.
+  /// Nothing: no node may.
   std::optional<Route> pick(const Query& query, double now);
-  /// The same without placing it.
-  std::optional<Route> look(const Query& query);
-  void place(const Query& query, const Route& route, double now);
+
+  /// What becomes of a stream that a gateway has placed, as RoutePicker is told. `now` as in work, but in seconds.
+  void observe(std::size_t gateway, NodeIndex node, WorkStage stage, NodeWork& work, double now);
+  /// What it is told that this work costs: $.
+  [[nodiscard]] double billed(std::size_t gateway, NodeIndex node, const NodeWork& work) const;
 
   /// What gateways hear of a node.
   void beat(NodeIndex node, const NodeLoad& load, const SimPrefixCache::News& news, double now);
@@ -41,13 +44,14 @@ class SimDispatch {
   void set_open(NodeIndex node, bool open);
   /// Prices of this moment, for all nodes.
   void set_prices(UnixSeconds now);
-  /// An answer of so many tokens has ended: what others are expected to have goes by it.
-  void answered(std::int64_t tokens);
 
   [[nodiscard]] bool usable(NodeIndex node) const { return known_[node].usable; }
   [[nodiscard]] const NodeLoad& load(NodeIndex node) const { return known_[node].load; }
-  [[nodiscard]] double expected_answer() const { return expected_answer_; }
+  [[nodiscard]] double expected_answer() const { return gateways_.front().expected.tokens(); }
   [[nodiscard]] bool fits_none(std::size_t request) const;
+  /// The limits that a request is picked by: seconds.
+  [[nodiscard]] double ttft_slo(std::size_t request) const;
+  [[nodiscard]] double tpot_slo(std::size_t request) const;
 
  private:
   struct Known {
@@ -55,18 +59,24 @@ class SimDispatch {
     double usd_per_kwh = 0.0;
     NodeLoad load = {};
   };
+  struct Gateway {
+    Router router;
+    std::vector<NodeWatch> nodes;
+    std::vector<NodeIndex> computing;  // nodes that compute prompts of its own
+    ExpectedAnswer expected = {};
+  };
 
   RouteRequest route_request(const Query& query) const;
   void tell(NodeIndex node);
+  void tell(Gateway& gateway, NodeIndex node);
 
   const std::vector<SimNode>* nodes_;
   const Workload* work_;
   const SimOptions* options_;
-  std::vector<Router> routers_;
+  std::vector<Gateway> gateways_;
   std::vector<Known> known_;
   std::uint64_t open_label_ = 0;
   std::uint64_t lots_ = 0;
-  double expected_answer_ = 256.0;  // tokens
   std::int64_t most_context_ = 0;
 };
 

@@ -133,4 +133,32 @@ std::vector<NodeJob> NodeQueue::undecoded() const {
   return jobs;
 }
 
+StepWork plan_step(NodeQueue& queue, double chunk) {
+  StepWork work;
+  while (chunk > work.rows) {
+    NodeJob* job = queue.prefill();
+    if (job == nullptr) break;
+    const double part = std::min(chunk - work.rows, job->left);
+    job->left -= part;
+    work.rows += part;
+    if (job->batch) work.batch_rows += part;
+    if (job->left > 0.0) break;
+    work.ended.push_back(queue.take_prefilled());
+  }
+  return work;
+}
+
+double step_seconds(const NodeSpeed& speed, double rows, std::int64_t decoding) {
+  return std::max(speed.step, rows / speed.prefill) +
+         speed.step_per_sequence * static_cast<double>(std::max<std::int64_t>(0, decoding - 1));
+}
+
+double batch_share(const NodeSpeed& speed, const StepWork& work, std::int64_t decoding, std::int64_t batch) {
+  const double decode_s = decoding > 0 ? step_seconds(speed, 0.0, decoding) : 0.0;
+  const double all = work.rows / speed.prefill + decode_s;
+  if (all <= 0.0) return 0.0;
+  const double of_decoding = decoding > 0 ? static_cast<double>(batch) / static_cast<double>(decoding) : 0.0;
+  return (work.batch_rows / speed.prefill + decode_s * of_decoding) / all;
+}
+
 }  // namespace millrace

@@ -73,6 +73,8 @@ class NodeQueue {
   /// Whose prompt is computed now; null: nobody's. In order of arrival, batch work behind all others, also in the
   /// middle of a prompt.
   NodeJob* prefill();
+  /// The one of them that is being computed; null: none is.
+  [[nodiscard]] NodeJob* computed() { return begun_.empty() ? nullptr : &begun_.back(); }
   /// It has been computed, and its sequence decodes from now on.
   NodeJob take_prefilled();
   /// A sequence that decoded has ended.
@@ -97,5 +99,19 @@ class NodeQueue {
   std::deque<NodeJob> waiting_, waiting_batch_;
   std::vector<NodeJob> begun_;  // admitted, the prompt not computed: the last one is computed now
 };
+
+/// What a step computes of prompts.
+struct StepWork {
+  double rows = 0.0, batch_rows = 0.0;  // tokens; those of batch work among them
+  std::vector<NodeJob> ended = {};      // whose prompts it computes to their end
+};
+
+/// Takes the parts of prompts that the next step has, at most `chunk` tokens.
+StepWork plan_step(NodeQueue& queue, double chunk);
+
+/// How long a step takes with so many tokens of prompts and sequences that decode (step_node.h says why).
+double step_seconds(const NodeSpeed& speed, double rows, std::int64_t decoding);
+/// Which part of it is for batch work: each by what its tokens would take alone.
+double batch_share(const NodeSpeed& speed, const StepWork& work, std::int64_t decoding, std::int64_t batch);
 
 }  // namespace millrace

@@ -54,6 +54,11 @@ ProtocolSim::ProtocolSim(const std::vector<SimNode>& nodes, const Workload& work
         *gateway.transport, *gateway.registry, name,
         [this, g](const PickQuery& query, const NodeTable& table) { return pick(g, query, table); },
         static_cast<std::uint32_t>(dice_.below(1ull << 32)));
+    gateway.streams->on_work = [this, g](WorkStage stage, NodeWork& done) {
+      const NodeIndex node = index_of(done.node);
+      dispatch_.observe(g, node, stage, done, now());
+      if (stage == WorkStage::left) tally_.billed(dispatch_.billed(g, node, done));
+    };
     gateways_.push_back(std::move(gateway));
   }
   dispatch_.set_prices(options.start);
@@ -147,7 +152,6 @@ Demand ProtocolSim::read(std::size_t request, const StreamNews& news) {
     tally_.failed(request);
   } else {
     tally_.ended(request, now(), index_of(done->node), done->cached_tokens);
-    if (!asked.batch) dispatch_.answered(asked.answer);
   }
   if (asked.batch && options_->batch == BatchMode::deferred) desk_.left(at_[request]);
   return Demand::more;
@@ -178,24 +182,31 @@ void ProtocolSim::learn(const NodeTable& table) {
 std::optional<PickedNode> ProtocolSim::pick(std::size_t gateway, const PickQuery& query, const NodeTable& table) {
   learn(table);
   const std::size_t request = query.placement.sampling.seed;
-  const SimRequest& asked = work_->requests[request];
   std::vector<NodeIndex> avoid;
   for (const std::string& name : query.avoid) avoid.push_back(index_of(name));
-  const SimDispatch::Query what{.request = request,
-                                .gateway = gateway,
-                                .waited = now() - asked.arrival,
-                                .emitted = static_cast<std::int64_t>(query.placement.choices.front().tokens.size()),
-                                .avoid = avoid};
   if (const auto chosen = std::exchange(chosen_[request], std::nullopt)) {
-    dispatch_.place(what, {.node = *chosen}, now());
     at_[request] = *chosen;
     return PickedNode{.node = cloud_[*chosen].name};
   }
-  const std::optional<Route> route = dispatch_.pick(what, now());
+  const std::optional<Route> route =
+      dispatch_.pick({.request = request,
+                      .gateway = gateway,
+                      .emitted = static_cast<std::int64_t>(query.placement.choices.front().tokens.size()),
+                      .avoid = avoid},
+                     now());
   if (!route) return std::nullopt;
-  if (asked.batch && options_->batch == BatchMode::deferred) desk_.moved(at_[request], route->node);
+  if (work_->requests[request].batch && options_->batch == BatchMode::deferred) {
+    desk_.moved(at_[request], route->node);
+  }
   at_[request] = route->node;
-  return PickedNode{.node = cloud_[route->node].name};
+  return PickedNode{.node = cloud_[route->node].name,
+                    .ttft = route->ttft,
+                    .tpot = route->tpot,
+                    .usd = route->usd,
+                    .ttft_slo = dispatch_.ttft_slo(request),
+                    .tpot_slo = dispatch_.tpot_slo(request),
+                    .within_slo = route->within_slo,
+                    .cached_tokens = route->cached_tokens};
 }
 
 void ProtocolSim::look_at_batch() {

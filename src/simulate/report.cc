@@ -149,6 +149,7 @@ ordered_json sim_json(const SimResult& result) {
            {{"energy_kwh", result.idle_work.energy_j / kJoulesPerKwh},
             {"energy_usd", result.idle_work.energy_usd},
             {"node_hours", result.idle_work.busy_s / kSecondsPerHour}}},
+          {"billed_usd", result.billed_usd},
           {"busy_share", result.busy_share},
           {"migrations", result.migrations},
           {"node_failures", result.node_failures},

@@ -13,6 +13,10 @@ constexpr double kQuarter = 900.0;     // seconds
 constexpr double kAgain = 0.1;         // between two tries to place what no node takes
 constexpr double kMissedByNode = 1.0;  // after which a node that is back says that it does not know a stream
 constexpr double kDeskEvery = 1.0;
+// As SloWatch has them.
+constexpr double kSlack = 1.25;
+constexpr int kWindowTokens = 16;
+constexpr double kRounding = 1e-6;
 
 /// The clock's first time at which `seconds` have passed, whatever rounding does.
 Instant instant_of(double seconds) {
@@ -32,15 +36,11 @@ RequestSim::RequestSim(const std::vector<SimNode>& nodes, const Workload& work, 
       churn_(nodes, options.seed, options.churn),
       dispatch_(nodes, work, options),
       tally_(work, options),
-      desk_(nodes, work, options, dispatch_,
-            [this](std::size_t request, const Route& route) {
-              dispatch_.place({.request = request, .open_only = true}, route, now());
-              send(request, route.node);
-            }),
+      desk_(nodes, work, options, dispatch_, [this](std::size_t request, const Route& route) { send(request, route); }),
       requests_(work.requests.size()) {
   node_states_.reserve(nodes.size());
   for (const SimNode& node : nodes) {
-    node_states_.push_back({.model = FluidNode(node, work.block_tokens)});
+    node_states_.push_back({.model = StepNode(node, work.block_tokens)});
     node_states_.back().model.meter().set_time(options.start);
   }
   dispatch_.set_prices(options.start);
@@ -104,27 +104,107 @@ void RequestSim::place(std::size_t request) {
     tally_.failed(request);
     return;
   }
-  const auto route = dispatch_.pick({.request = request,
-                                     .gateway = request % static_cast<std::size_t>(options_->gateways),
-                                     .waited = now() - asked.arrival,
-                                     .emitted = state.emitted,
-                                     .avoid = state.avoid},
-                                    now());
+  const auto route = dispatch_.pick(
+      {.request = request, .gateway = gateway_of(request), .emitted = state.emitted, .avoid = state.avoid}, now());
   if (route) {
-    send(request, route->node);
+    send(request, *route);
   } else {
     at(now() + kAgain, [this, request] { place(request); });
   }
 }
 
-void RequestSim::send(std::size_t request, NodeIndex node) {
+void RequestSim::send(std::size_t request, const Route& route) {
   Request& state = requests_[request];
-  state.node = node;
+  const SimRequest& asked = work_->requests[request];
+  state.node = route.node;
   state.placed = now();
   state.accepted = false;
   const std::uint32_t attempt = ++state.attempt;
-  touch(node);
+  Open& open = open_[request];
+  open.work = {.node = {},
+               .prompt_tokens = asked.prompt + state.emitted,
+               .expected_cached = route.cached_tokens,
+               .placed = clock_.now()};
+  open.late = 0;
+  dispatch_.observe(gateway_of(request), route.node, WorkStage::placed, open.work, now());
+  touch(route.node);
   at(now() + kHop, [this, request, attempt] { take(request, attempt); });
+  const double patience = kSlack * dispatch_.ttft_slo(request);
+  if (std::isfinite(patience)) look_again(request, now() + patience, true);
+}
+
+void RequestSim::left(std::size_t request, std::int64_t tokens, double when) {
+  const auto open = open_.find(request);
+  NodeWork& work = open->second.work;
+  const NodeIndex node = requests_[request].node;
+  work.tokens = tokens;
+  work.last = instant_of(when);
+  dispatch_.observe(gateway_of(request), node, WorkStage::left, work, when);
+  tally_.billed(dispatch_.billed(gateway_of(request), node, work));
+}
+
+void RequestSim::look_again(std::size_t request, double when, bool for_first) {
+  const double look = seconds_of(timing_.look);
+  at((std::floor(when / look) + 1.0) * look,
+     [this, request, attempt = requests_[request].attempt, for_first] { look_at_slo(request, attempt, for_first); });
+}
+
+void RequestSim::watch_tokens(std::size_t request, const Open& open) {
+  // A gateway looks all the time. Here it looks when the window should be full, at the last moment at which it would
+  // be in time, and then until it is over.
+  const double look = seconds_of(timing_.look), due = kSlack * dispatch_.tpot_slo(request) * kWindowTokens;
+  const StepNode& node = node_states_[requests_[request].node].model;
+  const std::int64_t missing = kWindowTokens - (node.emitted(request) - open.window_tokens);
+  const double full = now() + static_cast<double>(missing) * node.step_seconds();
+  const double in_time = std::floor((open.window + due) / look + kRounding) * look - look / 2.0;
+  look_again(request, now() < in_time ? std::min(full, in_time) : now() + look / 2.0);
+}
+
+bool RequestSim::tokens_are_late(std::size_t request, Open& open) {
+  constexpr int kWindows = 2;
+  const double due = kSlack * dispatch_.tpot_slo(request) * kWindowTokens;
+  const std::int64_t tokens = node_states_[requests_[request].node].model.emitted(request);
+  const bool over = now() - open.window > due + kRounding;
+  if (tokens - open.window_tokens >= kWindowTokens || over) {
+    open.late = over ? open.late + 1 : 0;
+    open.window = now();
+    open.window_tokens = tokens;
+  }
+  watch_tokens(request, open);
+  if (open.late < kWindows) return false;
+  open.late = 0;
+  return true;
+}
+
+void RequestSim::look_at_slo(std::size_t request, std::uint32_t attempt, bool for_first) {
+  constexpr int kMostMoves = 2;
+  Request& state = requests_[request];
+  if (state.attempt != attempt || !state.accepted) return;
+  const NodeIndex from = state.node;
+  happened(from);
+  const auto found = open_.find(request);
+  if (found == open_.end()) return;  // it has just ended
+  Open& open = found->second;
+  if (for_first ? open.work.first != Instant{0} : !tokens_are_late(request, open)) return;
+  if (open.slo_moves == kMostMoves) return;
+  const std::int64_t emitted = node_states_[from].model.emitted(request);
+  state.avoid.push_back(from);
+  const auto route = dispatch_.pick(
+      {.request = request, .gateway = gateway_of(request), .emitted = state.emitted + emitted, .avoid = state.avoid},
+      now());
+  // It pays its prompt once more: for a node that would be as slow it does not move.
+  if (!route || !route->within_slo) {
+    state.avoid.pop_back();
+    return;
+  }
+  ++open.slo_moves;
+  tally_.migrated(request);
+  left(request, emitted, now());
+  state.emitted += static_cast<std::int32_t>(emitted);
+  node_states_[from].model.cancel(request);
+  node_states_[from].changed = now();
+  schedule(from);
+  send(request, *route);
 }
 
 void RequestSim::take(std::size_t request, std::uint32_t attempt) {
@@ -170,20 +250,28 @@ void RequestSim::happened(NodeIndex index) {
   Node& node = node_states_[index];
   events_.clear();
   node.model.advance(now(), events_);
-  for (const FluidEvent& event : events_) {
+  for (const NodeEvent& event : events_) {
     const std::size_t request = event.id;
-    if (event.kind == FluidEvent::Kind::first_token) {
+    NodeWork& work = open_.at(request).work;
+    if (event.kind == NodeEvent::Kind::first_token) {
       tally_.first_token(request, event.at + kHop);
+      work.first = instant_of(event.at + kHop);
+      work.cached_tokens = event.cached;
+      dispatch_.observe(gateway_of(request), index, WorkStage::began, work, event.at + kHop);
+      Open& open = open_.at(request);
+      open.window = event.at + kHop;
+      open.window_tokens = 1;
+      if (std::isfinite(dispatch_.tpot_slo(request)) && work_->requests[request].answer > kWindowTokens) {
+        watch_tokens(request, open);
+      }
       continue;
     }
     const SimRequest& asked = work_->requests[request];
     tally_.ended(request, event.at + kHop, index, event.cached);
+    left(request, asked.answer - requests_[request].emitted, event.at + kHop);
+    open_.erase(request);
     requests_[request].avoid = {};
-    if (!asked.batch) {
-      dispatch_.answered(asked.answer);
-    } else if (options_->batch == BatchMode::deferred) {
-      desk_.left(index);
-    }
+    if (asked.batch && options_->batch == BatchMode::deferred) desk_.left(index);
   }
 }
 
@@ -231,7 +319,7 @@ void RequestSim::fail(NodeIndex index) {
   happened(index);
   tally_.node_failed();
   const bool was_heard = !node.model.is_idle();  // frames of its answers, a moment ago
-  const std::vector<FluidNode::Lost> lost = node.model.fail();
+  const std::vector<StepNode::Lost> lost = node.model.fail();
   if (node.due) clock_.cancel(*node.due);
   node.due.reset();
   const double phase = churn_.phase(index);
@@ -245,7 +333,7 @@ void RequestSim::fail(NodeIndex index) {
     });
   }
   at(node.missed, [this, index] { dispatch_.forget_cache(index); });
-  for (const FluidNode::Lost& job : lost) {
+  for (const StepNode::Lost& job : lost) {
     requests_[job.id].emitted += static_cast<std::int32_t>(job.emitted);
     at(std::max(now(), node.missed),
        [this, request = job.id, attempt = requests_[job.id].attempt] { move(request, attempt); });

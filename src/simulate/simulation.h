@@ -32,6 +32,7 @@ struct SimOptions {
   UnixSeconds start{0};
   double ttft_slo = 2.0, tpot_slo = 0.1;  // seconds, of requests that are not batch work
   bool churn = true;                      // nodes fail and come back
+  bool limits_known = false;              // requests allow no more tokens than their answers have
   int gateways = 1;                       // each with a router of its own, which learns of the others' work by beats
 };
 
@@ -54,6 +55,7 @@ struct SimResult {
   std::int64_t nodes = 0;
   SimAnswers interactive = {}, batch = {};
   SimWork interactive_work = {}, batch_work = {}, idle_work = {};
+  double billed_usd = 0.0;  // what answers were told that they cost
   std::int64_t migrations = 0;
   std::int64_t node_failures = 0;
   double arrivals_s = 0.0;  // from the start to the last arrival

@@ -74,7 +74,6 @@ void StepRunner::cancel(RunId id) {
   } else {
     queue_.cancel(id);
   }
-  std::erase(prefilled_, id);
   runs_.erase(run);
 }
 
@@ -87,38 +86,24 @@ void StepRunner::step() {
     ++running;
     batch += run.job.batch ? 1 : 0;
   }
-  double chunk = node_->speed.chunk, batch_chunk = 0.0;
-  while (chunk > 0.0) {
-    NodeJob* job = queue_.prefill();
-    if (job == nullptr) break;
-    const double part = std::min(chunk, job->left);
-    job->left -= part;
-    chunk -= part;
-    if (job->batch) batch_chunk += part;
-    if (job->left > 0.0) break;
-    const NodeJob done = queue_.take_prefilled();
-    runs_.at(done.id).job = done;
-    runs_.at(done.id).decoding = true;  // in the next step
-    prefilled_.push_back(done.id);
+  const StepWork work = plan_step(queue_, node_->speed.chunk);
+  if (running == 0 && work.rows <= 0.0) return;
+  for (const NodeJob& done : work.ended) {
+    Run& run = runs_.at(done.id);
+    run.job = done;
+    run.decoding = run.in_step = true;  // its first token is this step's
   }
-  const double prefill_s = (node_->speed.chunk - chunk) / node_->speed.prefill;
-  const double decode_s =
-      running > 0 ? node_->speed.step + node_->speed.step_per_sequence * static_cast<double>(running - 1) : 0.0;
-  const double seconds = prefill_s + decode_s;
-  if (seconds <= 0.0 && prefilled_.empty()) return;
-  const double batch_s = batch_chunk / node_->speed.prefill +
-                         (running > 0 ? decode_s * static_cast<double>(batch) / static_cast<double>(running) : 0.0);
+  const double seconds = step_seconds(node_->speed, work.rows, running);
   stepping_ = true;
-  timer_ = transport_->after(duration_of(seconds), [this, seconds, share = seconds > 0.0 ? batch_s / seconds : 0.0] {
-    stepped(seconds, share);
-  });
+  timer_ = transport_->after(
+      duration_of(seconds),
+      [this, seconds, share = batch_share(node_->speed, work, running, batch)] { stepped(seconds, share); });
 }
 
 void StepRunner::stepped(double seconds, double batch_share) {
   meter_->work(seconds, batch_share);
   counted_ = clock_->now();
   set_prices();
-  prefilled_.clear();
   std::vector<RunId> ids;
   for (const auto& [id, run] : runs_) {
     if (run.in_step) ids.push_back(id);

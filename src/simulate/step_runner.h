@@ -1,5 +1,5 @@
 // StepRunner: the engine of a simulated node, step by step, behind the seam that NodeStreams has engines behind. The
-// same node as FluidNode is: what takes how long is said there.
+// same node as StepNode is: what takes how long is said there.
 #pragma once
 
 #include <cstdint>
@@ -57,7 +57,6 @@ class StepRunner : public StreamRunner {
   NodeMeter* meter_;
   NodeQueue queue_;
   std::map<RunId, Run> runs_;
-  std::vector<RunId> prefilled_;  // in the step that runs
   bool stepping_ = false;
   Transport::TimerId timer_ = 0;
   Instant counted_;

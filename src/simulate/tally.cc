@@ -25,6 +25,7 @@ void SimTally::failed(std::size_t request) {
 SimResult SimTally::result(const std::vector<SimNode>& nodes, const std::vector<const NodeMeter*>& meters) const {
   SimResult result{.options = *options_,
                    .nodes = static_cast<std::int64_t>(nodes.size()),
+                   .billed_usd = billed_usd_,
                    .node_failures = node_failures_,
                    .arrivals_s = work_->requests.empty() ? 0.0 : work_->requests.back().arrival,
                    .ended_s = last_end_};

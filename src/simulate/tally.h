@@ -21,6 +21,7 @@ class SimTally {
   void failed(std::size_t request);
   void migrated(std::size_t request) { ++seen_[request].migrations; }
   void node_failed() { ++node_failures_; }
+  void billed(double usd) { billed_usd_ += usd; }
 
   [[nodiscard]] std::int64_t open() const { return static_cast<std::int64_t>(seen_.size()) - closed_; }
   [[nodiscard]] double last_end() const { return last_end_; }
@@ -41,7 +42,7 @@ class SimTally {
   const SimOptions* options_;
   std::vector<Seen> seen_;
   std::int64_t closed_ = 0, node_failures_ = 0;
-  double last_end_ = 0.0;
+  double last_end_ = 0.0, billed_usd_ = 0.0;
 };
 
 }  // namespace millrace

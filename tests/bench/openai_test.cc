@@ -70,6 +70,13 @@ TEST(ParseChunk, UsageAndErrors) {
   chunk = parse_chunk(R"({"choices":[],"usage":{"prompt_tokens":9,"prompt_tokens_details":null}})");
   ASSERT_TRUE(chunk.ok() && chunk->usage);
   EXPECT_FALSE(chunk->usage->cached_tokens);
+  EXPECT_FALSE(chunk->usage->cost_usd);
+  chunk = parse_chunk(
+      R"({"choices":[],"usage":{"prompt_tokens":9,"millrace":{"cost_usd":2e-06,"energy_j":3.5,"node":"desk"}}})");
+  ASSERT_TRUE(chunk.ok() && chunk->usage);
+  EXPECT_EQ(chunk->usage->cost_usd, 2e-6);
+  EXPECT_EQ(chunk->usage->energy_j, 3.5);
+  EXPECT_EQ(chunk->usage->node, "desk");
   EXPECT_EQ(parse_chunk(R"({"error":{"message":"no\nroom"}})")->error, "no room");
   EXPECT_EQ(parse_chunk(R"({"error":"broken"})")->error, "broken");
   for (const char* data :

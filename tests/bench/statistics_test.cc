@@ -117,6 +117,13 @@ TEST(RecordLine, IsJson) {
   EXPECT_EQ(line.at("number"), 4);
   EXPECT_EQ(line.at("itl_s").size(), 2u);
   EXPECT_TRUE(line.at("failure").is_null());
+  EXPECT_TRUE(line.at("cost_usd").is_null());
+  EXPECT_TRUE(line.at("node").is_null());
+  record.cost_usd = 0.25;
+  record.node = "rack";
+  line = nlohmann::json::parse(record_line(record));
+  EXPECT_EQ(line.at("cost_usd"), 0.25);
+  EXPECT_EQ(line.at("node"), "rack");
   line = nlohmann::json::parse(record_line(failed("http_500")));
   EXPECT_EQ(line.at("failure"), "http_500");
   EXPECT_TRUE(line.at("tpot_s").is_null());

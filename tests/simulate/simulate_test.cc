@@ -4,9 +4,9 @@
 #include <nlohmann/json.hpp>
 
 #include "cluster/sim_network.h"
-#include "simulate/fluid_node.h"
 #include "simulate/report.h"
 #include "simulate/simulation.h"
+#include "simulate/step_node.h"
 
 namespace millrace {
 namespace {
@@ -91,30 +91,58 @@ TEST(SimPoolTest, TakesMeasuredNodes) {
   EXPECT_DOUBLE_EQ(pool->at(1).speed.step_per_sequence, 0.001);
 }
 
-TEST(FluidNodeTest, TimesAreThoseOfItsPage) {
-  const SimNode node{.type = "one",
-                     .site = "home",
-                     .speed = {.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.01, .chunk = 100.0},
-                     .terms = {.usd_per_hour = 3600.0}};
-  FluidNode model(node, 16);
-  std::vector<FluidEvent> events;
+SimNode slow_node() {
+  return {.type = "one",
+          .site = "home",
+          .speed = {.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.01, .chunk = 100.0},
+          .terms = {.usd_per_hour = 3600.0}};
+}
+
+TEST(StepNodeTest, TimesAreThoseOfItsPage) {
+  const SimNode node = slow_node();
+  StepNode model(node, 16);
+  std::vector<NodeEvent> events;
   model.start({.id = 1, .prompt = 500, .answer = 11});
-  model.advance(0.6, events);
+  model.advance(0.59, events);
   ASSERT_EQ(events.size(), 1u);
-  EXPECT_NEAR(events[0].at, 0.5 + 0.02, 1e-9) << "the prompt, and a step";
-  // Ten tokens more; the other's prompt of 200 takes two steps of 0.1 + 0.02 in between, then two decode at 0.03.
+  EXPECT_NEAR(events[0].at, 0.5, 1e-9) << "the last part of the prompt has the first token";
+  EXPECT_EQ(model.emitted(1), 5);
+  // Who comes in the middle of a step waits for its end; the prompt takes two steps of 0.1 then, whatever is beside it.
   model.start({.id = 2, .prompt = 200, .answer = 1});
   events.clear();
   model.advance(2.0, events);
   ASSERT_EQ(events.size(), 3u);
   EXPECT_EQ(events[0].id, 2u);
-  EXPECT_NEAR(events[0].at, 0.6 + 2 * 0.12 + 0.03, 1e-9);
-  EXPECT_EQ(events[1].kind, FluidEvent::Kind::ended);
+  EXPECT_NEAR(events[0].at, 0.6 + 2 * 0.1, 1e-9);
+  EXPECT_EQ(events[1].kind, NodeEvent::Kind::ended);
   EXPECT_EQ(events[2].id, 1u);
-  EXPECT_NEAR(events[2].at, 0.6 + 2 * 0.12 + 0.03 + (11 - 1 - 4 - 3) * 0.02, 1e-9);
+  EXPECT_NEAR(events[2].at, 0.8 + (11 - 6 - 2) * 0.02, 1e-9);
   EXPECT_TRUE(model.is_idle());
   EXPECT_NEAR(model.meter().interactive().usd, events[2].at, 1e-9) << "a dollar a second while it works";
   EXPECT_NEAR(model.meter().idle().busy_s, 2.0 - events[2].at, 1e-9);
+}
+
+TEST(StepNodeTest, WhatNobodyWantsLeavesBehindTheStepThatRuns) {
+  const SimNode node = slow_node();
+  StepNode model(node, 16);
+  std::vector<NodeEvent> events;
+  model.start({.id = 1, .prompt = 100, .answer = 50});
+  model.start({.id = 2, .prompt = 100, .answer = 50});
+  model.start({.id = 3, .prompt = 1000, .answer = 50});
+  model.advance(0.25, events);
+  EXPECT_EQ(model.emitted(1), 2);
+  EXPECT_EQ(model.emitted(2), 1);
+  model.cancel(1);
+  model.cancel(3);
+  EXPECT_EQ(model.emitted(1), 0);
+  events.clear();
+  model.advance(2.0, events);
+  ASSERT_EQ(events.size(), 1u);
+  // A token at 0.2, another with the step of 0.11 in which all three were, then 48 alone.
+  EXPECT_EQ(events[0].id, 2u);
+  EXPECT_NEAR(events[0].at, 0.2 + 0.11 + 48 * 0.02, 1e-9);
+  EXPECT_TRUE(model.is_idle());
+  EXPECT_EQ(model.load().kv_free, node.kv_tokens);
 }
 
 TEST(SimPrefixCacheTest, KeepsWhatFitsAndTellsWhatChanges) {
@@ -158,16 +186,39 @@ TEST(SimulateTest, BothDetailsAgree) {
     const SimResult coarse = simulate(nodes, work, options_of(policy));
     ASSERT_EQ(fine.interactive.done, 600);
     ASSERT_EQ(coarse.interactive.done, 600);
+    // Round robin is the same, step by step, but for a message's way. Where a router goes by what it has seen, an
+    // answer that goes elsewhere changes all that come after it.
+    const bool is_chaotic = policy == RoutePolicy::cheapest_in_slo;
     const auto near = [&](double a, double b, double bound, const char* what) {
-      EXPECT_NEAR(a / b, 1.0, bound) << policy_name(policy) << ": " << what << " " << a << " and " << b;
+      EXPECT_NEAR(a / b, 1.0, is_chaotic ? bound : 0.01)
+          << policy_name(policy) << ": " << what << " " << a << ", " << b;
     };
-    // Who comes to a node that works waits for half a step more on an average, which time that flows does not have.
-    const double half_step = policy == RoutePolicy::round_robin ? 0.0 : 0.04;
-    EXPECT_NEAR(coarse.interactive.ttft_s->mean, fine.interactive.ttft_s->mean,
-                0.10 * fine.interactive.ttft_s->mean + half_step);
+    near(coarse.interactive.ttft_s->mean, fine.interactive.ttft_s->mean, 0.15, "TTFT");
     near(coarse.interactive.tpot_s->mean, fine.interactive.tpot_s->mean, 0.05, "TPOT");
-    near(coarse.interactive_work.usd, fine.interactive_work.usd, 0.05, "cost");
-    near(coarse.interactive_work.energy_j, fine.interactive_work.energy_j, 0.05, "energy");
+    near(coarse.interactive_work.usd, fine.interactive_work.usd, 0.10, "cost");
+    near(coarse.interactive_work.energy_j, fine.interactive_work.energy_j, 0.10, "energy");
+    near(coarse.billed_usd, fine.billed_usd, 0.10, "what answers are told");
+  }
+}
+
+TEST(SimulateTest, AnswersMoveWhereTheirNodeMissesTheLimits) {
+  // A node that takes 50 ms a token and one that takes 10: what the first one has moves to the second. That takes the
+  // second one's turn, so that each request begins on the first.
+  std::vector<SimNode> nodes(2, slow_node());
+  nodes[0].speed.step = 0.05;
+  nodes[1].speed.step = 0.01;
+  bench::Trace trace;
+  for (int i = 0; i < 20; ++i) trace.records.push_back({5.0 * i, 50, 100, {}});
+  const Workload work = make_workload(trace, {});
+  for (const SimDetail detail : {SimDetail::requests, SimDetail::protocol}) {
+    SimOptions options = options_of(RoutePolicy::round_robin, detail);
+    options.tpot_slo = 0.03;
+    const SimResult result = simulate(nodes, work, options);
+    EXPECT_EQ(result.migrations, 20);
+    EXPECT_EQ(result.interactive.done, 20);
+    EXPECT_EQ(result.by_type.at("one").requests, 20);
+    options.tpot_slo = 0.06;
+    EXPECT_EQ(simulate(nodes, work, options).migrations, 0);
   }
 }
 

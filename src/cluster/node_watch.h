@@ -1,0 +1,65 @@
+// NodeWatch: what a gateway knows of one node: how fast it is, and what it has to do. Of its own streams a gateway
+// knows at once what becomes of them; of others' it hears with a beat. Pure.
+#pragma once
+
+#include <deque>
+
+#include "cluster/node_work.h"
+#include "cluster/router.h"
+#include "cluster/speed_profile.h"
+
+namespace millrace {
+
+/// Times: seconds on any clock that only goes forward.
+class NodeWatch {
+ public:
+  /// `claim`: the speed that the node says it has.
+  explicit NodeWatch(const NodeSpeed& claim = {}) : profile_(claim) {}
+
+  /// What was observed is of another node now: it serves something else.
+  void claims(const NodeSpeed& claim) { profile_ = SpeedProfile(claim); }
+
+  void beat(const NodeLoad& load, double now);
+
+  /// A stream of this gateway is placed there. Sets whether it waits behind others.
+  void placed(NodeWork& work, double now);
+  /// Its first token has come. Sets how many sequences of others are beside it.
+  void began(NodeWork& work, double now);
+  /// It has left, perhaps without a token; the speed is learned from it. Sets the same.
+  void left(NodeWork& work, double now);
+
+  [[nodiscard]] const NodeSpeed& speed() const { return profile_.speed(); }
+  /// Some prompt of this gateway has no token yet: what is left of it changes with time.
+  [[nodiscard]] bool computes() const { return !prompts_.empty(); }
+  [[nodiscard]] NodeLoad load(double now) const;
+
+ private:
+  /// Tokens of this gateway's prompts that the node has not computed yet, by its speed.
+  [[nodiscard]] double own_tokens(double now) const;
+  [[nodiscard]] double beside(const NodeWork& work) const;
+  void drop_prompt(const NodeWork& work, double now);
+
+  SpeedProfile profile_;
+  std::int64_t own_ = 0;        // sequences
+  std::deque<double> prompts_;  // tokens of own prompts that have no first token yet, in their order
+  double since_ = 0.0;          // when the node began with the first of them
+  double others_ = 0.0, others_tokens_ = 0.0;
+  std::int64_t waiting_ = 0;
+  double kv_free_ = 0.0;  // tokens, by the last beat and what was placed since
+};
+
+/// A node's seconds that are the work's share where all places are taken, as Router counts them.
+double busy_seconds(const NodeFacts& node, const NodeWork& work);
+
+/// How long answers are that end: those to come are expected to be alike. The first ones count more.
+class ExpectedAnswer {
+ public:
+  void ended(std::int64_t tokens);
+  [[nodiscard]] double tokens() const { return tokens_; }
+
+ private:
+  double tokens_ = 256.0;
+  std::int64_t seen_ = 8;  // as if so many had been as long
+};
+
+}  // namespace millrace
