@@ -364,6 +364,9 @@ void GatewayStreams::place(StreamId id, Stream& stream, const PickedNode& picked
                 .pages = picked.pages,
                 .ttft = picked.ttft,
                 .tpot = picked.tpot,
+                .ttft_slo = picked.ttft_slo,
+                .tpot_slo = picked.tpot_slo,
+                .within_slo = picked.within_slo,
                 .placed = transport_->now()};
   work.prompt_tokens = static_cast<std::int64_t>(stream.work.prompt.size());
   for (const PlacedChoice& choice : stream.work.choices) {

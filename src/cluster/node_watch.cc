@@ -68,6 +68,19 @@ void NodeWatch::left(NodeWork& work, double now) {
   profile_.observe(work);
 }
 
+void tell_kept(Router& router, const NodeWork& work, double now) {
+  if (!work.within_slo) return;
+  const auto seconds = [](Duration time) { return std::chrono::duration<double>(time).count(); };
+  const bool began = work.first != Instant{0};
+  const double ttft = (began ? seconds(work.first) : now) - seconds(work.placed);
+  // One that left before its first token tells something where that was late.
+  if (std::isfinite(work.ttft_slo) && (began || ttft > work.ttft_slo)) router.ttft_came(ttft <= work.ttft_slo);
+  const std::int64_t later = work.tokens - work.choices;
+  if (!std::isfinite(work.tpot_slo) || !began || later <= 0) return;
+  const double each = seconds(work.last - work.first) * static_cast<double>(work.choices) / static_cast<double>(later);
+  router.tpot_came(each <= work.tpot_slo);
+}
+
 double busy_seconds(const NodeFacts& node, const NodeWork& work) {
   const double prompt = static_cast<double>(work.prompt_tokens - work.cached_tokens) / node.speed.prefill;
   const double each = node.speed.step / static_cast<double>(node.places) + node.speed.step_per_sequence;

@@ -48,6 +48,10 @@ class NodeWatch {
   double kv_free_ = 0.0;  // tokens, by the last beat and what was placed since
 };
 
+/// Tells the router how what it predicted of this work turned out, which leaves its node now: seconds of the clock that
+/// the work's times are of.
+void tell_kept(Router& router, const NodeWork& work, double now);
+
 /// A node's seconds that are the work's share where all places are taken, as Router counts them.
 double busy_seconds(const NodeFacts& node, const NodeWork& work);
 

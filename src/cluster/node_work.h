@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +22,9 @@ struct NodeWork {
   double beside = 0.0;               // sequences of others that it ran, between the first token and the last
   std::shared_ptr<const std::vector<std::uint64_t>> pages = {};  // of its prompt, where a router counts them
   double ttft = 0.0, tpot = 0.0;                                 // seconds, that the router predicted
+  double ttft_slo = std::numeric_limits<double>::infinity();     // that it was picked for
+  double tpot_slo = std::numeric_limits<double>::infinity();
+  bool within_slo = false;                                       // that is what the router predicted
   bool queued = false;                                           // others waited there when it was placed
   Instant placed{0}, first{0}, last{0};  // when it was placed, when the first and the latest token came; first 0: none
 };

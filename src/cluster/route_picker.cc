@@ -211,6 +211,7 @@ void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
       break;
     case WorkStage::left: {
       seen.watch.left(work, now);
+      tell_kept(router_, work, now);
       if (work.tokens > 0) expected_.ended(work.tokens / std::max<std::int64_t>(1, work.choices));
       NodeFacts facts = router_.facts(seen.index);
       facts.speed = seen.watch.speed();

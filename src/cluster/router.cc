@@ -12,7 +12,6 @@ namespace millrace {
 namespace {
 
 constexpr double kBeatLag = 1.5;          // seconds after which a beat must know what was placed before
-constexpr double kRoom = 0.9;             // of the SLO, that predictions may fill
 constexpr float kAlike = 1.05f;           // scores within this of the best are taken for equal, and drawn by lot
 constexpr double kWeightOfPrompt = 0.02;  // of one prompt in what is usual
 constexpr std::uint64_t kUsable = std::uint64_t{1} << 63;  // a label of every node that may be used
@@ -154,8 +153,8 @@ Route Router::route_to(NodeIndex node, const RouteRequest& request) const {
           .tpot = static_cast<double>(prediction.tpot),
           .usd = static_cast<double>(prediction.usd),
           .cached_tokens = static_cast<std::int64_t>(columns_.cached[node]),
-          .within_slo = prediction.ttft <= static_cast<float>(kRoom * request.ttft_slo) &&
-                        prediction.tpot <= static_cast<float>(kRoom * request.tpot_slo)};
+          .within_slo = prediction.ttft <= static_cast<float>(ttft_room_.part() * request.ttft_slo) &&
+                        prediction.tpot <= static_cast<float>(tpot_room_.part() * request.tpot_slo)};
 }
 
 void Router::score_all(const RouteRequest& request) {
@@ -172,8 +171,8 @@ void Router::score_all(const RouteRequest& request) {
   if (policy_ == RoutePolicy::prefix_aware) {
     score_by_ttft(columns_, asked, scores_);
   } else {
-    score_by_cost(columns_, asked, 1.0f / static_cast<float>(kRoom * request.ttft_slo),
-                  1.0f / static_cast<float>(kRoom * request.tpot_slo), scores_);
+    score_by_cost(columns_, asked, 1.0f / static_cast<float>(ttft_room_.part() * request.ttft_slo),
+                  1.0f / static_cast<float>(tpot_room_.part() * request.tpot_slo), scores_);
   }
 }
 

@@ -134,6 +134,25 @@ class PrefixIndex {
   std::unordered_map<NodeIndex, std::unordered_set<std::uint64_t>> held_;
 };
 
+/// Which part of a limit predictions may fill, so that nearly all that were predicted to keep it do. It is moved by what
+/// comes: down a little by each one that missed, up by much less by each one that kept it, and rests where one in 200
+/// misses, whatever predictions are worth (Gibbs and Candès 2021, "Adaptive conformal inference under distribution
+/// shift").
+class SloRoom {
+ public:
+  void came(bool kept) {
+    part_ += kRate * (kept ? kMisses : kMisses - 1.0);
+    part_ = part_ < kLeast ? kLeast : (part_ > kMost ? kMost : part_);
+  }
+  [[nodiscard]] double part() const { return part_; }
+
+ private:
+  static constexpr double kMost = 0.9, kLeast = 0.3;
+  static constexpr double kMisses = 0.005, kRate = 0.01;
+
+  double part_ = kMost;
+};
+
 /// Not thread-safe. Nodes are numbers below a count that grows; what they are called, the caller knows.
 class Router {
  public:
@@ -153,6 +172,10 @@ class Router {
   std::vector<Route> pick(const RouteRequest& request, std::size_t most);
   /// The caller takes this route: it counts as load until beats show it.
   void placed(const RouteRequest& request, const Route& route, double now);
+
+  /// Of a request that was predicted to be within the SLO: whether it was.
+  void ttft_came(bool kept) { ttft_room_.came(kept); }
+  void tpot_came(bool kept) { tpot_room_.came(kept); }
 
   [[nodiscard]] PrefixIndex& prefixes() { return prefixes_; }
   [[nodiscard]] const NodeFacts& facts(NodeIndex node) const { return facts_[node]; }
@@ -179,6 +202,7 @@ class Router {
   std::vector<std::vector<Placed>> recent_;
   std::vector<PrefixIndex::Match> matches_;
   std::uint64_t turn_ = 0;
+  SloRoom ttft_room_, tpot_room_;
   double usual_prompt_ = 0.0;  // tokens, not cached, of what was placed lately
 };
 

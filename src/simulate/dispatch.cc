@@ -109,6 +109,7 @@ void SimDispatch::observe(std::size_t from, NodeIndex node, WorkStage stage, Nod
       break;
     case WorkStage::left:
       watch.left(work, now);
+      tell_kept(gateway.router, work, now);
       if (work.tokens > 0) gateway.expected.ended(work.tokens);
       tell(gateway, node);
       break;

@@ -56,7 +56,7 @@ ProtocolSim::ProtocolSim(const std::vector<SimNode>& nodes, const Workload& work
         static_cast<std::uint32_t>(dice_.below(1ull << 32)));
     gateway.streams->on_work = [this, g](WorkStage stage, NodeWork& done) {
       const NodeIndex node = index_of(done.node);
-      dispatch_.observe(g, node, stage, done, now());
+      dispatch_.observe(g, node, stage, done, clock_s());
       if (stage == WorkStage::left) tally_.billed(dispatch_.billed(g, node, done));
     };
     gateways_.push_back(std::move(gateway));
@@ -64,8 +64,12 @@ ProtocolSim::ProtocolSim(const std::vector<SimNode>& nodes, const Workload& work
   dispatch_.set_prices(options.start);
 }
 
+double ProtocolSim::clock_s() const {
+  return std::chrono::duration<double>(clock_.now()).count();
+}
+
 double ProtocolSim::now() const {
-  return std::chrono::duration<double>(clock_.now()).count() - kBefore;
+  return clock_s() - kBefore;
 }
 
 void ProtocolSim::at(double when, std::function<void()> call) {
@@ -175,7 +179,7 @@ void ProtocolSim::learn(const NodeTable& table) {
                     .waiting = state.beat.waiting,
                     .waiting_tokens = state.beat.waiting_tokens,
                     .kv_free = state.beat.kv_free},
-                   node.process ? node.process->runner->take_news() : SimPrefixCache::News{}, now());
+                   node.process ? node.process->runner->take_news() : SimPrefixCache::News{}, clock_s());
   }
 }
 
@@ -193,7 +197,7 @@ std::optional<PickedNode> ProtocolSim::pick(std::size_t gateway, const PickQuery
                       .gateway = gateway,
                       .emitted = static_cast<std::int64_t>(query.placement.choices.front().tokens.size()),
                       .avoid = avoid},
-                     now());
+                     clock_s());
   if (!route) return std::nullopt;
   if (work_->requests[request].batch && options_->batch == BatchMode::deferred) {
     desk_.moved(at_[request], route->node);

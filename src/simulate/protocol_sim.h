@@ -48,6 +48,7 @@ class ProtocolSim {
 
   /// Seconds since the first arrival; the cloud begins a little earlier.
   [[nodiscard]] double now() const;
+  [[nodiscard]] double clock_s() const;
   void at(double when, std::function<void()> call);
   void start_node(NodeIndex node);
   void kill_node(NodeIndex node);

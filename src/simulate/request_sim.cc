@@ -124,6 +124,11 @@ void RequestSim::send(std::size_t request, const Route& route) {
   open.work = {.node = {},
                .prompt_tokens = asked.prompt + state.emitted,
                .expected_cached = route.cached_tokens,
+               .ttft = route.ttft,
+               .tpot = route.tpot,
+               .ttft_slo = dispatch_.ttft_slo(request),
+               .tpot_slo = dispatch_.tpot_slo(request),
+               .within_slo = route.within_slo,
                .placed = clock_.now()};
   open.late = 0;
   dispatch_.observe(gateway_of(request), route.node, WorkStage::placed, open.work, now());
