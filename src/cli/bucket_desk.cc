@@ -9,7 +9,6 @@ namespace {
 
 constexpr auto kPatience = std::chrono::seconds(10);  // with a server that does not answer
 constexpr auto kLook = std::chrono::milliseconds(5);
-constexpr int kConnections = 3;
 
 }  // namespace
 
@@ -21,9 +20,14 @@ Result<std::unique_ptr<BucketDesk>> BucketDesk::open(const NatsOptions& options,
   return desk;
 }
 
-/// Until there is a connection: a bucket that is asked before refuses. About one signature of an NKey in a hundred is
-/// refused (libnats 3.4 with nats-server 2.9.10), which ends the connection, so that a few are tried.
+/// Until there is a connection: a bucket that is asked before refuses.
 Status BucketDesk::connect(const NatsOptions& options) {
+  MILLRACE_TRY(transport_,
+               NatsTransport::connect(options, loop_, [this](const std::string& message) { told_ = message; }));
+  transport_->when_given_up([this](const std::string& why) {
+    told_ = why;
+    loop_.stop();
+  });
   EventLoop::TimerId timer = 0;
   std::function<void()> look = [this, &look, &timer] {
     if (transport_->connected()) {
@@ -32,21 +36,9 @@ Status BucketDesk::connect(const NatsOptions& options) {
       timer = loop_.after(kLook, look);
     }
   };
-  Status status = Ok{};
-  for (int i = 0; i < kConnections; ++i) {
-    auto given_up = std::make_shared<bool>(false);
-    MILLRACE_TRY(transport_,
-                 NatsTransport::connect(options, loop_, [this](const std::string& message) { told_ = message; }));
-    transport_->when_given_up([this, given_up](const std::string& why) {
-      told_ = why;
-      *given_up = true;
-      loop_.stop();
-    });
-    timer = loop_.after(Duration{0}, look);
-    status = wait([this] { return transport_->connected(); });
-    loop_.cancel(timer);
-    if (status.ok() || !*given_up) break;
-  }
+  timer = loop_.after(Duration{0}, look);
+  const Status status = wait([this] { return transport_->connected(); });
+  loop_.cancel(timer);
   return status;
 }
 

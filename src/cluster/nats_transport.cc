@@ -4,8 +4,10 @@
 #include <nats/nats.h>
 
 #include <mutex>
+#include <thread>
 #include <utility>
 
+#include "cluster/nats_login.h"
 #include "cluster/wire.h"
 #include "core/check.h"
 
@@ -17,6 +19,7 @@ constexpr int kReconnectBuffer = 8 << 20;            // bytes that wait for a se
 constexpr std::int64_t kReconnectWait = 250;         // ms between two attempts, and
 constexpr std::int64_t kReconnectJitter = 250;       // so much more
 constexpr std::int64_t kConnectTimeout = 2000;       // ms
+constexpr int kFirstLogins = 4;                      // before a server that breaks them off is given up
 constexpr std::int64_t kPingInterval = 2000;         // ms; a cable that was pulled is noticed after two of them
 constexpr std::size_t kWaitingBytes = 256ull << 20;  // of messages that this process has not taken yet
 constexpr std::size_t kPerMessage = 1024;            // that one takes beside its bytes
@@ -38,6 +41,7 @@ std::string describe(natsStatus status) {
 /// What callbacks of libnats, on its threads, and the loop have in common. Calls are made only while `alive`.
 struct NatsTransport::Shared {
   EventLoop* loop = nullptr;
+  NatsLogin login;
   std::function<void(const std::string&)> on_message, on_given_up;
   std::atomic<bool> alive{true}, connected{false};
   std::atomic<std::size_t> waiting_bytes{0};
@@ -139,11 +143,6 @@ Result<std::unique_ptr<NatsTransport>> NatsTransport::connect(const NatsOptions&
   set("the address", natsOptions_SetServers(raw, servers.data(), static_cast<int>(servers.size())));
   set("the name", natsOptions_SetName(raw, options.name.c_str()));
   set("the inbox", natsOptions_SetCustomInboxPrefix(raw, inbox.c_str()));
-  if (!options.credentials.empty()) {
-    set("the credentials", natsOptions_SetUserCredentialsFromFiles(raw, options.credentials.c_str(), nullptr));
-  } else if (!options.nkey_seed.empty()) {
-    set("the NKey", natsOptions_SetNKeyFromSeed(raw, options.nkey.c_str(), options.nkey_seed.c_str()));
-  }
   if (!options.ca_file.empty()) {
     set("TLS", natsOptions_SetSecure(raw, true));
     set("the certificates", natsOptions_LoadCATrustedCertificates(raw, options.ca_file.c_str()));
@@ -159,18 +158,37 @@ Result<std::unique_ptr<NatsTransport>> NatsTransport::connect(const NatsOptions&
   set("callbacks", natsOptions_SetReconnectedCB(raw, &Callback::up, closure));
   set("callbacks", natsOptions_SetClosedCB(raw, &Callback::closed, closure));
   set("callbacks", natsOptions_SetErrorHandler(raw, &Callback::error, closure));
-  set("callbacks", natsOptions_SetRetryOnFailedConnect(raw, true, &Callback::up, closure));
   // A frame leaves at once: its reader waits for it, and the library's flusher would take another thread's turn.
   set("sending", natsOptions_SetSendAsap(raw, true));
   if (status != NATS_OK) return fail("NATS: {} can't be used: {}", what, describe(status));
 
+  shared->login = {options.credentials, options.nkey_seed, options.nkey};
+  MILLRACE_CHECK_OK(shared->login.set_in(*raw));
+
   shared->self = transport->shared_;
-  status = natsConnection_Connect(&transport->connection_, raw);
+  // A first login that a server breaks off ends a connection that is to be tried again, too (libnats before 3.12, which
+  // then knows of no server any more), so this tries; one that finds no server is the library's to repeat.
+  for (int failed = 0;;) {
+    status = natsConnection_Connect(&transport->connection_, raw);
+    if (status == NATS_OK || status == NATS_NO_SERVER || status == NATS_CONNECTION_AUTH_FAILED) break;
+    if (++failed == kFirstLogins) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(kReconnectWait));
+  }
+  if (status == NATS_NO_SERVER) {
+    set("callbacks", natsOptions_SetRetryOnFailedConnect(raw, true, &Callback::up, closure));
+    status = natsConnection_Connect(&transport->connection_, raw);
+  }
   if (status == NATS_OK) {
     shared->connected = true;
   } else if (status != NATS_NOT_YET_CONNECTED) {
     shared->self.reset();
-    return Error{fmt::format("NATS at {}: {}", options.url, describe(status)), ErrorKind::unavailable};
+    std::string why = describe(status);
+    if (status == NATS_CONNECTION_AUTH_FAILED) {
+      why = fmt::format("NATS at {} refuses {}: {}", options.url, options.name, why);
+    } else {
+      why = fmt::format("NATS at {}: {}", options.url, why);
+    }
+    return Error{std::move(why), ErrorKind::unavailable};
   }
   return transport;
 }

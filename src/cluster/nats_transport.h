@@ -28,9 +28,10 @@ struct NatsOptions {
 
 class NatsTransport : public Transport {
  public:
-  /// Connects, or begins to try to. Error: a file or an address is wrong. A server that is not there is no error, and
-  /// is looked for until it is; one that refuses twice is given up. `loop` calls back and must outlive the transport.
-  /// `on_message` is told, on the loop, in one line what becomes of the connection.
+  /// Connects, or begins to try to. Error: a file or an address is wrong, the server refuses this identity, or breaks
+  /// off four logins. A server that is not there is no error, and is looked for until it is; one that refuses twice
+  /// later is given up. `loop` calls back and must outlive the transport. `on_message` is told, on the loop, in one
+  /// line what becomes of the connection.
   static Result<std::unique_ptr<NatsTransport>> connect(const NatsOptions& options, EventLoop& loop,
                                                         std::function<void(const std::string&)> on_message);
   /// No call is made any more.
