@@ -249,7 +249,7 @@ NodeSpeed RoutePicker::speed(const std::string& node, const NodeModel& model) co
   const auto seen = seen_.find(node);
   const bool same =
       seen != seen_.end() && seen->second.numeric_class == model.numeric_class && seen->second.claimed == claim;
-  return same ? seen->second.profile.speed() : claim;
+  return same ? seen->second.watch.speed() : claim;
 }
 
 }  // namespace millrace
