@@ -72,14 +72,23 @@ class OperationServer {
 
 /// Waits after each step until it has taken what a slower machine would need.
 std::function<void(const StepReport&)> pacer(const std::vector<double>& pace) {
+  using clock = std::chrono::steady_clock;
+  using seconds = std::chrono::duration<double>;
   constexpr double kMsPerSecond = 1000.0;
+  static constexpr seconds kBetween{0.005};  // that may pass between two steps of an engine that has something to do
   if (pace.empty()) return {};
-  return [prefill = pace[0], step = pace[1] / kMsPerSecond, each = pace[2] / kMsPerSecond](const StepReport& report) {
+  return [prefill = pace[0], step = pace[1] / kMsPerSecond, each = pace[2] / kMsPerSecond,
+          end = clock::time_point{}](const StepReport& report) mutable {
     // Weights are read once in a step, whatever it is for.
-    const double due = std::max(step, static_cast<double>(report.prefill_rows) / prefill) +
-                       each * static_cast<double>(std::max<std::int64_t>(0, report.decode_rows - 1));
-    const double left = due - (report.schedule + report.prepare + report.forward + report.sample);
-    if (left > 0.0) std::this_thread::sleep_for(std::chrono::duration<double>(left));
+    const seconds due{std::max(step, static_cast<double>(report.prefill_rows) / prefill) +
+                      each * static_cast<double>(std::max<std::int64_t>(0, report.decode_rows - 1))};
+    // From the end of the step before it, so that what follows a step, and a sleep that was too long, make none longer.
+    const seconds own{report.schedule + report.prepare + report.forward + report.sample};
+    const auto began = clock::now() - std::chrono::duration_cast<clock::duration>(own);
+    if (began - end > kBetween) end = began;
+    end += std::chrono::duration_cast<clock::duration>(due);
+    std::this_thread::sleep_until(end);
+    if (clock::now() - end > kBetween) end = clock::now();
   };
 }
 

@@ -24,8 +24,8 @@ struct NodeWork {
   double ttft = 0.0, tpot = 0.0;                                 // seconds, that the router predicted
   double ttft_slo = std::numeric_limits<double>::infinity();     // that it was picked for
   double tpot_slo = std::numeric_limits<double>::infinity();
-  bool within_slo = false;                                       // that is what the router predicted
-  bool queued = false;                                           // others waited there when it was placed
+  bool within_slo = false;               // that is what the router predicted
+  bool queued = false;                   // others waited there when it was placed
   Instant placed{0}, first{0}, last{0};  // when it was placed, when the first and the latest token came; first 0: none
 };
 

@@ -134,9 +134,9 @@ class PrefixIndex {
   std::unordered_map<NodeIndex, std::unordered_set<std::uint64_t>> held_;
 };
 
-/// Which part of a limit predictions may fill, so that nearly all that were predicted to keep it do. It is moved by what
-/// comes: down a little by each one that missed, up by much less by each one that kept it, and rests where one in 200
-/// misses, whatever predictions are worth (Gibbs and Candès 2021, "Adaptive conformal inference under distribution
+/// Which part of a limit predictions may fill, so that nearly all that were predicted to keep it do. It is moved by
+/// what comes: down a little by each one that missed, up by much less by each one that kept it, and rests where one in
+/// 200 misses, whatever predictions are worth (Gibbs and Candès 2021, "Adaptive conformal inference under distribution
 /// shift").
 class SloRoom {
  public:

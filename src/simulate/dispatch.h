@@ -31,8 +31,8 @@ class SimDispatch {
   /// Nothing: no node may.
   std::optional<Route> pick(const Query& query, double now);
 
-  /// What becomes of a stream that a gateway has placed, as RoutePicker is told. `now`, here and below: seconds of the clock that
-  /// the work's times are of.
+  /// What becomes of a stream that a gateway has placed, as RoutePicker is told. `now`, here and below: seconds of the
+  /// clock that the work's times are of.
   void observe(std::size_t gateway, NodeIndex node, WorkStage stage, NodeWork& work, double now);
   /// What it is told that this work costs: $.
   [[nodiscard]] double billed(std::size_t gateway, NodeIndex node, const NodeWork& work) const;

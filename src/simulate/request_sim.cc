@@ -100,7 +100,8 @@ void RequestSim::look_at_batch() {
 void RequestSim::place(std::size_t request) {
   Request& state = requests_[request];
   const SimRequest& asked = work_->requests[request];
-  if (now() - state.untaken >= seconds_of(timing_.give_up) && !asked.batch) {
+  const Duration patience = state.attempt == 0 ? timing_.no_node : timing_.give_up;
+  if (now() - state.untaken >= seconds_of(patience) && !asked.batch) {
     tally_.failed(request);
     return;
   }

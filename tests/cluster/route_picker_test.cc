@@ -323,5 +323,52 @@ TEST_F(RoutePickerTest, WhatWorkCosts) {
   EXPECT_NEAR(cost.joules, busy * 600, 1e-6);
 }
 
+TEST(NodeWatchTest, KnowsItsOwnStreamsAtOnceAndOthersByBeats) {
+  NodeWatch watch({.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.001});
+  watch.beat({.running = 3, .waiting = 1, .waiting_tokens = 400, .kv_free = 5000}, 1.0);
+  EXPECT_EQ(watch.load(1.0).running, 4);
+  EXPECT_EQ(watch.load(1.0).waiting_tokens, 400);
+  NodeWork work{.prompt_tokens = 600, .expected_cached = 100, .choices = 2, .placed = seconds(1)};
+  watch.placed(work, 1.0);
+  EXPECT_TRUE(work.queued);
+  EXPECT_TRUE(watch.computes());
+  EXPECT_EQ(watch.load(1.0).running, 6);
+  EXPECT_EQ(watch.load(1.0).waiting_tokens, 900);
+  EXPECT_EQ(watch.load(1.2).waiting_tokens, 700) << "200 of its own have been computed since";
+  EXPECT_EQ(watch.load(1.0).kv_free, 4500);
+  work.first = time_of(1.5);
+  watch.began(work, 1.5);
+  EXPECT_FALSE(watch.computes());
+  EXPECT_EQ(work.beside, 4.0);
+  watch.beat({.running = 2, .kv_free = 6000}, 2.0);
+  work.tokens = 40;
+  work.last = time_of(2.5);
+  watch.left(work, 2.5);
+  EXPECT_EQ(work.beside, 2.0) << "on an average";
+  EXPECT_EQ(watch.load(2.5).running, 0);
+}
+
+TEST(NodeWatchTest, TellsTheRouterWhatKept) {
+  const NodeSpeed speed{.prefill = 1000.0, .step = 0.01, .step_per_sequence = 0.0};
+  Router router;
+  router.set_node(0, {.speed = speed});
+  const RouteRequest request{.prompt_tokens = 1000, .answer_tokens = 100, .ttft_slo = 1.2, .tpot_slo = 1.0};
+  NodeWork late = work_of(speed, 1000, 50, 0.0, 1.3);
+  late.ttft_slo = 1.2;
+  const auto within = [&] { return router.pick(request, 1).at(0).within_slo; };
+  for (int i = 0; i < 10; ++i) tell_kept(router, late, 9.0);
+  EXPECT_TRUE(within()) << "nobody had said that it would keep it";
+  late.within_slo = true;
+  for (int i = 0; i < 10; ++i) tell_kept(router, late, 9.0);
+  EXPECT_FALSE(within());
+}
+
+TEST(ExpectedAnswerTest, FollowsWhatEnds) {
+  ExpectedAnswer expected;
+  EXPECT_EQ(expected.tokens(), 256.0);
+  for (int i = 0; i < 400; ++i) expected.ended(i % 2 == 0 ? 20 : 40);
+  EXPECT_NEAR(expected.tokens(), 30.0, 6.0);
+}
+
 }  // namespace
 }  // namespace millrace

@@ -55,6 +55,33 @@ TEST(RouterTest, TakesTheCheapestThatKeepsWithinTheSlo) {
   EXPECT_FALSE(none.at(0).within_slo);
 }
 
+TEST(RouterTest, FillsAsMuchOfALimitAsPredictionsAreWorth) {
+  Router router;
+  router.set_node(0, node_of(1000, 0.01, 1.0));
+  RouteRequest request = request_of(1000, 100);
+  request.ttft_slo = 1.01 / 0.85;
+  request.tpot_slo = 1.0;
+  EXPECT_TRUE(router.pick(request, 1).at(0).within_slo);
+  for (int i = 0; i < 10; ++i) router.ttft_came(false);
+  EXPECT_FALSE(router.pick(request, 1).at(0).within_slo) << "those that were to come so late came later";
+  for (int i = 0; i < 4000; ++i) router.ttft_came(true);
+  EXPECT_TRUE(router.pick(request, 1).at(0).within_slo);
+  // Predictions that are wrong by some share, either way: one in 200 of those that are taken misses in the end.
+  SimDice dice(9);
+  SloRoom room;
+  int taken = 0, missed = 0;
+  for (int i = 0; i < 400000; ++i) {
+    const double predicted = dice.uniform();
+    if (predicted > room.part()) continue;
+    const bool kept = predicted * (0.6 + 0.8 * dice.uniform()) <= 1.0;
+    room.came(kept);
+    ++taken;
+    missed += kept ? 0 : 1;
+  }
+  EXPECT_NEAR(static_cast<double>(missed) / taken, 0.005, 0.001);
+  EXPECT_NEAR(room.part(), 0.8, 0.08);
+}
+
 TEST(RouterTest, NeverANodeThatMayNot) {
   SimDice dice(3);
   Router router;
