@@ -53,12 +53,12 @@ class LiveCluster:
         return self.first_line("gateway")["listening"]
 
     def start_nodes(self, nodes, *flags):
-        """`nodes`: for each name `pace` (--pace), `terms` (flags of `millrace terms`) and perhaps `flags`."""
+        """`nodes`: for each name `pace` (--pace; None: as fast as it is) and `terms` (flags of `millrace terms`)."""
         for name, node in nodes.items():
             subprocess.run([BINARY, "terms", name, "--nats", self.nats, "--name", "owner", *map(str, node["terms"])],
                            check=True, stdout=subprocess.DEVNULL)
-            self.start(name, BINARY, "node", "--nats", self.nats, "--name", name, "--threads", 1, "--pace", node["pace"],
-                       "--metrics-port", 0, "--json", *node.get("flags", []), *flags)
+            self.start(name, BINARY, "node", "--nats", self.nats, "--name", name, "--threads", 1,
+                       *(["--pace", node["pace"]] if node["pace"] else []), "--metrics-port", 0, "--json", *flags)
         for name in nodes:
             self.metrics[name] = self.first_line(name)["metrics"]
 
