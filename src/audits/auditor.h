@@ -78,6 +78,8 @@ class Auditor {
     std::int64_t alarms = 0;
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
+  /// Streams of audits that run.
+  [[nodiscard]] std::size_t open() const { return open_.size(); }
   [[nodiscard]] const std::map<std::string, AuditTest>& tests() const { return tests_; }
 
   /// What was found so far, as JSON text, for an auditor that goes on from there. Error: what is wrong in it.

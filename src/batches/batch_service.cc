@@ -14,6 +14,7 @@ namespace millrace {
 namespace {
 
 constexpr std::size_t kQueueBytes = 256 << 10;  // of an answer's events
+constexpr Duration kCountEvery = std::chrono::milliseconds(250);
 constexpr auto kLast = std::numeric_limits<std::int32_t>::max();
 
 }  // namespace
@@ -154,6 +155,11 @@ void BatchService::end() {
   woken_.notify_one();
 }
 
+BatchWorker::Figures BatchService::figures() {
+  const std::lock_guard lock(mutex_);
+  return figures_;
+}
+
 void BatchService::look_soon() {
   const std::lock_guard lock(mutex_);
   wake_ = look_ = true;
@@ -161,11 +167,16 @@ void BatchService::look_soon() {
 }
 
 void BatchService::run() {
+  Duration counted{0};
   while (true) {
     const auto wall = std::chrono::system_clock::now().time_since_epoch();
-    const Duration sleep = worker_.step(std::chrono::steady_clock::now().time_since_epoch(),
-                                        std::chrono::duration_cast<std::chrono::seconds>(wall).count());
+    const Duration now = std::chrono::steady_clock::now().time_since_epoch();
+    const Duration sleep = worker_.step(now, std::chrono::duration_cast<std::chrono::seconds>(wall).count());
+    const bool counts = now - counted >= kCountEvery;
+    if (counts) counted = now;
+    BatchWorker::Figures figures = counts ? worker_.figures() : BatchWorker::Figures{};
     std::unique_lock lock(mutex_);
+    if (counts) figures_ = figures;
     woken_.wait_for(lock, sleep, [&] { return wake_ || stop_; });
     wake_ = false;
     if (std::exchange(look_, false)) worker_.look_soon();

@@ -72,6 +72,8 @@ class BatchService {
 
   /// Any thread.
   void set_room(const NodeRoom& room) { lines_.set_room(room); }
+  /// Any thread: of the last quarter of a second.
+  [[nodiscard]] BatchWorker::Figures figures();
   /// Any thread: a batch was made or cancelled.
   void look_soon();
   /// Any thread: no line is begun any more, and what is under way is handed to others.
@@ -83,6 +85,7 @@ class BatchService {
   std::mutex mutex_;
   std::condition_variable woken_;
   bool wake_ = false, look_ = false, stop_ = false;  // guarded by mutex_
+  BatchWorker::Figures figures_;                     // guarded by mutex_
   EngineLines lines_;
   BatchWorker worker_;
   std::thread thread_;

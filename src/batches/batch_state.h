@@ -35,6 +35,7 @@ enum class BatchStatus : std::uint8_t {
   cancelling,
   cancelled,
 };
+constexpr std::size_t kBatchStatuses = 8;
 std::string_view batch_status_name(BatchStatus status);
 /// Nothing changes any more.
 bool has_ended(BatchStatus status);

@@ -2,6 +2,7 @@
 // commits (docs/batches.md). It decides by what is stored, so any number of them may work, and each may vanish.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -93,10 +94,19 @@ class BatchWorker {
   struct Counters {
     std::int64_t started = 0, answered = 0, committed = 0, doubled = 0, tried_again = 0, yielded = 0,
                  waited = 0;                             // lines
+    std::int64_t completed = 0, failed = 0;              // … whose results were written here
     std::int64_t claimed = 0, taken_over = 0, lost = 0;  // tasks
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
   [[nodiscard]] std::size_t lines_in_flight() const { return running_.size(); }
+
+  struct Figures {
+    std::array<std::int64_t, kBatchStatuses> batches = {};  // by BatchStatus: those that this process knows of
+    std::int64_t running = 0;                               // lines in flight here
+    std::int64_t left = 0;  // lines without a result, as it has seen them, of its model's batches in progress
+    Counters counters = {};
+  };
+  [[nodiscard]] Figures figures() const;
 
  private:
   enum class LineState : std::uint8_t { pending, running, answered, done };

@@ -116,7 +116,10 @@ Status BatchWorker::commit(Commit& commit, HeldLine& line) {
     own = stored && stored->value == commit.value;
     if (stored && !own) MILLRACE_CHECK_OK(drop_result(*store_, commit.batch, key, commit.writer));
   }
-  if (own) commit.charge.take();  // so of all who answer a line one charges it
+  if (own) {
+    commit.charge.take();  // so of all who answer a line one charges it
+    ++(commit.result.status == kOk ? counters_.completed : counters_.failed);
+  }
   ++counters_.committed;
   line.state = LineState::done;
   return Ok{};
@@ -260,6 +263,17 @@ WaitingLines BatchWorker::waiting_lines(const std::string& id, const Known& batc
   waiting.prompt_tokens = (kGuess * bytes / kBytesPerToken + static_cast<double>(seen.prompt)) / lines;
   waiting.answer_tokens = (kGuess * kUsualAnswer + static_cast<double>(seen.answer)) / lines;
   return waiting;
+}
+
+BatchWorker::Figures BatchWorker::figures() const {
+  Figures figures{.running = static_cast<std::int64_t>(running_.size()), .counters = counters_};
+  for (const auto& [id, batch] : batches_) {
+    if (batch.revision == 0) continue;
+    ++figures.batches[static_cast<std::size_t>(batch.record.status)];
+    const bool own = batch.record.model == options_.model && batch.record.status == BatchStatus::in_progress;
+    if (own) figures.left += lines_left(batch);
+  }
+  return figures;
 }
 
 Result<std::int64_t> BatchWorker::start_lines_of(const std::string& id, Known& batch, std::int64_t most) {

@@ -2,20 +2,34 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <mutex>
+#include <string>
 #include <vector>
 
+#include "audits/auditor.h"
+#include "batches/batch_worker.h"
 #include "cluster/event_loop.h"
+#include "cluster/gateway_engine.h"
 #include "cluster/gateway_streams.h"
 #include "cluster/nats_transport.h"
 #include "cluster/node_streams.h"
 #include "server/metrics.h"
+#include "tenants/tenant_meter.h"
 
 namespace millrace::cli {
 
-/// Both on the loop's thread.
+/// On the loop's thread.
 std::vector<MetricFamily> gateway_metrics(const GatewayStreams& streams, const NatsTransport& transport);
 std::vector<MetricFamily> node_metrics(const NodeStreams& streams, const NatsTransport& transport);
+
+/// Behind those of `families`.
+void add_hedges(std::vector<MetricFamily>& families, const GatewayEngine::Counters& hedges);
+/// A series for each tenant and figure; Admission::figures() bounds how many there are. Empty: none.
+void add_tenants(std::vector<MetricFamily>& families, const std::map<std::string, TenantFigures>& tenants);
+/// `open`: streams of audits that run.
+void add_audits(std::vector<MetricFamily>& families, const Auditor::Counters& audits, std::size_t open);
+void add_batches(std::vector<MetricFamily>& families, const BatchWorker::Figures& batches);
 
 /// What only the loop's thread may look at, for those who ask on other threads: four times a second it makes a copy.
 template <typename Value>

@@ -130,7 +130,11 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   LoopCopy<Figures> figures(loop, [&, tokens = std::int64_t{0}]() mutable -> Figures {
     const std::int64_t came = streams.counters().tokens, running = streams.running();
     metrics.take_tokens(0, 0, came - std::exchange(tokens, came));
-    return {running, static_cast<std::int64_t>(streams.count()) - running, gateway_metrics(streams, *transport)};
+    Figures now{running, static_cast<std::int64_t>(streams.count()) - running, gateway_metrics(streams, *transport)};
+    add_hedges(now.families, engine.counters());
+    add_tenants(now.families, tenants.admission().figures());
+    if (audits != nullptr) add_audits(now.families, audits->auditor().counters(), audits->auditor().open());
+    return now;
   });
   const EngineAccess access{
       [&](Request request, Sink sink) { return engine.submit(std::move(request), std::move(sink)); },
@@ -159,7 +163,8 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
       .ready = [&] { return !server->draining(); },
       .metrics =
           [&] {
-            const Figures now = figures.get();
+            Figures now = figures.get();
+            add_batches(now.families, batches.figures());
             return metrics.text(
                 {.running = now.running, .waiting = now.waiting, .kv = {}, .draining = server->draining()},
                 server->connections(), now.families);

@@ -33,6 +33,8 @@ class GatewayAudits {
   GatewayAudits(const GatewayAudits&) = delete;
   GatewayAudits& operator=(const GatewayAudits&) = delete;
 
+  [[nodiscard]] const Auditor& auditor() const { return auditor_; }
+
  private:
   GatewayAudits(const AuditFlags& flags, AuditOptions options, GatewayStreams& streams, Transport& transport,
                 Registry& registry, Log log);

@@ -32,6 +32,8 @@ class GatewayBatches {
                  std::function<void(const std::string&)> on_message, int replicas);
 
   void add_to(std::vector<HttpRoute>& routes) { routes_.add_to(routes); }
+  /// Any thread.
+  [[nodiscard]] BatchWorker::Figures figures() { return service_.figures(); }
   /// Any thread: the work goes to other gateways.
   void end() { service_.end(); }
 

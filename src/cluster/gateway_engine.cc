@@ -88,12 +88,14 @@ void GatewayEngine::hedge(RequestId id) {
   Live& live = *found->second;
   Placement placement = std::move(*live.placement);
   live.placement.reset();
+  ++counters_.hedged;
   submit_stream(id, live, std::move(placement), streams_->so_far(live.stream).node, live.hedge);
 }
 
 void GatewayEngine::choose(Live& live, StreamId stream) {
   live.placement.reset();
   if (live.hedge == 0) return;
+  if (stream == live.hedge) ++counters_.won;
   const StreamId other = stream == live.stream ? live.hedge : live.stream;
   live.lost = streams_->so_far(other).work;
   streams_->cancel(other);
@@ -109,7 +111,10 @@ Demand GatewayEngine::on_stream(RequestId id, StreamId stream, const StreamNews&
   if (done != nullptr && live.hedge != 0) {
     // Without a word: the other one may still answer.
     live.lost = done->work;
-    if (stream == live.stream) live.stream = live.hedge;
+    if (stream == live.stream) {
+      ++counters_.won;
+      live.stream = live.hedge;
+    }
     live.hedge = 0;
     return Demand::more;
   }

@@ -40,6 +40,13 @@ class GatewayEngine {
   /// be set before the first request.
   double hedge_after = std::numeric_limits<double>::infinity();
 
+  struct Counters {
+    std::int64_t hedged = 0;  // requests that a second node was asked for
+    std::int64_t won = 0;     // … that it answered: first, or because the other one could not
+  };
+  /// On the loop.
+  [[nodiscard]] const Counters& counters() const { return counters_; }
+
   /// On the loop: what work costs, in dollars, and the energy that it took, in joules.
   std::function<std::pair<double, double>(const NodeWork&)> cost;
 
@@ -86,6 +93,7 @@ class GatewayEngine {
   const Tokenizer* tokenizer_;
   std::int32_t vocab_;
   std::int64_t hidden_;
+  Counters counters_;
   std::atomic<RequestId> next_id_{1};
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // looked at on the loop alone
   std::unordered_map<RequestId, std::unique_ptr<Live>> live_;

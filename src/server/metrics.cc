@@ -128,6 +128,7 @@ struct ServerMetrics::Series {
       prometheus::ClientMetric metric;
       const prometheus::Labels own = family.label_name.empty() ? labels : with(family.label_name, value.label);
       for (const auto& [name, text] : own) metric.label.push_back({name, text});
+      for (const auto& [name, text] : value.more) metric.label.push_back({name, text});
       metric.counter.value = metric.gauge.value = value.value;
       all.metric.push_back(std::move(metric));
     }

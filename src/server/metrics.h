@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/report.h"
@@ -17,6 +18,7 @@ struct MetricFamily {
   struct Value {
     std::string label = {};  // what stands behind `label_name`; empty where the family has no such label
     double value = 0.0;
+    std::vector<std::pair<std::string, std::string>> more = {};  // further labels, by name
   };
   std::string name, help;
   bool is_counter = false;  // it only grows; else it is a gauge

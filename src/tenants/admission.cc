@@ -108,6 +108,17 @@ std::optional<HttpReply> spend_reply(SpendBook::Verdict verdict) {
   return away_reply("Your spend limit cannot be looked up at the moment.");
 }
 
+TenantRefusal refusal_of(SpendBook::Verdict verdict) {
+  switch (verdict) {
+    case SpendBook::Verdict::used_up:
+      return TenantRefusal::spend;
+    case SpendBook::Verdict::lent:
+      return TenantRefusal::lent;
+    default:
+      return TenantRefusal::store;
+  }
+}
+
 NanoUsd AdmittedCall::cost_of(const TokenUse& use) const {
   if (tenant == nullptr) return 0;
   if (tenant->has_prices()) {
@@ -180,6 +191,7 @@ std::optional<std::variant<std::string, HttpReply>> Admission::who(std::string_v
   const std::shared_ptr<const Tenant> tenant = tenants_.who(authorization);
   if (tenant == nullptr) return no_key_reply(authorization);
   if (tenant->disabled) {
+    meter_.refused(tenant->name, TenantRefusal::account);
     return disabled_reply();
   }
   return tenant->name;
@@ -188,6 +200,7 @@ std::optional<std::variant<std::string, HttpReply>> Admission::who(std::string_v
 std::optional<HttpReply> Admission::refuse_batches(const HttpRequest& request) const {
   const auto tenant = tenants_.find(request.tenant);
   if (tenants_.state() != TenantTable::State::some || (tenant != nullptr && tenant->batches)) return std::nullopt;
+  meter_.refused(request.tenant, TenantRefusal::account);
   return no_batches_reply();
 }
 
@@ -201,26 +214,32 @@ Result<LimitTicket, HttpReply> Admission::begin(const std::shared_ptr<const Tena
   headers = limit_headers(*tenant, limits.left(now));
   if (begun.verdict == Verdict::granted) {
     return LimitTicket([this, name = tenant->name, taken = begun.taken_tokens](std::int64_t used) {
+      meter_.used(name, used);
       const std::lock_guard ending(limits_mutex_);
       if (const auto found = limits_.find(name); found != limits_.end()) found->second.end(taken, used, loop_->now());
     });
   }
   HttpReply reply;
+  const auto count = [&](TenantRefusal why) { meter_.refused(tenant->name, why); };
   switch (begun.verdict) {
     case Verdict::too_many_requests:
+      count(TenantRefusal::requests);
       reply = limited_reply(fmt::format("Rate limit reached: {} requests per minute.", *tenant->requests_per_minute),
                             begun.retry_after);
       break;
     case Verdict::too_many_tokens:
+      count(TenantRefusal::tokens);
       reply = limited_reply(fmt::format("Rate limit reached: {} tokens per minute, and this request may use {}.",
                                         *tenant->tokens_per_minute, prompt + answer),
                             begun.retry_after);
       break;
     case Verdict::too_many_at_once:
+      count(TenantRefusal::concurrent);
       reply = limited_reply(fmt::format("{} requests of yours run at once, which is your limit.", *tenant->concurrent),
                             begun.retry_after);
       break;
     default:
+      count(TenantRefusal::too_large);
       reply = final_reply(429,
                           fmt::format("Request too large: its prompt has {} tokens, and your limit is {} per minute.",
                                       prompt, *tenant->tokens_per_minute),
@@ -319,14 +338,20 @@ HttpOutcome Admission::admit(const HttpRequest& request, ApiCall call, const Mak
     admitted.tenant = tenants_.find(request.tenant);
     if (admitted.tenant == nullptr) return no_key_reply("removed");  // between its head and its body
     admitted.salt = salt_of(*admitted.tenant);
-    if (auto refused = wish(*admitted.tenant, admitted.call)) return std::move(*refused);
+    if (auto refused = wish(*admitted.tenant, admitted.call)) {
+      meter_.refused(request.tenant, TenantRefusal::account);
+      return std::move(*refused);
+    }
     const auto [prompt, answer] = most_tokens(admitted.call);
     auto ticket = begin(admitted.tenant, prompt, answer, admitted.headers);
     if (!ticket.ok()) return std::move(ticket).error();
     admitted.ticket = std::move(*ticket);
     price(admitted, prompt, answer);
   }
-  if (!keyed) return make_admitted_answer(*this, std::move(admitted));
+  if (!keyed) {
+    if (!admitted.limit) meter_.admitted(request.tenant);  // else when that much is reserved
+    return make_admitted_answer(*this, std::move(admitted));
+  }
   admitted.key = once_key(request.tenant, key);
   admitted.request = sha256_hex(request.path + "\n" + request.body);
   admitted.stream = admitted.call.answer.stream;
@@ -340,14 +365,51 @@ void Admission::reserve(const AdmittedCall& call, std::function<void(std::option
   loop_->post([this, alive = alive_, account = call.account, limit = call.limit, amount = call.reserve,
                done = std::move(done)] {
     if (!*alive) return;
-    spend_.reserve(account, limit, amount, [done](SpendBook::Verdict verdict) { done(spend_reply(verdict)); });
+    spend_.reserve(account, limit, amount, [this, account, done](SpendBook::Verdict verdict) {
+      count(account, verdict);
+      done(spend_reply(verdict));
+    });
   });
 }
 
 void Admission::settle(const std::string& account, NanoUsd reserved, NanoUsd cost) {
   loop_->post([this, alive = alive_, account, reserved, cost] {
-    if (*alive) spend_.settle(account, reserved, cost);
+    if (*alive) charge(account, reserved, cost);
   });
+}
+
+void Admission::charge(const std::string& account, NanoUsd reserved, NanoUsd cost, const std::string& key,
+                       std::function<void()> written) {
+  meter_.charged(tenant_of_account(account), cost);
+  spend_.settle(account, reserved, cost, key, std::move(written));
+}
+
+/// Of a request that wanted to reserve.
+void Admission::count(const std::string& account, SpendBook::Verdict verdict) const {
+  const std::string_view tenant = tenant_of_account(account);
+  if (verdict == SpendBook::Verdict::granted) return meter_.admitted(tenant);
+  meter_.refused(tenant, refusal_of(verdict));
+}
+
+std::map<std::string, TenantFigures> Admission::figures() const {
+  std::map<std::string, TenantFigures> figures;
+  for (auto& [name, tally] : meter_.tallies()) figures[name].tally = tally;
+  const auto add = [](std::optional<NanoUsd>& sum, NanoUsd amount) { sum = sum.value_or(0) + amount; };
+  for (const auto& [account, view] : spend_.views()) {
+    const std::string name(tenant_of_account(account));
+    const auto tenant = tenants_.find(name);
+    if (tenant == nullptr || spend_account(*tenant, unix_now()) != account) continue;  // of a period that is over
+    TenantFigures& of = figures[meter_.name_of(name)];
+    of.spent += view.spent;
+    of.free += std::max<NanoUsd>(view.free, 0);
+    of.reserved += view.reserved;
+    if (view.limit) add(of.limit, *view.limit);
+  }
+  const std::lock_guard lock(limits_mutex_);
+  for (const auto& [name, limits] : limits_) {
+    if (limits.own().concurrent > 0) figures[meter_.name_of(name)].running += limits.own().concurrent;
+  }
+  return figures;
 }
 
 void Admission::end(std::function<void()> done) {

@@ -22,6 +22,7 @@
 #include "tenants/once.h"
 #include "tenants/rate_limit.h"
 #include "tenants/shared_answer.h"
+#include "tenants/tenant_meter.h"
 #include "tenants/tenant_table.h"
 
 namespace millrace {
@@ -104,6 +105,8 @@ HttpReply limited_reply(std::string_view message, Duration wait, std::string_vie
 HttpReply away_reply(std::string_view message);
 /// None: it may run.
 std::optional<HttpReply> spend_reply(SpendBook::Verdict verdict);
+/// Of one that is not granted.
+TenantRefusal refusal_of(SpendBook::Verdict verdict);
 
 class Admission {
  public:
@@ -142,6 +145,8 @@ class Admission {
   void reserve(const AdmittedCall& call, std::function<void(std::optional<HttpReply> refused)> done);
   /// What it used in the end; gives back the reservation.
   void settle(const std::string& account, NanoUsd reserved, NanoUsd cost);
+  /// On the loop: by tenant, at most TenantMeter::kMostNamed and one for all others.
+  [[nodiscard]] std::map<std::string, TenantFigures> figures() const;
   void read_keyed(std::shared_ptr<KeyedReader> reader);
   void left_keyed(const std::shared_ptr<KeyedReader>& reader);
 
@@ -165,6 +170,10 @@ class Admission {
   [[nodiscard]] Result<LimitTicket, HttpReply> begin(const std::shared_ptr<const Tenant>& tenant, std::int64_t prompt,
                                                      std::int64_t answer,
                                                      std::vector<std::pair<std::string, std::string>>& headers);
+  /// As spend_.settle(), and counted.
+  void charge(const std::string& account, NanoUsd reserved, NanoUsd cost, const std::string& key = {},
+              std::function<void()> written = {});
+  void count(const std::string& account, SpendBook::Verdict verdict) const;
   [[nodiscard]] static std::optional<HttpReply> wish(const Tenant& tenant, ApiCall& call);
   static void price(AdmittedCall& admitted, std::int64_t prompt, std::int64_t answer);
   void tick();
@@ -182,7 +191,7 @@ class Admission {
   void give_up(const std::string& key);
   void close(const std::string& key, NanoUsd cost, bool keep);
   void refuse_all(const std::string& key, const HttpReply& reply);
-  void drop(const std::string& key, const HttpReply& reply);
+  void drop(const std::string& key, const HttpReply& reply, TenantRefusal why);
   bool anybody_waits(Keyed& entry);
   Keyed* find(const std::string& key);
 
@@ -190,6 +199,7 @@ class Admission {
   Transport* transport_;
   AdmissionTiming timing_;
   // Before all that may hold tickets: those end in the limits.
+  mutable TenantMeter meter_;
   mutable std::mutex limits_mutex_;
   std::map<std::string, TenantLimits, std::less<>> limits_;
   TenantTable tenants_;

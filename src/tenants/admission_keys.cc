@@ -21,6 +21,11 @@ HttpReply not_kept_reply() {
                      "invalid_request_error", "idempotent_answer_not_kept");
 }
 
+/// Empty: nobody's.
+std::string_view tenant_of(const AdmittedCall& call) {
+  return call.tenant == nullptr ? std::string_view() : call.tenant->name;
+}
+
 }  // namespace
 
 void KeyedReader::refuse(HttpReply reply) {
@@ -72,8 +77,10 @@ void Admission::join(const std::shared_ptr<KeyedReader>& reader) {
     entry.waiting.push_back(reader);
     claim(key);
   } else if (entry.request != reader->call->request) {
+    meter_.refused(tenant_of(*reader->call), TenantRefusal::key);
     reader->refuse(other_reply());
   } else if (entry.answer != nullptr) {
+    meter_.replayed(tenant_of(*reader->call));
     reader->give(entry.answer, entry.closing);
   } else {
     entry.waiting.push_back(reader);
@@ -133,19 +140,22 @@ void Admission::on_found(const std::string& key, OnceBook::Found found) {
     case OnceBook::Outcome::running:
       return wait_for_other(key);
     case OnceBook::Outcome::other:
-      return drop(key, other_reply());
+      return drop(key, other_reply(), TenantRefusal::key);
     case OnceBook::Outcome::unavailable:
-      return drop(key, away_reply("Idempotency keys cannot be looked up at the moment."));
+      return drop(key, away_reply("Idempotency keys cannot be looked up at the moment."), TenantRefusal::store);
     case OnceBook::Outcome::done:
       break;
   }
   if (entry == nullptr) return;
-  if (!found.answer) return drop(key, not_kept_reply());
+  if (!found.answer) return drop(key, not_kept_reply(), TenantRefusal::key);
   if (*held_ + static_cast<std::int64_t>(found.answer->body.size()) > kMostHeld) {
-    return drop(key, away_reply("Too many answers are told again at the moment."));
+    return drop(key, away_reply("Too many answers are told again at the moment."), TenantRefusal::store);
   }
   const auto answer = std::make_shared<SharedAnswer>(*loop_, std::move(*found.answer), held_);
-  for (const auto& reader : std::exchange(entry->waiting, {})) reader->give(answer, true);
+  for (const auto& reader : std::exchange(entry->waiting, {})) {
+    meter_.replayed(tenant_of(*reader->call));
+    reader->give(answer, true);
+  }
   keyed_.erase(key);
 }
 
@@ -156,7 +166,7 @@ void Admission::wait_for_other(const std::string& key) {
     HttpReply reply = error_reply(409, "A request with this Idempotency-Key is still being answered.",
                                   "invalid_request_error", "idempotent_request_in_progress");
     reply.headers.emplace_back("Retry-After", "5");
-    return drop(key, reply);
+    return drop(key, reply, TenantRefusal::key);
   }
   transport_->after(timing_.ask_again, [this, key] { claim(key); });
 }
@@ -171,7 +181,7 @@ void Admission::reserve_and_answer(const std::string& key, const std::string& ac
     if (waiting == nullptr) return;
     if (const auto refused = spend_reply(verdict)) {
       once_.release(key);
-      return drop(key, *refused);
+      return drop(key, *refused, refusal_of(verdict));
     }
     waiting->reserved = waiting->call->reserve;
     answer(key);
@@ -180,13 +190,17 @@ void Admission::reserve_and_answer(const std::string& key, const std::string& ac
 
 void Admission::answer(const std::string& key) {
   Keyed& entry = keyed_.at(key);
+  meter_.admitted(tenant_of(*entry.call));
   entry.answer = std::make_shared<SharedAnswer>(*loop_, entry.call->answer(), held_, kMostHeld);
   const auto refused = entry.answer->start([this, key] { on_end(key); });
   if (refused) {
     refuse_all(key, *refused);
     return close(key, 0, false);
   }
-  for (const auto& reader : std::exchange(entry.waiting, {})) reader->give(entry.answer, false);
+  for (const auto& reader : std::exchange(entry.waiting, {})) {
+    if (reader->call != entry.call) meter_.replayed(tenant_of(*reader->call));
+    reader->give(entry.answer, false);
+  }
 }
 
 void Admission::on_end(const std::string& key) {
@@ -217,7 +231,7 @@ void Admission::close(const std::string& key, NanoUsd cost, bool keep) {
   const NanoUsd reserved = std::exchange(entry.reserved, 0);
   const bool charged = entry.call->tenant != nullptr && (cost > 0 || reserved > 0);
   if (!keep) {
-    if (charged) spend_.settle(account, reserved, cost);
+    if (charged) charge(account, reserved, cost);
     once_.release(key);
     keyed_.erase(key);
     return;
@@ -232,8 +246,8 @@ void Admission::close(const std::string& key, NanoUsd cost, bool keep) {
       keyed_.erase(key);
     });
   };
-  if (charged && cost > 0) return spend_.settle(account, reserved, cost, key, finish);
-  if (charged) spend_.settle(account, reserved, 0);
+  if (charged && cost > 0) return charge(account, reserved, cost, key, finish);
+  if (charged) charge(account, reserved, 0);
   finish();
 }
 
@@ -243,7 +257,10 @@ void Admission::refuse_all(const std::string& key, const HttpReply& reply) {
   for (const auto& reader : std::exchange(entry->waiting, {})) reader->refuse(reply);
 }
 
-void Admission::drop(const std::string& key, const HttpReply& reply) {
+void Admission::drop(const std::string& key, const HttpReply& reply, TenantRefusal why) {
+  if (const Keyed* entry = find(key)) {
+    for (const auto& reader : entry->waiting) meter_.refused(tenant_of(*reader->call), why);
+  }
   refuse_all(key, reply);
   keyed_.erase(key);
 }

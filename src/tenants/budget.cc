@@ -296,9 +296,13 @@ bool SpendBook::quiet() const {
 
 SpendBook::View SpendBook::view(const std::string& name) const {
   const auto found = accounts_.find(name);
-  if (found == accounts_.end()) return {};
-  const Account& account = found->second;
-  return {account.ledger.spent, account.left, account.reserved};
+  return found == accounts_.end() ? View{} : found->second.view();
+}
+
+std::map<std::string, SpendBook::View> SpendBook::views() const {
+  std::map<std::string, View> views;
+  for (const auto& [name, account] : accounts_) views[name] = account.view();
+  return views;
 }
 
 }  // namespace millrace

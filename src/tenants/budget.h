@@ -79,8 +79,12 @@ class SpendBook {
   /// Of an account, as far as this gateway knows; for tests and metrics.
   struct View {
     NanoUsd spent = 0, left = 0, reserved = 0;
+    NanoUsd free = 0;  // of `left`, that is neither reserved nor charged already
+    std::optional<NanoUsd> limit = {};
   };
   [[nodiscard]] View view(const std::string& account) const;
+  /// Those that were used lately.
+  [[nodiscard]] std::map<std::string, View> views() const;
 
  private:
   struct Charge {
@@ -122,6 +126,7 @@ class SpendBook {
 
     [[nodiscard]] NanoUsd unwritten() const;
     [[nodiscard]] NanoUsd free() const { return left - reserved - unwritten(); }
+    [[nodiscard]] View view() const { return {ledger.spent, left, reserved, free(), limit}; }
   };
 
   void go_on(const std::string& name, Account& account);

@@ -251,6 +251,10 @@ std::string spend_account(const Tenant& tenant, std::int64_t unix_seconds) {
   return account;
 }
 
+std::string_view tenant_of_account(std::string_view account) {
+  return account.substr(0, account.find('.'));
+}
+
 std::int64_t until_next_period(SpendPeriod period, std::int64_t unix_seconds) {
   std::chrono::year_month_day next = date_of(unix_seconds);
   if (period == SpendPeriod::day) {

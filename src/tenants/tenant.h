@@ -73,6 +73,8 @@ NanoUsd price_of(const Tenant& tenant, std::int64_t prompt_tokens, std::int64_t 
 
 /// The ledger's key of a tenant's period at this Unix time: "acme.2026-11-27" or "acme.2026-11".
 std::string spend_account(const Tenant& tenant, std::int64_t unix_seconds);
+/// Whose account this is.
+std::string_view tenant_of_account(std::string_view account);
 /// Seconds until the next period begins.
 std::int64_t until_next_period(SpendPeriod period, std::int64_t unix_seconds);
 

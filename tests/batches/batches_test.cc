@@ -72,12 +72,26 @@ TEST(Batches, AreAnsweredInTheOrderOfTheirLines) {
   ASSERT_TRUE(sim.run_until([&] { return sim.batch(id)["status"] == "in_progress"; }, seconds(10)));
   ASSERT_TRUE(sim.run_until([&] { return sim.batch(id)["request_counts"]["completed"] >= 20; }, minutes(10)));
   EXPECT_EQ(sim.ask(&BatchApi::delete_file, file).status, 409) << "it is still read";
+  const auto in = [](const BatchWorker::Figures& figures, BatchStatus status) {
+    return figures.batches[static_cast<std::size_t>(status)];
+  };
+  for (const std::size_t gateway : {0, 1}) {
+    const BatchWorker::Figures figures = sim.figures(gateway);
+    EXPECT_EQ(in(figures, BatchStatus::in_progress), 1);
+    EXPECT_GT(figures.left, 0);
+    EXPECT_LE(figures.left, 100);
+    EXPECT_LE(figures.running, figures.left);
+  }
   ASSERT_TRUE(sim.run_until([&] { return has_ended(sim, id); }, minutes(10)));
   const json batch = sim.batch(id);
   EXPECT_EQ(batch["status"], "completed");
   EXPECT_EQ(batch["request_counts"]["failed"], 14);
   expect_complete(sim, batch, 100);
   EXPECT_EQ(sim.counters().started, 100) << "nothing was computed twice";
+  EXPECT_EQ(sim.counters().completed, 86);
+  EXPECT_EQ(sim.counters().failed, 14);
+  EXPECT_TRUE(sim.run_until([&] { return in(sim.figures(0), BatchStatus::completed) == 1; }, minutes(1)));
+  EXPECT_EQ(sim.figures(0).left + sim.figures(0).running, 0);
   // In the end nothing is left but the files and the record, and then not even the files.
   ASSERT_TRUE(sim.run_until([&] { return !sim.store.kinds().contains("live"); }, minutes(15)));
   auto kinds = sim.store.kinds();

@@ -185,6 +185,8 @@ void SimBatches::stop(Gateway& gateway) {
   gone_.waited += own.waited;
   gone_.taken_over += own.taken_over;
   gone_.tried_again += own.tried_again;
+  gone_.completed += own.completed;
+  gone_.failed += own.failed;
   gateway.worker.reset();
   gateway.lines.reset();
   gateway.store.reset();
@@ -200,8 +202,14 @@ BatchWorker::Counters SimBatches::counters() const {
     all.waited += gateway.worker->counters().waited;
     all.taken_over += gateway.worker->counters().taken_over;
     all.tried_again += gateway.worker->counters().tried_again;
+    all.completed += gateway.worker->counters().completed;
+    all.failed += gateway.worker->counters().failed;
   }
   return all;
+}
+
+BatchWorker::Figures SimBatches::figures(std::size_t gateway) const {
+  return gateways_[gateway].worker->figures();
 }
 
 void SimBatches::kill(std::size_t gateway) {

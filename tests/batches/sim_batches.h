@@ -173,6 +173,8 @@ class SimBatches {
   [[nodiscard]] UnixTime wall() const;
   /// Of all gateways that ever were.
   [[nodiscard]] BatchWorker::Counters counters() const;
+  /// Of one that lives.
+  [[nodiscard]] BatchWorker::Figures figures(std::size_t gateway) const;
 
   SimBatchStore store;
   SimPlaces places;

@@ -96,6 +96,9 @@ class Audits(cluster_test.Processes):
         print(f"{sum(self.answered.values())} answers: {dict(self.answered)}; {told}")
         self.assertEqual(list(told), ["liar"])
         self.assertIn("audit: its answers are not those of ", told["liar"])
+        self.assertEqual(self.metric_at(url, "millrace:audit_alarms_total"), 1)
+        self.assertEqual(self.metric_at(url, "millrace:cluster_quarantined_nodes"), 1)
+        self.assertGreater(self.metric_at(url, "millrace:audits_total", outcome="judged"), 5)
         self.assertLessEqual(self.answered["liar"], 50)
         # From now on it gets nothing, and the others go on as before.
         time.sleep(1)

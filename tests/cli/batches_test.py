@@ -230,6 +230,10 @@ class Batches(cluster_test.Processes):
         with urllib.request.urlopen(urllib.request.Request(f"{self.url()}/v1/files/{file}/content", method="HEAD")) as reply:
             self.assertEqual((reply.status, reply.headers["Content-Type"], reply.read()),
                              (200, "application/octet-stream", b""))
+        def counted(name, **labels):
+            return self.metric_at(self.url(), f"millrace:batch{name}", **labels)
+
+        self.assertEqual((counted("es", status="in_progress"), counted("_lines_left")), (1, 60))
         # Another waits behind it, and is cancelled.
         other = self.batch(lines)
         self.wait(other, "in_progress")
@@ -252,6 +256,12 @@ class Batches(cluster_test.Processes):
         expected = self.undisturbed(lines)
         self.check(batch, lines, expected)
         self.controls(batch, lines, expected)
+        time.sleep(0.5)  # figures are of the last quarter of a second
+        for status in ("completed", "cancelled", "expired", "failed"):
+            self.assertEqual(counted("es", status=status), 1)
+        self.assertEqual((counted("_lines_left"), counted("_lines_running")), (0, 0))
+        self.assertEqual([counted("_results_total", outcome=outcome) for outcome in ("completed", "failed")],
+                         [batch["request_counts"][outcome] for outcome in ("completed", "failed")])
         self.assertEqual(batch["metadata"], {"of": "a test"})
         self.assertEqual(self.call(f"/v1/batches/{id}/cancel", {}), 409)
         listed = self.call("/v1/batches?limit=2")

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+import urllib.request
 
 BINARY = os.environ["MILLRACE"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -66,6 +67,15 @@ class Processes(unittest.TestCase):
             process.log.seek(0)
             self.fail(process.log.read())
         return json.loads(line)
+
+    def metric_at(self, url, name, **labels):
+        """Of this gateway or node."""
+        with urllib.request.urlopen(url + "/metrics") as answer:
+            text = answer.read().decode()
+        for line in text.splitlines():
+            if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
+                return float(line.rsplit(" ", 1)[1])
+        self.fail(f"no {name} {labels}")
 
     def said(self, process):
         """What it has written to standard error by now."""

@@ -75,11 +75,7 @@ class Cluster(Processes):
 
     def metric(self, name, url=None, **labels):
         """Of a gateway, or of whoever has this address."""
-        with urllib.request.urlopen((url or self.gateway) + "/metrics") as answer:
-            for line in answer.read().decode().splitlines():
-                if line.startswith(name + "{") and all(f'{key}="{value}"' in line for key, value in labels.items()):
-                    return float(line.rsplit(" ", 1)[1])
-        self.fail(f"no {name} {labels}")
+        return self.metric_at(url or self.gateway, name, **labels)
 
     def until(self, holds):
         for _ in range(200):
@@ -276,11 +272,14 @@ class Cluster(Processes):
             self.assertEqual(self.metric("millrace:nats_connected", url=at), 1)
         self.assertEqual(self.metric("vllm:time_to_first_token_seconds_count"), 2)
         self.assertEqual(self.metric("millrace:cluster_nodes", state="dead"), 0)
+        self.assertEqual(self.metric("millrace:cluster_quarantined_nodes"), 0)
+        self.assertEqual(self.metric("millrace:batches", status="in_progress"), 0)
         self.assertEqual(self.metric("millrace:cluster_placements_total"), 2)
         self.assertEqual(self.metric("millrace:cluster_ended_streams_total", how="done"), 2)
         self.assertEqual(self.metric("millrace:cluster_dropped_messages_total", why="malformed"), 0)
         self.until(lambda: self.metric("millrace:node_ended_streams_total", url=url, how="completed") == 2)
         self.assertGreater(self.metric("millrace:node_frames_total", url=url, what="sent"), 1)
+        self.assertEqual(self.metric("millrace:node_refused_placements_total", url=url), 0)
         self.assertEqual(self.metric("vllm:num_preemptions_total", url=url), 0)
         with urllib.request.urlopen(url + "/ready") as answer:
             self.assertEqual(json.load(answer)["status"], "ready")
@@ -465,6 +464,8 @@ class Cluster(Processes):
         stuck.send_signal(signal.SIGCONT)
         self.assertEqual(answer["choices"][0]["text"], text)
         self.assertEqual(answer["usage"]["millrace"]["node"], "dear")
+        self.until(lambda: self.metric("millrace:hedges_won_total") == 1)
+        self.assertEqual(self.metric("millrace:hedges_started_total"), 1)
 
     def test_a_new_gateway_finds_what_nodes_have_in_their_caches(self):
         nodes = ("one", "two", "three")

@@ -175,6 +175,13 @@ class Tenants(Processes):
         self.tenant("acme", "--set", "tokens_per_minute=2", "--set", "requests_per_minute=none")
         self.wait_for(lambda: send(url, prompt=PROMPT, max_tokens=3, key=key).status == 429, "the limit is known")
         self.assertEqual(send(url, prompt=PROMPT, max_tokens=3, key=key).headers["x-should-retry"], "false")
+        def counted(name, **labels):
+            return self.metric_at(url, f"millrace:tenant_{name}", tenant="acme", **labels)
+
+        self.wait_for(lambda: counted("refused_requests_total", reason="too_large") >= 2, "refusals are counted")
+        self.assertGreaterEqual(counted("admitted_requests_total"), 2)
+        self.assertGreater(counted("tokens_total"), 2 * 3)
+        self.assertEqual(counted("refused_requests_total", reason="account"), 0)
         # Disabled, revoked, removed.
         self.tenant("acme", "--set", "disabled=true")
         self.wait_for(lambda: self.models(url, key) == 403, "it is disabled")

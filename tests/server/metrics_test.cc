@@ -108,7 +108,7 @@ TEST(ServerMetrics, TellWhatOthersCount) {
       {.name = "millrace:cluster_nodes",
        .help = "Nodes.",
        .label_name = "state",
-       .values = {{"ready", 3}, {"dead", 1}}},
+       .values = {{"ready", 3}, {"dead", 1}, {"dead", 4, {{"zone", "a"}}}}},
       {.name = "millrace:moves_total", .help = "Moves.", .is_counter = true, .values = {{.value = 5}}}};
   const std::string text = metrics.text({}, 0, more);
   for (const char* line :
@@ -116,6 +116,7 @@ TEST(ServerMetrics, TellWhatOthersCount) {
         R"(vllm:prefix_cache_hits_total{model_name="m"} 4)", R"(vllm:generation_tokens_total{model_name="m"} 7)",
         "# TYPE millrace:cluster_nodes gauge", R"(millrace:cluster_nodes{model_name="m",state="ready"} 3)",
         R"(millrace:cluster_nodes{model_name="m",state="dead"} 1)", "# TYPE millrace:moves_total counter",
+        R"(millrace:cluster_nodes{model_name="m",state="dead",zone="a"} 4)",
         R"(millrace:moves_total{model_name="m"} 5)"}) {
     EXPECT_TRUE(has_line(text, line)) << line << "\n" << text;
   }

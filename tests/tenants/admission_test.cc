@@ -255,6 +255,14 @@ class AdmissionTest : public testing::Test {
     std::unique_lock lock(mutex);
     done.wait(lock, [&] { return is_done; });
   }
+  TenantFigures figures(const std::string& tenant) {
+    TenantFigures found;
+    on_loop([&] { found = admission_.figures()[tenant]; });
+    return found;
+  }
+  std::int64_t refused(const std::string& tenant, TenantRefusal why) {
+    return figures(tenant).tally.refused[static_cast<std::size_t>(why)];
+  }
   template <typename Holds>
   bool wait_for(const Holds& holds) {
     const auto end = std::chrono::steady_clock::now() + kPatience;
@@ -329,6 +337,9 @@ TEST_F(AdmissionTest, WhoMayAsk) {
   EXPECT_EQ(admission_.refuse_batches(request)->status, 403);
   request.tenant = "acme";
   EXPECT_FALSE(admission_.refuse_batches(request).has_value());
+  EXPECT_EQ(refused("gone", TenantRefusal::account), 1);
+  EXPECT_EQ(refused("small", TenantRefusal::account), 1);
+  EXPECT_EQ(refused("acme", TenantRefusal::account), 0);
 }
 
 TEST_F(AdmissionTest, ReservesAndCharges) {
@@ -338,6 +349,10 @@ TEST_F(AdmissionTest, ReservesAndCharges) {
   EXPECT_TRUE(reader.read_until([&] { return !reader.bytes.empty(); }));
   EXPECT_TRUE(reader.answer->accepted());
   EXPECT_EQ(reader.header("x-ratelimit-remaining-requests"), "9");
+  const TenantFigures running = figures("acme");
+  EXPECT_EQ(running.running, 1);
+  EXPECT_EQ(running.reserved, nano_usd(0.2));
+  EXPECT_EQ(running.limit, nano_usd(1.0));
   script_->say("data: [DONE]\n\n", true);
   EXPECT_TRUE(reader.read_until([&] { return reader.last; }));
   EXPECT_EQ(reader.bytes, "data: a\n\ndata: [DONE]\n\n");
@@ -348,6 +363,15 @@ TEST_F(AdmissionTest, ReservesAndCharges) {
   EXPECT_NE(too_much.reply->body.find("insufficient_quota"), std::string::npos);
   EXPECT_FALSE(too_much.answer->accepted());
   EXPECT_EQ(script_->runs, 1);
+  EXPECT_TRUE(wait_for([&] { return figures("acme").running == 0; }));
+  const TenantFigures ended = figures("acme");
+  EXPECT_EQ(ended.tally.admitted, 1);
+  EXPECT_EQ(ended.tally.refused[static_cast<std::size_t>(TenantRefusal::spend)], 1);
+  EXPECT_EQ(ended.tally.tokens, 30);
+  EXPECT_EQ(ended.tally.charged, nano_usd(0.2));
+  EXPECT_EQ(ended.spent, nano_usd(0.2));
+  EXPECT_EQ(ended.reserved, 0);
+  EXPECT_EQ(ended.free, ledger("acme").lent());
 }
 
 TEST_F(AdmissionTest, WhoLeavesIsChargedForWhatItHad) {
@@ -357,6 +381,7 @@ TEST_F(AdmissionTest, WhoLeavesIsChargedForWhatItHad) {
     script_->say("data: a\n\n");
     EXPECT_TRUE(reader.read_until([&] { return !reader.bytes.empty(); }));
     EXPECT_EQ(Reader(ask("acme")).reply->status, 429);
+    EXPECT_EQ(refused("acme", TenantRefusal::concurrent), 1);
   }
   EXPECT_TRUE(script_->cancelled);
   EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == nano_usd(0.2); }));
@@ -505,6 +530,11 @@ TEST_F(AdmissionTest, DuplicatesShareOneAnswer) {
   EXPECT_EQ(later.header("Idempotent-Replayed"), "true");
   EXPECT_EQ(script_->runs, 1);
   EXPECT_EQ(ledger("acme").spent, nano_usd(0.2));
+  const TenantTally tally = figures("acme").tally;
+  EXPECT_EQ(tally.admitted, 1);
+  EXPECT_EQ(tally.replayed, 3);
+  EXPECT_EQ(tally.refused[static_cast<std::size_t>(TenantRefusal::key)], 1);
+  EXPECT_EQ(tally.charged, nano_usd(0.2));
 }
 
 TEST_F(AdmissionTest, TheLedgerRemembersWhatWasTakenOver) {
