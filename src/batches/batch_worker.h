@@ -174,7 +174,7 @@ class BatchWorker {
   Status end_batch(Known& batch, const FinalizeJob& job);
   Status reopen(Known& batch, std::int64_t block);
   Status fail_batch(Known& batch, std::string code, std::string message);
-
+  [[nodiscard]] static std::int64_t lines_left(const Known& batch);
   void take_answers();
   void wait(const std::string& id, HeldLine& line, const std::string& why);
   Status commit_all();

@@ -229,6 +229,14 @@ void BatchWorker::tell_of_hours(const std::string& id, Known& batch, std::int64_
   say(fmt::format("lines of {} {}", id, waits ? "wait for hours that cost less" : "begin, as it was planned"));
 }
 
+/// As far as gateways have told, and of its own blocks as far as this one has come.
+std::int64_t BatchWorker::lines_left(const Known& batch) {
+  std::int64_t left = batch.record.counts.total;
+  for (const auto& [name, task] : batch.tasks) left -= task.claim.counts.total;
+  for (const auto& [block, held] : batch.held) left -= std::ranges::count(held.lines, LineState::done, &HeldLine::state);
+  return std::max<std::int64_t>(0, left);
+}
+
 WaitingLines BatchWorker::waiting_lines(const std::string& id, const Known& batch, std::int64_t gateways) {
   const BatchRecord& record = batch.record;
   // Where the wall clock goes back, no batch has longer than its window since it was seen here.
@@ -236,11 +244,10 @@ WaitingLines BatchWorker::waiting_lines(const std::string& id, const Known& batc
   const double known = std::chrono::duration<double>(now_ - batch.first_seen).count();
   WaitingLines waiting{.id = id,
                        .seconds_left = std::min(static_cast<double>(record.expires_at - wall_), window - known)};
-  std::int64_t done = 0, here = 0, done_here = 0, elsewhere = 0;
+  std::int64_t here = 0, done_here = 0, elsewhere = 0;
   LineTokens seen;
   bool measured = false;
   for (const auto& [name, task] : batch.tasks) {
-    done += task.claim.counts.total;
     seen.add(task.claim.tokens);
     measured = measured || task.claim.tokens.lines > 0;
     const bool others = !task.claim.done && block_of(name) && !lives_.is_dead(task.claim.life, now_) &&
@@ -253,7 +260,7 @@ WaitingLines BatchWorker::waiting_lines(const std::string& id, const Known& batc
     here += static_cast<std::int64_t>(held.lines.size()) - of_block;
     for (const HeldLine& line : held.lines) seen.add(line.tokens);
   }
-  waiting.lines = std::max<std::int64_t>(0, record.counts.total - done - done_here);
+  waiting.lines = lines_left(batch);
   const std::int64_t free = std::max<std::int64_t>(0, waiting.lines - here - elsewhere);
   waiting.own = static_cast<double>(here) + static_cast<double>(free) / static_cast<double>(gateways);
   if (!measured && (here > 0 || elsewhere == 0)) waiting.sample = std::max<std::int64_t>(0, kBlockLines - done_here);
