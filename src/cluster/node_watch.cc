@@ -23,9 +23,7 @@ void NodeWatch::beat(const NodeLoad& load, double now) {
 double NodeWatch::own_tokens(double now) const {
   if (prompts_.empty()) return 0.0;
   const double computed = (now - since_) * speed().prefill;
-  double tokens = -std::min(computed, prompts_.front());
-  for (const double prompt : prompts_) tokens += prompt;
-  return tokens;
+  return prompts_tokens_ - std::min(computed, prompts_.front());
 }
 
 NodeLoad NodeWatch::load(double now) const {
@@ -42,6 +40,7 @@ void NodeWatch::drop_prompt(const NodeWork& work, double now) {
   const auto prompt = std::ranges::find(prompts_, uncached(work));
   if (prompt == prompts_.end()) return;
   if (prompt == prompts_.begin()) since_ = now;
+  prompts_tokens_ -= *prompt;  // whole numbers: nothing is rounded
   prompts_.erase(prompt);
 }
 
@@ -50,6 +49,7 @@ void NodeWatch::placed(NodeWork& work, double now) {
   if (prompts_.empty()) since_ = now;
   own_ += work.choices;
   prompts_.push_back(uncached(work));
+  prompts_tokens_ += uncached(work);
   kv_free_ -= uncached(work);
 }
 

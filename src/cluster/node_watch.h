@@ -42,6 +42,7 @@ class NodeWatch {
   SpeedProfile profile_;
   std::int64_t own_ = 0;        // sequences
   std::deque<double> prompts_;  // tokens of own prompts that have no first token yet, in their order
+  double prompts_tokens_ = 0.0;  // of all of them
   double since_ = 0.0;          // when the node began with the first of them
   double others_ = 0.0, others_tokens_ = 0.0;
   std::int64_t waiting_ = 0;
