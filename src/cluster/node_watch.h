@@ -40,10 +40,10 @@ class NodeWatch {
   void drop_prompt(const NodeWork& work, double now);
 
   SpeedProfile profile_;
-  std::int64_t own_ = 0;        // sequences
-  std::deque<double> prompts_;  // tokens of own prompts that have no first token yet, in their order
+  std::int64_t own_ = 0;         // sequences
+  std::deque<double> prompts_;   // tokens of own prompts that have no first token yet, in their order
   double prompts_tokens_ = 0.0;  // of all of them
-  double since_ = 0.0;          // when the node began with the first of them
+  double since_ = 0.0;           // when the node began with the first of them
   double others_ = 0.0, others_tokens_ = 0.0;
   std::int64_t waiting_ = 0;
   double kv_free_ = 0.0;  // tokens, by the last beat and what was placed since
