@@ -72,7 +72,7 @@ class BatchService {
 
   /// Any thread.
   void set_room(const NodeRoom& room) { lines_.set_room(room); }
-  /// Any thread: of the last quarter of a second.
+  /// Any thread: of the last half second.
   [[nodiscard]] BatchWorker::Figures figures();
   /// Any thread: a batch was made or cancelled.
   void look_soon();

@@ -256,7 +256,7 @@ class Batches(cluster_test.Processes):
         expected = self.undisturbed(lines)
         self.check(batch, lines, expected)
         self.controls(batch, lines, expected)
-        time.sleep(0.5)  # figures are of the last quarter of a second
+        time.sleep(1)  # figures are of the last half second
         for status in ("completed", "cancelled", "expired", "failed"):
             self.assertEqual(counted("es", status=status), 1)
         self.assertEqual((counted("_lines_left"), counted("_lines_running")), (0, 0))
