@@ -131,7 +131,10 @@ void BatchHours::plan(const StartQuery& query) {
   const UnixSeconds wall(static_cast<double>(query.wall));
   std::vector<BatchLines> work;
   double prompts = 0.0, answers = 0.0;
+  // What is urgent runs anyway; more of it than there is room for is no reason to hurry with the rest.
+  const auto plans = [](const WaitingLines& batch) { return batch.seconds_left > kUrgent; };
   for (const WaitingLines& batch : query.batches) {
+    if (!plans(batch)) continue;
     const auto lines = static_cast<double>(batch.lines);
     const UnixSeconds deadline = wall + UnixSeconds(batch.seconds_left);
     if (work.empty() || deadline - work.back().deadline > UnixSeconds(kDeadlineClass)) work.push_back({deadline});
@@ -157,10 +160,9 @@ void BatchHours::plan(const StartQuery& query) {
   auto own_places = static_cast<std::int64_t>(std::ceil(places / static_cast<double>(query.gateways)));
   for (const WaitingLines& batch : query.batches) {
     const auto lines = static_cast<double>(batch.lines);
-    if (lines <= 0.0 || tokens_of(batch) <= 0.0) continue;
+    if (!plans(batch) || lines <= 0.0 || tokens_of(batch) <= 0.0) continue;
     const double now = std::clamp(tokens / tokens_of(batch), 0.0, lines);
     tokens -= now * tokens_of(batch);
-    if (batch.seconds_left <= kUrgent) continue;
     Limit& limit = limits_[batch.id];
     // A part of a line is one, so that the last ones do not wait for ever.
     limit.in_all = static_cast<std::int64_t>(std::ceil(now * batch.own / lines - 1e-9));

@@ -199,6 +199,7 @@ Status BatchWorker::clear_away(const std::string& id) {
 Status BatchWorker::load_tasks(const std::string& id, Known& batch) {
   MILLRACE_TRY(const auto entries, store_->list("task." + id));
   batch.tasks_seen = now_;
+  batch.sum.reset();
   batch.tasks.clear();
   for (const StoredEntry& entry : entries) {
     MILLRACE_TRY(BatchClaim claim, read_claim(entry.value));
@@ -211,6 +212,7 @@ Status BatchWorker::load_tasks(const std::string& id, Known& batch) {
 Result<bool> BatchWorker::claim(const std::string& id, Known& batch, const std::string& name) {
   const std::string key = fmt::format("task.{}.{}", id, name);
   const BatchClaim own{.life = options_.life};
+  batch.sum.reset();
   const auto known = batch.tasks.find(name);
   std::optional<std::uint64_t> revision;
   if (known == batch.tasks.end()) {

@@ -129,13 +129,19 @@ class BatchWorker {
     BatchClaim claim;
     std::uint64_t revision = 0;
   };
+  /// What a batch's tasks say together.
+  struct TaskSum {
+    std::int64_t done = 0, elsewhere = 0;  // lines of blocks that are done; that others have claimed, about
+    LineTokens tokens = {};                // of blocks that are done
+  };
   struct Known {
     BatchRecord record;
     std::string key;
     std::uint64_t revision = 0;  // of the record; 0: it was not there yet
     Duration first_seen{0}, read{0};
     std::map<std::string, Task, std::less<>> tasks;
-    Duration tasks_seen{0};  // when they were listed
+    Duration tasks_seen{0};      // when they were listed
+    std::optional<TaskSum> sum;  // of the tasks, until they change
     std::vector<BlockStart> index;
     std::map<std::int64_t, Held> held;  // by block
     Duration not_before{0};             // its tenant was refused
@@ -192,7 +198,8 @@ class BatchWorker {
   [[nodiscard]] std::vector<Batches::iterator> by_deadline(bool of_all_models);
   [[nodiscard]] std::int64_t lines_at_beats() const;
   void tell_of_hours(const std::string& id, Known& batch, std::int64_t limit, std::int64_t under_way);
-  WaitingLines waiting_lines(const std::string& id, const Known& batch, std::int64_t gateways);
+  WaitingLines waiting_lines(const std::string& id, Known& batch, std::int64_t gateways);
+  TaskSum sum_of(const Known& batch);
   Status start_lines(std::vector<Batches::iterator> row, std::int64_t most, const StartQuery& query);
   HeldLine* find(std::string_view batch, std::int64_t block, std::size_t line);
 

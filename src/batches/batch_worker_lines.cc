@@ -149,6 +149,7 @@ Status BatchWorker::end_block(const std::string& id, Known& batch, std::int64_t 
   MILLRACE_TRY(const auto revision,
                store_->update(fmt::format("task.{}.{}", id, name), stored_claim(done), held->second.revision));
   batch.held.erase(held);
+  batch.sum.reset();
   if (revision) {
     batch.tasks[name] = {done, *revision};
   } else {
@@ -176,7 +177,7 @@ Status BatchWorker::start_lines() {
     std::vector<Batches::iterator> row;
     StartQuery query{.now = now_, .wall = wall_, .gateways = gateways, .lines_at_beats = flight.at_beats, .room = room};
     for (const auto& found : by_deadline(false)) {
-      const Known& batch = found->second;
+      Known& batch = found->second;
       if (batch.record.status != BatchStatus::in_progress || wall_ >= batch.record.expires_at) continue;
       row.push_back(found);
       if (options_.start_limit) query.batches.push_back(waiting_lines(found->first, batch, gateways));
@@ -233,27 +234,35 @@ void BatchWorker::tell_of_hours(const std::string& id, Known& batch, std::int64_
 std::int64_t BatchWorker::lines_left(const Known& batch) {
   std::int64_t left = batch.record.counts.total;
   for (const auto& [name, task] : batch.tasks) left -= task.claim.counts.total;
-  for (const auto& [block, held] : batch.held) left -= std::ranges::count(held.lines, LineState::done, &HeldLine::state);
+  for (const auto& [block, held] : batch.held)
+    left -= std::ranges::count(held.lines, LineState::done, &HeldLine::state);
   return std::max<std::int64_t>(0, left);
 }
 
-WaitingLines BatchWorker::waiting_lines(const std::string& id, const Known& batch, std::int64_t gateways) {
+BatchWorker::TaskSum BatchWorker::sum_of(const Known& batch) {
+  TaskSum sum;
+  for (const auto& [name, task] : batch.tasks) {
+    const BatchClaim& claim = task.claim;
+    sum.done += claim.counts.total;
+    sum.tokens.add(claim.tokens);
+    const bool others =
+        !claim.done && claim.life != options_.life && block_of(name) && !lives_.is_dead(claim.life, now_);
+    sum.elsewhere += others ? kBlockLines : 0;
+  }
+  return sum;
+}
+
+WaitingLines BatchWorker::waiting_lines(const std::string& id, Known& batch, std::int64_t gateways) {
   const BatchRecord& record = batch.record;
   // Where the wall clock goes back, no batch has longer than its window since it was seen here.
   const double window = static_cast<double>(record.expires_at - record.created_at);
   const double known = std::chrono::duration<double>(now_ - batch.first_seen).count();
   WaitingLines waiting{.id = id,
                        .seconds_left = std::min(static_cast<double>(record.expires_at - wall_), window - known)};
-  std::int64_t here = 0, done_here = 0, elsewhere = 0;
-  LineTokens seen;
-  bool measured = false;
-  for (const auto& [name, task] : batch.tasks) {
-    seen.add(task.claim.tokens);
-    measured = measured || task.claim.tokens.lines > 0;
-    const bool others = !task.claim.done && block_of(name) && !lives_.is_dead(task.claim.life, now_) &&
-                        task.claim.life != options_.life;
-    elsewhere += others ? kBlockLines : 0;
-  }
+  if (!batch.sum) batch.sum = sum_of(batch);
+  const bool measured = batch.sum->tokens.lines > 0;
+  LineTokens seen = batch.sum->tokens;
+  std::int64_t here = 0, done_here = 0;
   for (const auto& [block, held] : batch.held) {
     const std::int64_t of_block = std::ranges::count(held.lines, LineState::done, &HeldLine::state);
     done_here += of_block;
@@ -261,9 +270,10 @@ WaitingLines BatchWorker::waiting_lines(const std::string& id, const Known& batc
     for (const HeldLine& line : held.lines) seen.add(line.tokens);
   }
   waiting.lines = lines_left(batch);
-  const std::int64_t free = std::max<std::int64_t>(0, waiting.lines - here - elsewhere);
+  const std::int64_t free = std::max<std::int64_t>(0, waiting.lines - here - batch.sum->elsewhere);
   waiting.own = static_cast<double>(here) + static_cast<double>(free) / static_cast<double>(gateways);
-  if (!measured && (here > 0 || elsewhere == 0)) waiting.sample = std::max<std::int64_t>(0, kBlockLines - done_here);
+  if (!measured && (here > 0 || batch.sum->elsewhere == 0))
+    waiting.sample = std::max<std::int64_t>(0, kBlockLines - done_here);
   const double lines = kGuess + static_cast<double>(seen.lines);
   const double bytes =
       static_cast<double>(record.input_bytes) / static_cast<double>(std::max<std::int64_t>(1, record.counts.total));

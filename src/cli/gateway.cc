@@ -44,7 +44,7 @@ struct GatewayFlags {
   std::string route_log;
   int replicas = 1;
   AuditFlags audits;
-  BatchFlags batches;
+  GatewayBatchFlags batches;
 };
 
 const std::map<std::string, RoutePolicy> kPolicies{{"round_robin", RoutePolicy::round_robin},
@@ -236,7 +236,7 @@ void add_gateway(CLI::App& app, Command& chosen) {
                    "Servers of a NATS cluster that keep what is registered, of buckets that this gateway makes")
       ->check(CLI::IsMember({1, 3, 5}))
       ->capture_default_str();
-  add_batch_flags(*command, flags->batches);
+  add_gateway_batch_flags(*command, flags->batches);
   add_audit_flags(*command, flags->audits);
   command->callback(
       [flags, &app, &chosen] { chosen = [flags, version = app.version()] { return serve_cluster(*flags, version); }; });

@@ -17,14 +17,14 @@ UnixTime unix_time() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-BatchStartLimit start_limit(const BatchFlags& flags, BatchHours& hours) {
+BatchStartLimit start_limit(const GatewayBatchFlags& flags, BatchHours& hours) {
   if (flags.start != "cheap") return {};
   return [&hours](const StartQuery& query) { return hours.limits(query); };
 }
 
 }  // namespace
 
-void add_batch_flags(CLI::App& command, BatchFlags& flags) {
+void add_gateway_batch_flags(CLI::App& command, GatewayBatchFlags& flags) {
   command
       .add_option("--batch-start", flags.start,
                   "When lines of batches begin: in the cheapest hours before their deadline, by the terms of nodes, or "
@@ -33,9 +33,9 @@ void add_batch_flags(CLI::App& command, BatchFlags& flags) {
       ->capture_default_str();
 }
 
-GatewayBatches::GatewayBatches(const BatchFlags& flags, const NatsTransport& transport, const std::string& gateway,
-                               const ServedModel& model, const EngineAccess& engine, Admission& admission,
-                               std::function<void(const std::string&)> on_message, int replicas)
+GatewayBatches::GatewayBatches(const GatewayBatchFlags& flags, const NatsTransport& transport,
+                               const std::string& gateway, const ServedModel& model, const EngineAccess& engine,
+                               Admission& admission, std::function<void(const std::string&)> on_message, int replicas)
     : model_(model.name()),
       store_(transport, replicas),
       service_(store_, model, engine, admission,

@@ -18,16 +18,16 @@
 
 namespace millrace::cli {
 
-struct BatchFlags {
+struct GatewayBatchFlags {
   std::string start = "cheap";
 };
 
-void add_batch_flags(CLI::App& command, BatchFlags& flags);
+void add_gateway_batch_flags(CLI::App& command, GatewayBatchFlags& flags);
 
 class GatewayBatches {
  public:
   /// All but the flags must outlive it. `replicas`: servers that keep the bucket, where it is made here.
-  GatewayBatches(const BatchFlags& flags, const NatsTransport& transport, const std::string& gateway,
+  GatewayBatches(const GatewayBatchFlags& flags, const NatsTransport& transport, const std::string& gateway,
                  const ServedModel& model, const EngineAccess& engine, Admission& admission,
                  std::function<void(const std::string&)> on_message, int replicas);
 

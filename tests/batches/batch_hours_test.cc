@@ -185,7 +185,7 @@ TEST_F(BatchHoursTest, TheMostUrgentFirstAndEachByItsDeadline) {
   add_nodes(4, terms_of(2, 6));
   BatchHours hours;
   hours.set_supply(supply());
-  StartQuery query = query_of(12.0, 0.5, 100);
+  StartQuery query = query_of(12.0, 0.5, 100'000);  // more than can be done
   query.batches.push_back({.id = "c", .seconds_left = 5 * kHour, .lines = 30, .own = 30, .prompt_tokens = 1000.0});
   query.batches.push_back({.id = "d", .seconds_left = 24 * kHour, .lines = 500, .own = 500, .prompt_tokens = 1000.0});
   const std::vector<std::int64_t> limits = hours.limits(query);

@@ -59,7 +59,8 @@ TEST(BatchState, ReadsWhatItWrites) {
     damaged["errors"] = json::parse(errors);
     EXPECT_FALSE(read_batch(damaged.dump()).ok()) << errors;
   }
-  const auto claim = read_claim(stored_claim({.life = "l", .done = true, .counts = {16, 15, 1}, .tokens = {15, 700, 90}}));
+  const auto claim =
+      read_claim(stored_claim({.life = "l", .done = true, .counts = {16, 15, 1}, .tokens = {15, 700, 90}}));
   ASSERT_TRUE(claim.ok());
   EXPECT_EQ(claim->counts.failed, 1);
   EXPECT_EQ(claim->tokens.lines, 15);
