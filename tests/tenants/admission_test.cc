@@ -363,6 +363,7 @@ TEST_F(AdmissionTest, ReservesAndCharges) {
   EXPECT_NE(too_much.reply->body.find("insufficient_quota"), std::string::npos);
   EXPECT_FALSE(too_much.answer->accepted());
   EXPECT_EQ(script_->runs, 1);
+  too_much.answer.reset();  // as its connection does
   EXPECT_TRUE(wait_for([&] { return figures("acme").running == 0; }));
   const TenantFigures ended = figures("acme");
   EXPECT_EQ(ended.tally.admitted, 1);
