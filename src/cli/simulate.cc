@@ -162,8 +162,7 @@ void add_cloud_flags(CLI::App& command, SimulateFlags& flags) {
   command.add_option("--kv-bytes", flags.base.kv_bytes_per_token, "KV memory of a token")->check(CLI::PositiveNumber);
   command.add_option("--max-places", flags.base.max_places, "Sequences that a node runs at once, at most")
       ->check(CLI::Range(1, 1 << 16));
-  command.add_option("--chunk", flags.base.speed.chunk, "Tokens of prompts in a step, at most")
-      ->check(CLI::Range(1.0, 1e6));
+  command.add_option("--chunk", flags.base.chunk, "Tokens of prompts in a step, at most")->check(CLI::Range(1.0, 1e6));
   command.add_option("--chunk-ms", flags.chunk_ms, "Time that the prompts' part of a step is to take, at most")
       ->check(CLI::PositiveNumber);
 }

@@ -86,7 +86,7 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
 }
 
 void RoutePicker::set_load(const Seen& seen, double now) {
-  router_.set_load(seen.index, seen.watch.load(now), now);
+  router_.set_load(seen.index, seen.watch.load(now));
 }
 
 void RoutePicker::learn(const NodeTable& nodes, double now) {

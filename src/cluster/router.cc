@@ -11,9 +11,7 @@ namespace millrace {
 
 namespace {
 
-constexpr double kBeatLag = 1.5;          // seconds after which a beat must know what was placed before
-constexpr float kAlike = 1.05f;           // scores within this of the best are taken for equal, and drawn by lot
-constexpr double kWeightOfPrompt = 0.02;  // of one prompt in what is usual
+constexpr float kAlike = 1.05f;  // scores within this of the best are taken for equal, and drawn by lot
 constexpr std::uint64_t kUsable = std::uint64_t{1} << 63;  // a label of every node that may be used
 constexpr std::size_t kMostMatches = 64;
 
@@ -93,7 +91,6 @@ void Router::set_node(NodeIndex node, const NodeFacts& facts) {
     const std::size_t count = node + std::size_t{1};
     facts_.resize(count);
     have_.resize(count, 0);
-    recent_.resize(count);
     columns_.resize(count);
     scores_.resize(count, 0.0f);
   }
@@ -108,7 +105,6 @@ void Router::set_node(NodeIndex node, const NodeFacts& facts) {
   columns_.step_per_sequence[node] = static_cast<float>(facts.speed.step_per_sequence);
   columns_.places[node] = static_cast<float>(facts.places);
   columns_.inverse_places[node] = 1.0f / columns_.places[node];
-  columns_.inverse_chunk[node] = facts.speed.chunk > 0.0 ? static_cast<float>(1.0 / facts.speed.chunk) : 0.0f;
   columns_.usd_per_second[node] = static_cast<float>(usd_per_second(facts.price));
 }
 
@@ -119,35 +115,14 @@ void Router::set_kv(NodeIndex node, double free) {
   columns_.inverse_kv_used[node] = known ? static_cast<float>(1.0 / std::max(1.0, all - free)) : 0.0f;
 }
 
-void Router::set_load(NodeIndex node, const NodeLoad& load, double now) {
-  std::vector<Placed>& recent = recent_[node];
-  std::erase_if(recent, [&](const Placed& placed) { return now - placed.at >= kBeatLag; });
-  double sequences = static_cast<double>(load.running + load.waiting);
-  auto tokens = static_cast<double>(load.waiting_tokens);
-  auto kv_free = static_cast<double>(load.kv_free);
-  for (const Placed& placed : recent) {
-    sequences += 1.0;
-    tokens += placed.tokens;
-    kv_free -= placed.kv;
-  }
-  set_kv(node, kv_free);
-  columns_.sequences[node] = static_cast<float>(sequences);
-  columns_.queued[node] = static_cast<float>(tokens);
-}
-
-void Router::placed(const RouteRequest& request, const Route& route, double now) {
-  const auto tokens = static_cast<double>(request.prompt_tokens - route.cached_tokens);
-  const double kv = tokens + request.answer_tokens;
-  usual_prompt_ += kWeightOfPrompt * (tokens - usual_prompt_);
-  recent_[route.node].push_back({now, tokens, kv});
-  if (facts_[route.node].kv_tokens > 0) set_kv(route.node, static_cast<double>(columns_.kv_free[route.node]) - kv);
-  columns_.sequences[route.node] += 1.0f;
-  columns_.queued[route.node] += static_cast<float>(tokens);
+void Router::set_load(NodeIndex node, const NodeLoad& load) {
+  set_kv(node, static_cast<double>(load.kv_free));
+  columns_.sequences[node] = static_cast<float>(load.running + load.waiting);
+  columns_.queued[node] = static_cast<float>(load.waiting_tokens);
 }
 
 Route Router::route_to(NodeIndex node, const RouteRequest& request) const {
-  const Prediction prediction =
-      predict(columns_, node, AskedFor(request.prompt_tokens, request.answer_tokens, usual_prompt_));
+  const Prediction prediction = predict(columns_, node, AskedFor(request.prompt_tokens, request.answer_tokens));
   return {.node = node,
           .ttft = static_cast<double>(prediction.ttft),
           .tpot = static_cast<double>(prediction.tpot),
@@ -167,7 +142,7 @@ void Router::score_all(const RouteRequest& request) {
     for (std::size_t n = 0; n < count; ++n) scores_[n] = columns_.sequences[n] * columns_.inverse_places[n];
     return;
   }
-  const AskedFor asked(request.prompt_tokens, request.answer_tokens, usual_prompt_);
+  const AskedFor asked(request.prompt_tokens, request.answer_tokens);
   if (policy_ == RoutePolicy::prefix_aware) {
     score_by_ttft(columns_, asked, scores_);
   } else {

@@ -8,14 +8,6 @@
 //   TTFT = wait + uncached prompt tokens / prefill rate + step
 //   TPOT = step + step_per_sequence * sequences
 //
-// Where it is known how many tokens of prompts a node takes into a step, prompts and answers that share its steps slow
-// each other: behind a chunk of prompts stands a step of those that decode, and of those that decode each waits for the
-// prompts of as many as come while it does, which are as many as there are beside it. Their prompts are taken to be as
-// long as usual, and no shorter than its own, which the others wait for:
-//
-//   1 / prefill rate  becomes  1 / prefill rate + TPOT / chunk
-//   TPOT              becomes  TPOT + sequences * uncached prompt tokens / prefill rate / answer tokens
-//
 //   cost = (uncached prompt tokens / prefill rate + answer tokens * (step / places + step_per_sequence))
 //          * ($/h + W * PUE * $/kWh): the node's seconds that are the request's share where all places are taken.
 //          By what others happen to do at the moment, full nodes would seem cheap, and would draw more.
@@ -43,7 +35,6 @@ struct NodeSpeed {
   double prefill = 1000.0;           // tokens of prompts a second
   double step = 0.02;                // seconds of a step with one sequence that decodes
   double step_per_sequence = 0.001;  // … for each further one
-  double chunk = 0.0;                // tokens of prompts in a step beside those; 0: not known
 
   friend bool operator==(const NodeSpeed&, const NodeSpeed&) = default;
 };
@@ -72,7 +63,7 @@ struct NodeFacts {
   bool usable = true;              // ready, and its circuit breaker is closed
 };
 
-/// What its last beat said.
+/// What it has to do: of the caller's requests as the caller knows, of others' as beats say.
 struct NodeLoad {
   std::int64_t running = 0, waiting = 0;  // sequences
   std::int64_t waiting_tokens = 0;        // of prompts
@@ -165,13 +156,11 @@ class Router {
   [[nodiscard]] std::optional<std::uint64_t> find_label(const std::string& name) const;
 
   void set_node(NodeIndex node, const NodeFacts& facts);
-  /// A beat. What was placed since then and may not be in it yet (`placed_at` later than `now - lag`) still counts.
-  void set_load(NodeIndex node, const NodeLoad& load, double now);
+  /// What it has to do now.
+  void set_load(NodeIndex node, const NodeLoad& load);
 
   /// The best nodes, best first, at most `most`. Empty: there is none that may.
   std::vector<Route> pick(const RouteRequest& request, std::size_t most);
-  /// The caller takes this route: it counts as load until beats show it.
-  void placed(const RouteRequest& request, const Route& route, double now);
 
   /// Of a request that was predicted to be within the SLO: whether it was.
   void ttft_came(bool kept) { ttft_room_.came(kept); }
@@ -182,12 +171,6 @@ class Router {
   [[nodiscard]] std::size_t count() const { return facts_.size(); }
 
  private:
-  struct Placed {
-    double at = 0.0;
-    double tokens = 0.0;  // of its prompt, not cached
-    double kv = 0.0;      // tokens that it will have
-  };
-
   [[nodiscard]] Route route_to(NodeIndex node, const RouteRequest& request) const;
   void set_kv(NodeIndex node, double free);
   void score_all(const RouteRequest& request);
@@ -199,11 +182,9 @@ class Router {
   std::vector<std::uint64_t> have_;  // labels, 0 where it may not be used
   RouterColumns columns_;            // what is cached: zero between calls
   std::vector<float> scores_;        // the lower the better
-  std::vector<std::vector<Placed>> recent_;
   std::vector<PrefixIndex::Match> matches_;
   std::uint64_t turn_ = 0;
   SloRoom ttft_room_, tpot_room_;
-  double usual_prompt_ = 0.0;  // tokens, not cached, of what was placed lately
 };
 
 }  // namespace millrace

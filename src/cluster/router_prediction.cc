@@ -20,7 +20,7 @@ inline float least(float a, float b) {
 
 /// A node's row.
 struct Row {
-  float inverse_prefill, step, step_per_sequence, usd_per_second, places, inverse_places, inverse_chunk;
+  float inverse_prefill, step, step_per_sequence, usd_per_second, places, inverse_places;
   float sequences, queued, kv_free, inverse_kv_used, cached;
 };
 
@@ -32,7 +32,6 @@ struct Pointers {
         usd_per_second(from.usd_per_second.data()),
         places(from.places.data()),
         inverse_places(from.inverse_places.data()),
-        inverse_chunk(from.inverse_chunk.data()),
         sequences(from.sequences.data()),
         queued(from.queued.data()),
         kv_free(from.kv_free.data()),
@@ -40,12 +39,11 @@ struct Pointers {
         cached(from.cached.data()) {}
 
   [[nodiscard]] Row row(std::size_t n) const {
-    return {inverse_prefill[n], step[n],           step_per_sequence[n], usd_per_second[n],
-            places[n],          inverse_places[n], inverse_chunk[n],     sequences[n],
-            queued[n],          kv_free[n],        inverse_kv_used[n],   cached[n]};
+    return {inverse_prefill[n], step[n],   step_per_sequence[n], usd_per_second[n],  places[n], inverse_places[n],
+            sequences[n],       queued[n], kv_free[n],           inverse_kv_used[n], cached[n]};
   }
 
-  const float *inverse_prefill, *step, *step_per_sequence, *usd_per_second, *places, *inverse_places, *inverse_chunk;
+  const float *inverse_prefill, *step, *step_per_sequence, *usd_per_second, *places, *inverse_places;
   const float *sequences, *queued, *kv_free, *inverse_kv_used, *cached;
 };
 
@@ -53,18 +51,15 @@ struct Pointers {
 inline Prediction predict_row(const AskedFor& asked, const Row& node) {
   const float uncached = asked.prompt - node.cached;
   const float others = least(node.sequences, node.places - 1.0f);  // that decode beside it
-  const float alone = node.step + node.step_per_sequence * others;
+  const float tpot = node.step + node.step_per_sequence * others;
   const float own = uncached * node.inverse_prefill;
-  // Prompts that are computed between two of its tokens.
-  const float between = others * most(uncached, asked.usual_prompt) * node.inverse_prefill * asked.inverse_answer;
-  const float tpot = alone + (node.inverse_chunk > 0.0f ? between : 0.0f);
-  const float inverse_prefill = node.inverse_prefill + (others > 0.0f ? alone * node.inverse_chunk : 0.0f);
   // Where all places are taken, those before this one must end first: each takes an answer's time, `places` at once.
   const float turns = most(0.0f, node.sequences + 1.0f - node.places) * node.inverse_places;
   // The same for memory: all that is taken becomes free in an answer's time.
   const float short_of = most(0.0f, node.queued + uncached + asked.answer - node.kv_free);
-  const float wait = node.queued * inverse_prefill + most(turns, short_of * node.inverse_kv_used) * asked.answer * tpot;
-  return {wait + uncached * inverse_prefill + node.step, tpot,
+  const float wait =
+      node.queued * node.inverse_prefill + most(turns, short_of * node.inverse_kv_used) * asked.answer * tpot;
+  return {wait + own + node.step, tpot,
           (own + asked.answer * (node.step * node.inverse_places + node.step_per_sequence)) * node.usd_per_second};
 }
 
@@ -82,18 +77,14 @@ void score_all(const Pointers nodes, const AskedFor asked, std::vector<float>& s
 }  // namespace
 
 void RouterColumns::resize(std::size_t count) {
-  for (std::vector<float>* column :
-       {&inverse_prefill, &step, &step_per_sequence, &usd_per_second, &places, &inverse_places, &inverse_chunk,
-        &sequences, &queued, &kv_free, &inverse_kv_used, &cached}) {
+  for (std::vector<float>* column : {&inverse_prefill, &step, &step_per_sequence, &usd_per_second, &places,
+                                     &inverse_places, &sequences, &queued, &kv_free, &inverse_kv_used, &cached}) {
     column->resize(count, 0.0f);
   }
 }
 
-AskedFor::AskedFor(std::int64_t prompt_tokens, double answer_tokens, double usual_prompt_tokens)
-    : prompt(static_cast<float>(prompt_tokens)),
-      answer(static_cast<float>(answer_tokens)),
-      inverse_answer(1.0f / most(1.0f, answer)),
-      usual_prompt(static_cast<float>(usual_prompt_tokens)) {}
+AskedFor::AskedFor(std::int64_t prompt_tokens, double answer_tokens)
+    : prompt(static_cast<float>(prompt_tokens)), answer(static_cast<float>(answer_tokens)) {}
 
 Prediction predict(const RouterColumns& columns, std::size_t node, const AskedFor& asked) {
   return predict_row(asked, Pointers(columns).row(node));

@@ -11,8 +11,7 @@ namespace millrace {
 /// In floats: what these are made of is not known to four digits. Rows are nodes.
 struct RouterColumns {
   std::vector<float> inverse_prefill, step, step_per_sequence, usd_per_second, places, inverse_places;
-  std::vector<float> inverse_chunk;             // 0: not known
-  std::vector<float> sequences, queued;         // and tokens of prompts, by the last beat and what was placed since
+  std::vector<float> sequences, queued;         // and tokens of prompts, as was told last
   std::vector<float> kv_free, inverse_kv_used;  // tokens, the same; as much as anybody wants where it is not known
   std::vector<float> cached;                    // tokens of the request
 
@@ -21,8 +20,8 @@ struct RouterColumns {
 
 /// What a request is for a router.
 struct AskedFor {
-  AskedFor(std::int64_t prompt_tokens, double answer_tokens, double usual_prompt_tokens);
-  float prompt, answer, inverse_answer, usual_prompt;  // tokens
+  AskedFor(std::int64_t prompt_tokens, double answer_tokens);
+  float prompt, answer;  // tokens
 };
 
 struct Prediction {

@@ -12,9 +12,9 @@ namespace {
 NodeSpeed claim_of(const SimNode& node) {
   constexpr double kPrompt = 512.0;
   const double prompt = std::min(kPrompt, static_cast<double>(node.context) / 2.0);
-  const double full = std::floor(prompt / node.speed.chunk), rest = prompt - full * node.speed.chunk;
+  const double full = std::floor(prompt / node.chunk), rest = prompt - full * node.chunk;
   const double ttft =
-      full * step_seconds(node.speed, node.speed.chunk, 0) + (rest > 0.0 ? step_seconds(node.speed, rest, 0) : 0.0);
+      full * step_seconds(node.speed, node.chunk, 0) + (rest > 0.0 ? step_seconds(node.speed, rest, 0) : 0.0);
   return {.prefill = prompt / std::max(ttft - node.speed.step, ttft / 10.0),
           .step = node.speed.step,
           .step_per_sequence = node.speed.step_per_sequence};
@@ -88,7 +88,7 @@ std::optional<Route> SimDispatch::pick(const Query& query, double now) {
   ++lots_;
   Gateway& gateway = gateways_[query.gateway];
   std::erase_if(gateway.computing, [&](NodeIndex node) {
-    gateway.router.set_load(node, gateway.nodes[node].load(now), now);
+    gateway.router.set_load(node, gateway.nodes[node].load(now));
     return !gateway.nodes[node].computes();
   });
   const std::vector<Route> routes = gateway.router.pick(route_request(query), 1);
@@ -114,7 +114,7 @@ void SimDispatch::observe(std::size_t from, NodeIndex node, WorkStage stage, Nod
       tell(gateway, node);
       break;
   }
-  gateway.router.set_load(node, watch.load(now), now);
+  gateway.router.set_load(node, watch.load(now));
 }
 
 double SimDispatch::billed(std::size_t gateway, NodeIndex node, const NodeWork& work) const {
@@ -126,7 +126,7 @@ void SimDispatch::beat(NodeIndex node, const NodeLoad& load, const SimPrefixCach
   known_[node].load = load;
   for (Gateway& gateway : gateways_) {
     gateway.nodes[node].beat(load, now);
-    gateway.router.set_load(node, gateway.nodes[node].load(now), now);
+    gateway.router.set_load(node, gateway.nodes[node].load(now));
     gateway.router.prefixes().remove(node, news.removed);
     gateway.router.prefixes().add(node, news.added);
   }

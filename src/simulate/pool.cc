@@ -72,7 +72,7 @@ Status read_relative(const json& object, const PoolBase& base, SimNode& node) {
   node.speed = {.prefill = base.speed.prefill * prefill,
                 .step = base.speed.step / decode,
                 .step_per_sequence = base.speed.step_per_sequence / decode};
-  node.speed.chunk = std::max(1.0, std::min(base.speed.chunk, std::floor(node.speed.prefill * base.chunk_s)));
+  node.chunk = std::max(1.0, std::min(base.chunk, std::floor(node.speed.prefill * base.chunk_s)));
   const double kv_gb = memory * base.memory_used - base.weights_gb;
   node.kv_tokens = static_cast<std::int64_t>(std::floor(kv_gb * kBytesPerGb / base.kv_bytes_per_token));
   if (node.kv_tokens < base.tokens_per_place) {
@@ -92,9 +92,9 @@ Status read_measured(const json& object, SimNode& node) {
   MILLRACE_TRY(node.speed.step_per_sequence, number_at(object, "step_per_sequence_s", 0.0, kMostStep));
   MILLRACE_TRY(const double places, number_at(object, "places", 1.0, kMostPlaces));
   MILLRACE_TRY(const double tokens, number_at(object, "kv_tokens", 1.0, kMostTokens));
-  node.speed.chunk = kUsualChunk;
+  node.chunk = kUsualChunk;
   if (object.contains("chunk_tokens")) {
-    MILLRACE_TRY(node.speed.chunk, number_at(object, "chunk_tokens", 1.0, kMostChunk));
+    MILLRACE_TRY(node.chunk, number_at(object, "chunk_tokens", 1.0, kMostChunk));
   }
   node.places = static_cast<std::int64_t>(places);
   node.kv_tokens = node.context = static_cast<std::int64_t>(tokens);

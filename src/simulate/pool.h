@@ -16,6 +16,7 @@ namespace millrace {
 struct SimNode {
   std::string type = {}, site = {};
   NodeSpeed speed = {};
+  double chunk = 512.0;  // tokens of prompts in a step
   std::int64_t places = 16;
   std::int64_t kv_tokens = 1 << 20;  // that fit its memory
   std::int64_t context = 1 << 20;
@@ -26,7 +27,8 @@ struct SimNode {
 /// What makes speeds and places of types that are given relative to another. Illustrative: an 8B model with weights of
 /// 8 bits and 8 KV heads of 128 in 32 layers, on the machine that has 1.0.
 struct PoolBase {
-  NodeSpeed speed = {.prefill = 20000.0, .step = 0.007, .step_per_sequence = 0.0001, .chunk = 512.0};
+  NodeSpeed speed = {.prefill = 20000.0, .step = 0.007, .step_per_sequence = 0.0001};
+  double chunk = 512.0;   // tokens of prompts in a step
   double chunk_s = 0.05;  // a chunk of prompts is to take no longer; smaller ones than .chunk then
   double weights_gb = 8.5;
   double kv_bytes_per_token = 131072.0;

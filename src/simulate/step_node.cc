@@ -25,7 +25,7 @@ double StepNode::next_event() const {
 }
 
 void StepNode::plan() {
-  work_ = plan_step(queue_, node_->speed.chunk);
+  work_ = plan_step(queue_, node_->chunk);
   if (running_ == 0 && work_.rows <= 0.0) return;
   begun_ = now_;
   step_s_ = millrace::step_seconds(node_->speed, work_.rows, running_);
@@ -35,7 +35,7 @@ void StepNode::plan() {
   // All alike until an answer ends, or the prompt's last part comes.
   std::int64_t alike = running_ > 0 ? due_.top().token - token_ : std::numeric_limits<std::int64_t>::max();
   if (const NodeJob* job = work_.rows > 0.0 ? queue_.computed() : nullptr) {
-    alike = std::min(alike, static_cast<std::int64_t>(std::ceil(job->left / node_->speed.chunk)));
+    alike = std::min(alike, static_cast<std::int64_t>(std::ceil(job->left / node_->chunk)));
   }
   steps_ = std::max<std::int64_t>(1, alike);
 }
@@ -48,7 +48,7 @@ void StepNode::start(const NodeJob& job) {
     return;
   }
   // Steps that are full already, of prompts that it does not pass, stay as they are.
-  if (work_.ended.empty() && work_.rows >= node_->speed.chunk && work_.batch_rows <= 0.0) return;
+  if (work_.ended.empty() && work_.rows >= node_->chunk && work_.batch_rows <= 0.0) return;
   steps_ = 1;  // those before now have been taken
 }
 

@@ -86,7 +86,7 @@ void StepRunner::step() {
     ++running;
     batch += run.job.batch ? 1 : 0;
   }
-  const StepWork work = plan_step(queue_, node_->speed.chunk);
+  const StepWork work = plan_step(queue_, node_->chunk);
   if (running == 0 && work.rows <= 0.0) return;
   for (const NodeJob& done : work.ended) {
     Run& run = runs_.at(done.id);

@@ -32,11 +32,11 @@ TEST(RouterTest, PredictsAsItsPageSays) {
   EXPECT_NEAR(idle.ttft, 0.52, 1e-6);
   EXPECT_NEAR(idle.tpot, 0.02, 1e-6);
   EXPECT_NEAR(idle.usd, (0.5 + 100 * (0.02 / 4 + 0.001)) * (1.0 + 0.5 * 1.2 * 0.5) / 3600.0, 1e-9);
-  router.set_load(0, {.running = 2, .waiting_tokens = 300}, 0.0);
+  router.set_load(0, {.running = 2, .waiting_tokens = 300});
   const Route busy = router.pick(request_of(500, 100), 1).at(0);
   EXPECT_NEAR(busy.ttft, 0.82, 1e-6);
   EXPECT_NEAR(busy.tpot, 0.022, 1e-6);
-  router.set_load(0, {.running = 4, .waiting = 1}, 0.0);  // two must end before this one runs, four at once
+  router.set_load(0, {.running = 4, .waiting = 1});  // two must end before this one runs, four at once
   EXPECT_NEAR(router.pick(request_of(500, 100), 1).at(0).ttft, 0.52 + 2.0 / 4.0 * 100 * 0.023, 1e-6);
 }
 
@@ -114,47 +114,37 @@ TEST(RouterTest, NeverANodeThatMayNot) {
       EXPECT_FALSE(missed && route.within_slo) << "those that keep within the SLO come first";
       missed = missed || !route.within_slo;
     }
-    if (dice.chance(0.3) && !routes.empty()) router.placed(request, routes.front(), i);
+    if (dice.chance(0.3) && !routes.empty()) {
+      router.set_load(routes.front().node, {.running = static_cast<std::int64_t>(dice.below(30)),
+                                            .waiting_tokens = static_cast<std::int64_t>(dice.below(20000))});
+    }
   }
 }
 
-// Ten routers that all see the same beats, a second old, spread what comes; one that took the best by the beats alone
-// would put everything on one node.
+// Ten routers that all see the same beats, a second old, and know of their own requests alone, spread what comes; one
+// that took the best by the beats alone would put everything on one node.
 TEST(RouterTest, ManyRoutersWithOldNewsDoNotHerd) {
   constexpr NodeIndex kNodes = 20;
   std::vector<Router> routers(10, Router(RoutePolicy::cheapest_in_slo));
   for (Router& router : routers) {
     for (NodeIndex node = 0; node < kNodes; ++node) router.set_node(node, node_of(5000, 0.02, 1.0));
-    for (NodeIndex node = 0; node < kNodes; ++node) router.set_load(node, {.running = 1}, 0.0);
+    for (NodeIndex node = 0; node < kNodes; ++node) router.set_load(node, {.running = 1});
   }
   std::map<NodeIndex, int> placed;
+  std::vector<std::map<NodeIndex, std::int64_t>> own(routers.size());
   for (std::uint64_t i = 0; i < 200; ++i) {
     Router& router = routers[i % routers.size()];
     RouteRequest request = request_of(500, 100, i * 7919);
     request.ttft_slo = 2.0;
     const Route route = router.pick(request, 1).at(0);
-    router.placed(request, route, 0.001 * static_cast<double>(i));
+    const std::int64_t count = ++own[i % routers.size()][route.node];
+    router.set_load(route.node, {.running = 1 + count, .waiting_tokens = 500 * count});
     ++placed[route.node];
   }
   int most = 0;
   for (const auto& [node, count] : placed) most = std::max(most, count);
   EXPECT_EQ(placed.size(), kNodes);
   EXPECT_LE(most, 20) << "ten each, were they to know of each other";
-}
-
-TEST(RouterTest, WhatWasPlacedCountsUntilBeatsShowIt) {
-  Router router(RoutePolicy::least_loaded);
-  for (NodeIndex node = 0; node < 2; ++node) router.set_node(node, node_of(1000, 0.02, 1.0));
-  const RouteRequest request = request_of(100, 10);
-  const Route first = router.pick(request, 1).at(0);
-  router.placed(request, first, 10.0);
-  const NodeIndex other = 1 - first.node;
-  EXPECT_EQ(router.pick(request, 1).at(0).node, other);
-  router.set_load(first.node, {}, 10.5);  // a beat that may be older than the placement
-  EXPECT_EQ(router.pick(request, 1).at(0).node, other);
-  router.set_load(first.node, {}, 12.0);
-  router.set_load(other, {.running = 1}, 12.0);
-  EXPECT_EQ(router.pick(request, 1).at(0).node, first.node);
 }
 
 TEST(RouterTest, FollowsWhatIsCached) {
@@ -200,7 +190,7 @@ TEST(RouterTest, PicksAmongTenThousandNodesSoon) {
   Router router;
   for (NodeIndex node = 0; node < 10000; ++node) {
     router.set_node(node, node_of(100.0 + 10000.0 * dice.uniform(), 0.001 + dice.uniform() / 10.0, dice.uniform()));
-    router.set_load(node, {.running = static_cast<std::int64_t>(dice.below(20))}, 0.0);
+    router.set_load(node, {.running = static_cast<std::int64_t>(dice.below(20))});
   }
   std::vector<std::int32_t> prompt(4000);
   for (std::int32_t& token : prompt) token = static_cast<std::int32_t>(dice.below(50000));
@@ -218,7 +208,7 @@ TEST(RouterTest, PicksAmongTenThousandNodesSoon) {
     const std::vector<Route> routes = router.pick(request, 3);
     microseconds.push_back(std::chrono::duration<double, std::micro>(test_clock::now() - began).count());
     ASSERT_EQ(routes.size(), 3u);
-    router.placed(request, routes.front(), 0.0);
+    router.set_load(routes.front().node, {.running = 10, .waiting_tokens = 4000});
   }
   std::ranges::sort(microseconds);
   std::cout << "pick of 10,000 nodes: " << microseconds[150] << " us, the slowest tenth " << microseconds[270]

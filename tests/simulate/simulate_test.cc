@@ -94,7 +94,8 @@ TEST(SimPoolTest, TakesMeasuredNodes) {
 SimNode slow_node() {
   return {.type = "one",
           .site = "home",
-          .speed = {.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.01, .chunk = 100.0},
+          .speed = {.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.01},
+          .chunk = 100.0,
           .terms = {.usd_per_hour = 3600.0}};
 }
 
