@@ -188,8 +188,8 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
     beat.ready_nodes =
         std::ranges::count_if(streams.nodes().nodes(), [](const auto& entry) { return entry.second.usable(); });
   });
-  const LoopThread thread(loop);                // behind all that it calls, before what calls it has ended
-  constexpr std::chrono::seconds kPatience{5};  // then requests are told that it is not known yet
+  const LoopThread thread(loop);                 // behind all that it calls, before what calls it has ended
+  constexpr std::chrono::seconds kPatience{15};  // then requests are told that it is not known yet
   if (!tenants.wait_known(kPatience)) log->warn("not known yet who may ask: {} could not be read", kTenantsBucket);
   if (flags.model.json) {
     std::printf("%s\n", nlohmann::json{{"listening", server->url()}}.dump().c_str());
