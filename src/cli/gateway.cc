@@ -160,7 +160,10 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
   ApiRoutesOptions routes{
       .version = version,
       .queue_bytes = stream_buffer,
-      .ready = [&] { return !server->draining(); },
+      .state = [&]() -> std::string_view {
+        if (server->draining()) return "draining";
+        return tenants.known() ? "ready" : "does not know yet who may ask";
+      },
       .metrics =
           [&] {
             Figures now = figures.get();

@@ -176,8 +176,9 @@ Status run_node(const NodeFlags& flags) {
   std::atomic<bool> ready{true};
   LoopCopy<std::vector<MetricFamily>> families(loop, [&] { return node_metrics(agent.streams(), *transport); });
   const auto metrics_text = [&] { return metrics.text(engine.snapshot(), 0, families.get()); };
-  MILLRACE_TRY(const std::unique_ptr<OperationServer> operations,
-               OperationServer::start(flags, operation_routes([&] { return ready.load(); }, metrics_text)));
+  MILLRACE_TRY(
+      const std::unique_ptr<OperationServer> operations,
+      OperationServer::start(flags, operation_routes([&] { return ready ? "ready" : "draining"; }, metrics_text)));
 
   Status ended = Ok{};
   transport->when_given_up([&](const std::string& why) {

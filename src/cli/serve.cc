@@ -71,7 +71,7 @@ Status serve(const ServeFlags& flags, const std::string& version) {
   std::unique_ptr<Server> server;  // last: what it calls outlives it
   ApiRoutesOptions routes{.version = version,
                           .queue_bytes = stream_buffer,
-                          .ready = [&] { return !server->draining(); },
+                          .state = [&] { return server->draining() ? "draining" : "ready"; },
                           .metrics = [&] { return metrics.text(engine.snapshot(), server->connections()); }};
   MILLRACE_TRY(server, Server::listen(std::move(options), api_routes(served, access, std::move(routes))));
   if (flags.model.json) {

@@ -16,6 +16,10 @@ namespace {
 
 constexpr std::int64_t kLookEvery = 250;  // ms that a watcher waits before it looks whether it should end
 constexpr auto kTryAgain = std::chrono::seconds(1);
+// While its servers choose which of them leads a bucket nobody answers, and what was asked meanwhile is lost: asking
+// again is sooner than waiting.
+constexpr std::int64_t kAnswerTime = 1500;  // ms
+constexpr auto kAskAgain = std::chrono::milliseconds(100);
 constexpr auto kAskEvery = std::chrono::seconds(5);  // whether the bucket is still the one that is watched
 
 template <typename T, void (*destroy)(T*)>
@@ -31,10 +35,11 @@ using JetStream = std::unique_ptr<jsCtx, Destroy<jsCtx, jsCtx_Destroy>>;
 struct OpenStore {
   JetStream context;
   Store store;
+  std::int64_t made = 0;  // nanoseconds since 1970
 };
 
 /// As a key-value bucket is, but without rollups: with one in a message for its own key a node could clear all others'.
-natsStatus make_bucket(jsCtx* js, const BucketOptions& options) {
+natsStatus make_bucket(jsCtx* js, const BucketOptions& options, std::int64_t& made) {
   const std::string name = "KV_" + options.name, subject = "$KV." + options.name + ".>";
   const char* subjects[] = {subject.c_str()};
   jsStreamConfig config;
@@ -53,7 +58,23 @@ natsStatus make_bucket(jsCtx* js, const BucketOptions& options) {
   config.NoAck = options.silent;
   config.DenyDelete = true;
   config.DenyPurge = true;
-  return js_AddStream(nullptr, js, &config, nullptr, nullptr);
+  jsStreamInfo* raw = nullptr;
+  const natsStatus status = js_AddStream(&raw, js, &config, nullptr, nullptr);
+  const StreamInfo info(raw);
+  if (status == NATS_OK) made = info->Created;
+  return status;
+}
+
+/// When the bucket was made.
+natsStatus ask_made(jsCtx* js, const std::string& name, std::int64_t& made) {
+  jsOptions options;
+  jsOptions_Init(&options);
+  options.Wait = kAnswerTime;
+  jsStreamInfo* raw = nullptr;
+  const natsStatus status = js_GetStreamInfo(&raw, js, ("KV_" + name).c_str(), &options, nullptr);
+  const StreamInfo info(raw);
+  if (status == NATS_OK) made = info->Created;
+  return status;
 }
 
 natsStatus open_store(natsConnection* connection, const BucketOptions& options, OpenStore& open) {
@@ -61,23 +82,12 @@ natsStatus open_store(natsConnection* connection, const BucketOptions& options, 
   natsStatus status = natsConnection_JetStream(&js, connection, nullptr);
   if (status != NATS_OK) return status;
   open.context.reset(js);
+  status = ask_made(js, options.name, open.made);
+  if (status == NATS_NOT_FOUND && options.makes) status = make_bucket(js, options, open.made);
   kvStore* bucket = nullptr;
-  status = js_KeyValue(&bucket, js, options.name.c_str());
-  if (status == NATS_NOT_FOUND && options.makes) {
-    status = make_bucket(js, options);
-    if (status == NATS_OK) status = js_KeyValue(&bucket, js, options.name.c_str());
-  }
+  if (status == NATS_OK) status = js_KeyValue(&bucket, js, options.name.c_str());
   if (status == NATS_OK) open.store.reset(bucket);
   return status;
-}
-
-/// When the bucket was made, in nanoseconds since 1970; 0: it is not there. Nothing where the server does not say.
-std::optional<std::int64_t> made_at(jsCtx* js, const std::string& name) {
-  jsStreamInfo* raw = nullptr;
-  const natsStatus status = js_GetStreamInfo(&raw, js, ("KV_" + name).c_str(), nullptr, nullptr);
-  const StreamInfo info(raw);
-  if (status == NATS_NOT_FOUND) return 0;
-  return status == NATS_OK ? std::optional(info->Created) : std::nullopt;
 }
 
 /// The last error of this thread says that somebody else has written meanwhile. The library has no status for it.
@@ -196,12 +206,13 @@ struct NatsBucket::Shared {
 
   /// Tells what the watcher gives until it gives no more, or the bucket is another one: a server that has lost its
   /// files says nothing to those who watched, and whoever makes the bucket anew counts from the beginning.
-  static void follow(const std::shared_ptr<Shared>& shared, jsCtx* js, kvWatcher* watcher, std::int64_t made) {
+  static void follow(const std::shared_ptr<Shared>& shared, const OpenStore& open, kvWatcher* watcher) {
     auto asked = std::chrono::steady_clock::now();
     while (!shared->ended()) {
       if (const auto now = std::chrono::steady_clock::now(); now - asked >= kAskEvery) {
         asked = now;
-        if (made_at(js, shared->options.name).value_or(made) != made) return;
+        std::int64_t made = open.made;
+        if (ask_made(open.context.get(), shared->options.name, made) == NATS_NOT_FOUND || made != open.made) return;
       }
       kvEntry* raw = nullptr;
       const natsStatus status = kvWatcher_Next(&raw, watcher, kLookEvery);
@@ -216,24 +227,25 @@ struct NatsBucket::Shared {
     std::string complained;
     while (!shared->ended()) {
       OpenStore open;
-      natsStatus status = open_store(shared->connection, shared->options, open);
-      std::optional<std::int64_t> made;
-      if (status == NATS_OK) made = made_at(open.context.get(), shared->options.name);
-      if (status == NATS_OK && !made) status = NATS_TIMEOUT;
+      natsStatus status = NATS_NOT_YET_CONNECTED;
+      if (natsConnection_Status(shared->connection) == NATS_CONN_STATUS_CONNECTED) {
+        status = open_store(shared->connection, shared->options, open);
+      }
       kvWatcher* raw = nullptr;
       if (status == NATS_OK) status = kvStore_WatchAll(&raw, open.store.get(), nullptr);
       if (status == NATS_OK) {
         const StoreWatcher watcher(raw);
         complained.clear();
-        follow(shared, open.context.get(), watcher.get(), *made);
+        follow(shared, open, watcher.get());
         continue;
       }
+      const bool soon = status == NATS_TIMEOUT || status == NATS_NOT_YET_CONNECTED;
       const std::string message = shared->error_of(status, "watched").message;
       if (std::exchange(complained, message) != message) {
         post(shared, [message](Shared& s) { s.on_message(message); });
       }
       std::unique_lock lock(shared->mutex);
-      shared->arrived.wait_for(lock, kTryAgain, [&] { return shared->loop == nullptr; });
+      shared->arrived.wait_for(lock, soon ? kAskAgain : kTryAgain, [&] { return shared->loop == nullptr; });
     }
     nats_ReleaseThreadMemory();
   }

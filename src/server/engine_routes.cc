@@ -1,5 +1,7 @@
 #include "server/engine_routes.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -119,13 +121,13 @@ std::unique_ptr<HttpAnswer> make_engine_answer(const ServedModel& model, const E
   return std::make_unique<EngineAnswer>(model, engine, std::move(call), queue_bytes);
 }
 
-std::vector<HttpRoute> operation_routes(std::function<bool()> ready, std::function<std::string()> metrics) {
+std::vector<HttpRoute> operation_routes(std::function<std::string_view()> state, std::function<std::string()> metrics) {
   std::vector<HttpRoute> routes;
   routes.push_back(
       get("/health", true, [](const HttpRequest&) -> HttpReply { return {.body = R"({"status":"ok"})"}; }));
-  routes.push_back(get("/ready", true, [ready = std::move(ready)](const HttpRequest&) -> HttpReply {
-    if (ready()) return {.body = R"({"status":"ready"})"};
-    return {.status = 503, .body = R"({"status":"draining"})"};
+  routes.push_back(get("/ready", true, [state = std::move(state)](const HttpRequest&) -> HttpReply {
+    const std::string_view now = state();
+    return {.status = now == "ready" ? 200 : 503, .body = fmt::format(R"({{"status":"{}"}})", now)};
   }));
   routes.push_back(get("/metrics", true, [metrics = std::move(metrics)](const HttpRequest&) -> HttpReply {
     return {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = metrics()};
@@ -169,7 +171,7 @@ std::vector<HttpRoute> api_routes(const ServedModel& model, const EngineAccess& 
   routes.push_back(get("/v1/models/{id}", false, [&model](const HttpRequest& request) {
     return text_or_error(model_json(model, request.parameter));
   }));
-  for (HttpRoute& route : operation_routes(std::move(options.ready), std::move(options.metrics))) {
+  for (HttpRoute& route : operation_routes(std::move(options.state), std::move(options.metrics))) {
     routes.push_back(std::move(route));
   }
   const std::string version = nlohmann::json{{"version", options.version}}.dump();

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/result.h"
@@ -35,14 +36,14 @@ using MakeAnswer = std::function<std::unique_ptr<HttpAnswer>(ApiCall call, const
 struct ApiRoutesOptions {
   std::string version;
   std::size_t queue_bytes = 256 << 10;
-  std::function<bool()> ready;           // false: /ready answers 503
-  std::function<std::string()> metrics;  // text for /metrics
+  std::function<std::string_view()> state;  // what /ready says, with 503 where it is not "ready"
+  std::function<std::string()> metrics;     // text for /metrics
   /// Whether a call that was understood is answered, and how. Empty: it is, as `make` does. Any thread.
   std::function<HttpOutcome(const HttpRequest&, ApiCall, const MakeAnswer& make)> admit = {};
 };
 
 /// /health, /ready and /metrics: what everything has that is operated.
-std::vector<HttpRoute> operation_routes(std::function<bool()> ready, std::function<std::string()> metrics);
+std::vector<HttpRoute> operation_routes(std::function<std::string_view()> state, std::function<std::string()> metrics);
 
 /// All routes. `model` and `engine` must outlive the server that uses them.
 std::vector<HttpRoute> api_routes(const ServedModel& model, const EngineAccess& engine, ApiRoutesOptions options);

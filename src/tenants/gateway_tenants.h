@@ -45,6 +45,7 @@ class GatewayTenants {
 
   /// Any thread but the loop's: waits until it is known who may ask. False: it is not, after so long.
   bool wait_known(std::chrono::milliseconds most);
+  bool known() { return wait_known(std::chrono::milliseconds{0}); }
   /// Any thread but the loop's, which must run: gives back what is leased.
   void end();
 

@@ -198,6 +198,28 @@ class Tenants(Processes):
         self.start_gateway("gate-a")
         self.assertEqual(self.models(self.gateways["gate-a"]), 401, "nor does a restart")
 
+    def test_a_gateway_that_finds_no_server_lets_nobody_in(self):
+        self.server.kill()
+        self.server.wait()
+        self.start_gateway("gate-b")
+        url = self.gateways["gate-b"]
+        for path in ("/ready", "/v1/models"):
+            with self.assertRaises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(url + path, timeout=10)
+            self.assertEqual(refused.exception.code, 503)
+            self.assertIn("does not know yet who may ask", refused.exception.read().decode())
+        self.start(NATS, "--config", os.path.join(self.keys, "nats.conf"))
+
+        def ready():
+            try:
+                with urllib.request.urlopen(url + "/ready", timeout=10) as answer:
+                    return json.load(answer)["status"] == "ready"
+            except urllib.error.HTTPError:
+                return False
+
+        self.wait_for(ready, "it has found the server, and who may ask")
+        self.assertEqual(self.models(url), 200)
+
     def test_nodes_that_are_not_trusted_get_nothing(self):
         key = self.new_tenant("acme", "data_class=trusted", "regions=eu,us")
         url = self.gateways["gate-a"]

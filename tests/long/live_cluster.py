@@ -12,6 +12,8 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
 from cluster_processes import BINARY, NATS, free_port, wait_for_port  # noqa: E402
@@ -71,6 +73,16 @@ def listen_to_beats(port, seconds):
         client.close()
 
 
+def is_ready(url):
+    try:
+        with urllib.request.urlopen(url + "/ready", timeout=10):
+            return True
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return False
+
+
 class Program:
     """A process with its log."""
 
@@ -113,6 +125,7 @@ class Cluster:
         self.far = self.names[-1] if has_namespace else None
         self.nodes, self.gateways, self.servers, self.down = {}, [None, None], {}, set()
         self.strikes = []  # (time, kind, what)
+        self.healed = 0    # when the last of them was
 
     def __enter__(self):
         try:
@@ -176,6 +189,11 @@ class Cluster:
                           [BINARY, "gateway", "--nats", self.urls(), "--name", f"gate-{i}", "--port", 0, "--json",
                            "--access-log", "off", "--replicas", 3, "--stream-buffer", "16K"])
         gateway.url = gateway.first_line()["listening"]
+        end = time.monotonic() + 60
+        while not is_ready(gateway.url):  # as what stands before several of them would
+            if time.monotonic() >= end:
+                raise RuntimeError(f"{gateway.name} is not ready: {gateway.log.read_text()[-2000:]}")
+            time.sleep(0.1)
         with self.lock:
             self.gateways[i] = gateway
 
@@ -209,9 +227,7 @@ class Cluster:
     # What happens to it.
 
     def heal(self, seconds, what, call):
-        """Does it later."""
-        with self.lock:
-            self.down.add(what)
+        """Does it later, with what is down."""
 
         def later():
             time.sleep(seconds)
@@ -220,34 +236,48 @@ class Cluster:
             except Exception as error:  # told by the main thread
                 self.failures.append(f"{what}: {error!r}")
             with self.lock:
-                self.down.discard(what)
+                self.down.remove(what)
+                self.healed = time.monotonic()
 
         thread = threading.Thread(target=later)
         self.healing.append(thread)
         thread.start()
 
-    def wait_while(self, holds):
+    def wait_while(self, holds, then=lambda: None):
+        """And does `then` before anybody else may change what is up."""
         while True:
             with self.lock:
                 if not holds():
-                    return
+                    return then()
             time.sleep(0.05)
+
+    def take_down(self, kind, what):
+        """Once nothing of this kind is down."""
+        self.wait_while(lambda: any(other.startswith(kind) for other in self.down), lambda: self.down.add(what))
 
     def struck(self, kind, what):
         self.strikes.append((time.monotonic(), kind, what))
 
     def some_node(self, luck, among=None):
-        """Mostly the one that computes most. At least two others stay."""
-        self.wait_while(lambda: sum(name in self.down for name in self.names) > len(self.names) - 3)
-        with self.lock:
-            up = [name for name in among or self.names if name not in self.down]
-        if not up:
-            self.wait_while(lambda: all(name in self.down for name in among))
-            return self.some_node(luck, among)
-        before = {name: self.nodes[name].ticks() for name in up}
-        time.sleep(0.1)
-        busy = max(up, key=lambda name: self.nodes[name].ticks() - before[name])
-        return busy if luck < 0.8 else up[int(luck * 1000) % len(up)]
+        """Mostly the one that computes most; nobody else gets it until it is healed. At least two others stay."""
+        names = among or self.names
+
+        def up():
+            enough = sum(name in self.down for name in self.names) <= len(self.names) - 3
+            return [name for name in names if name not in self.down] if enough else []
+
+        while True:
+            self.wait_while(lambda: not up())
+            with self.lock:
+                before = {name: self.nodes[name].ticks() for name in up()}
+            time.sleep(0.1)
+            with self.lock:
+                used = {name: self.nodes[name].ticks() - before[name] for name in up() if name in before}
+                if not used:
+                    continue
+                name = max(used, key=used.get) if luck < 0.8 else list(used)[int(luck * 1000) % len(used)]
+                self.down.add(name)
+                return name
 
     def kill_a_node(self, luck, back=None):
         """It is back after so many seconds."""
@@ -271,7 +301,7 @@ class Cluster:
         self.heal(4 + 8 * luck, name, lambda: subprocess.run([*link, "up"], check=True))
 
     def restart_nats(self, luck):
-        self.wait_while(lambda: any(what.startswith("server") for what in self.down))
+        self.take_down("server", "servers")
         self.struck("NATS restarts", "")
         with self.lock:
             for i in range(3):
@@ -286,16 +316,15 @@ class Cluster:
         self.heal(0.5 + 2 * luck, "servers", start)
 
     def lose_a_server(self, luck):
-        self.wait_while(lambda: any(what.startswith("server") for what in self.down))
         i = int(luck * 1000) % 3
+        self.take_down("server", f"server {i}")
         self.struck("one of three NATS servers lost", str(i))
         self.servers[i].kill()
         self.heal(6, f"server {i}", lambda: self.start_server(i))
 
     def kill_a_gateway(self, i):
-        self.wait_while(lambda: any(what.startswith("gate") for what in self.down))
-        with self.lock:
-            gateway = self.gateways[i]
-            self.heal(3, f"gate-{i}", lambda: self.start_gateway(i))
+        self.take_down("gate", f"gate-{i}")
+        gateway = self.gateways[i]
         self.struck("gateway killed", gateway.name)
+        self.heal(3, gateway.name, lambda: self.start_gateway(i))
         gateway.kill()

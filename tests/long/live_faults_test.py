@@ -24,7 +24,8 @@ AT_ONCE = 4
 SHARES = {"kill": 25, "freeze": 14, "cut off": 14, "NATS restarts": 9, "server lost": 11, "gateway killed": 12,
           "reads slowly": 8, "stops reading": 7}  # of a hundred faults
 NOTICED = 3.5  # seconds
-ORPHANED = 20  # seconds after which a node gives up what nobody asks for
+ORPHANED = 20  # seconds after which a node gives up what nobody asks for, such as one whose end did not reach it
+LOOKS = 2      # seconds in which it has looked for that
 
 NO_NAMESPACE = None
 
@@ -131,6 +132,7 @@ class LiveFaults(unittest.TestCase):
             if not any(value for own in held.values() for value in own.values()) or time.monotonic() >= end:
                 break
         self.assertEqual(held, {name: {"running": 0, "waiting": 0, "waiting_tokens": 0, "kv": 0} for name in cluster.names})
+        time.sleep(max(0, cluster.healed + ORPHANED + LOOKS - time.monotonic()))
         for program in [*cluster.nodes.values(), *cluster.gateways]:
             begun = time.monotonic()
             program.process.send_signal(signal.SIGTERM)

@@ -97,7 +97,7 @@ class EngineRoutes : public ::testing::Test {
       : server_(std::move(options), api_routes(plain_model().served, access_,
                                                {.version = "1.2.3",
                                                 .queue_bytes = 20'000,
-                                                .ready = [this] { return ready_.load(); },
+                                                .state = [this] { return ready_ ? "ready" : "draining"; },
                                                 .metrics = [] { return std::string("metric 1\n"); }})) {}
 
   FakeEngine engine_;
@@ -235,8 +235,10 @@ TEST_F(EngineRoutes, BadBodiesAndModels) {
 TEST_F(EngineRoutes, TheServerOfItself) {
   EXPECT_EQ(server_.ask(get("/health")).status, 200);
   EXPECT_EQ(server_.ask(get("/ready")).status, 200);
+  EXPECT_EQ(server_.ask(get("/ready")).body, R"({"status":"ready"})");
   ready_ = false;
   EXPECT_EQ(server_.ask(get("/ready")).status, 503);
+  EXPECT_EQ(server_.ask(get("/ready")).body, R"({"status":"draining"})");
   EXPECT_EQ(server_.ask(get("/version")).body, R"({"version":"1.2.3"})");
   const auto metrics = server_.ask(get("/metrics"));
   EXPECT_EQ(metrics.body, "metric 1\n");
