@@ -1,9 +1,9 @@
 #include "batches/nats_batch_store.h"
 
-#include <nats/nats.h>
-
 #include <algorithm>
 #include <mutex>
+
+#include "cluster/nats_handles.h"
 
 namespace millrace {
 
@@ -13,14 +13,6 @@ constexpr const char* kBucket = "mr_batches";
 constexpr const char* kStream = "KV_mr_batches";
 constexpr const char* kSubjects = "$KV.mr_batches.";
 constexpr std::int64_t kWait = 5000;  // ms for an answer
-
-template <typename T, void (*destroy)(T*)>
-struct Destroy {
-  void operator()(T* what) const { destroy(what); }
-};
-using Message = std::unique_ptr<natsMsg, Destroy<natsMsg, natsMsg_Destroy>>;
-using Ack = std::unique_ptr<jsPubAck, Destroy<jsPubAck, jsPubAck_Destroy>>;
-using StreamInfo = std::unique_ptr<jsStreamInfo, Destroy<jsStreamInfo, jsStreamInfo_Destroy>>;
 
 Error failure(std::string_view what, natsStatus status) {
   return Error{fmt::format("{} can't be {}: {}", kBucket, what, natsStatus_GetText(status)), ErrorKind::unavailable};
@@ -50,13 +42,8 @@ struct NatsBatchStore::Shared {
   natsConnection* connection = nullptr;
   int replicas = 1;
   std::mutex mutex;
-  jsCtx* js = nullptr;        // once it is open
-  kvStore* bucket = nullptr;  // likewise
-
-  ~Shared() {
-    kvStore_Destroy(bucket);
-    jsCtx_Destroy(js);
-  }
+  nats::JetStream context;  // once it is open
+  nats::Store store;        // likewise; gone before it
 
   Status open() {
     // A request without a server would wait for its whole time.
@@ -64,16 +51,20 @@ struct NatsBatchStore::Shared {
       return Error{fmt::format("{} can't be reached: there is no connection to NATS", kBucket), ErrorKind::unavailable};
     }
     const std::lock_guard lock(mutex);
-    if (bucket != nullptr) return Ok{};
+    if (store) return Ok{};
     jsOptions options;
     jsOptions_Init(&options);
     options.Wait = kWait;
+    jsCtx* js = context.get();
     natsStatus status = js == nullptr ? natsConnection_JetStream(&js, connection, &options) : NATS_OK;
+    if (!context) context.reset(js);
+    kvStore* bucket = nullptr;
     if (status == NATS_OK) status = js_KeyValue(&bucket, js, kBucket);
     if (status == NATS_NOT_FOUND) {
       status = make_bucket(js, replicas);
       if (status == NATS_OK) status = js_KeyValue(&bucket, js, kBucket);
     }
+    store.reset(bucket);
     return status == NATS_OK ? Status(Ok{}) : failure("opened", status);
   }
 
@@ -83,9 +74,9 @@ struct NatsBatchStore::Shared {
     MILLRACE_CHECK_OK(open());
     jsPubAck* raw = nullptr;
     jsErrCode code{};
-    const natsStatus status =
-        js_Publish(&raw, js, (kSubjects + key).c_str(), value.data(), static_cast<int>(value.size()), options, &code);
-    const Ack ack(raw);
+    const natsStatus status = js_Publish(&raw, context.get(), (kSubjects + key).c_str(), value.data(),
+                                         static_cast<int>(value.size()), options, &code);
+    const nats::Ack ack(raw);
     if (status == NATS_OK) return std::optional(ack->Sequence);
     if (code == JSStreamWrongLastSequenceErr) return std::optional<std::uint64_t>();
     return failure("written", status);
@@ -97,7 +88,7 @@ struct NatsBatchStore::Shared {
     jsOptions_Init(&options);
     options.Wait = kWait;
     options.Stream.Purge.Subject = subject.c_str();
-    const natsStatus status = js_PurgeStream(js, kStream, &options, nullptr);
+    const natsStatus status = js_PurgeStream(context.get(), kStream, &options, nullptr);
     return status == NATS_OK ? Status(Ok{}) : failure("cleared", status);
   }
 };
@@ -113,10 +104,11 @@ Result<std::optional<StoredEntry>> NatsBatchStore::get(const std::string& key) {
   MILLRACE_CHECK_OK(shared_->open());
   natsMsg* raw = nullptr;
   jsErrCode code{};
-  const natsStatus status = js_GetLastMsg(&raw, shared_->js, kStream, (kSubjects + key).c_str(), nullptr, &code);
+  const natsStatus status =
+      js_GetLastMsg(&raw, shared_->context.get(), kStream, (kSubjects + key).c_str(), nullptr, &code);
   if (status == NATS_NOT_FOUND || code == JSNoMessageFoundErr) return std::optional<StoredEntry>();
   if (status != NATS_OK) return failure("read", status);
-  const Message message(raw);
+  const nats::Message message(raw);
   const auto bytes = static_cast<std::size_t>(natsMsg_GetDataLength(raw));
   return std::optional(StoredEntry{key, bytes == 0 ? std::string() : std::string(natsMsg_GetData(raw), bytes),
                                    natsMsg_GetSequence(raw)});
@@ -165,9 +157,9 @@ Result<std::vector<StoredEntry>> NatsBatchStore::list(const std::string& prefix)
   options.Wait = kWait;
   options.Stream.Info.SubjectsFilter = pattern.c_str();
   jsStreamInfo* raw = nullptr;
-  const natsStatus status = js_GetStreamInfo(&raw, shared_->js, kStream, &options, nullptr);
+  const natsStatus status = js_GetStreamInfo(&raw, shared_->context.get(), kStream, &options, nullptr);
   if (status != NATS_OK) return failure("listed", status);
-  const StreamInfo info(raw);
+  const nats::StreamInfo info(raw);
   std::vector<std::string> keys;
   if (const jsStreamStateSubjects* subjects = info->State.Subjects; subjects != nullptr) {
     for (int i = 0; i < subjects->Count; ++i) {

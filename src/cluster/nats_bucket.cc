@@ -1,7 +1,6 @@
 #include "cluster/nats_bucket.h"
 
 #include <fmt/format.h>
-#include <nats/nats.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -9,6 +8,8 @@
 #include <mutex>
 #include <string_view>
 #include <utility>
+
+#include "cluster/nats_handles.h"
 
 namespace millrace {
 
@@ -22,19 +23,9 @@ constexpr std::int64_t kAnswerTime = 1500;  // ms
 constexpr auto kAskAgain = std::chrono::milliseconds(100);
 constexpr auto kAskEvery = std::chrono::seconds(5);  // whether the bucket is still the one that is watched
 
-template <typename T, void (*destroy)(T*)>
-struct Destroy {
-  void operator()(T* what) const { destroy(what); }
-};
-using Store = std::unique_ptr<kvStore, Destroy<kvStore, kvStore_Destroy>>;
-using StoreWatcher = std::unique_ptr<kvWatcher, Destroy<kvWatcher, kvWatcher_Destroy>>;
-using Entry = std::unique_ptr<kvEntry, Destroy<kvEntry, kvEntry_Destroy>>;
-using StreamInfo = std::unique_ptr<jsStreamInfo, Destroy<jsStreamInfo, jsStreamInfo_Destroy>>;
-using JetStream = std::unique_ptr<jsCtx, Destroy<jsCtx, jsCtx_Destroy>>;
-
 struct OpenStore {
-  JetStream context;
-  Store store;
+  nats::JetStream context;
+  nats::Store store;
   std::int64_t made = 0;  // nanoseconds since 1970
 };
 
@@ -60,7 +51,7 @@ natsStatus make_bucket(jsCtx* js, const BucketOptions& options, std::int64_t& ma
   config.DenyPurge = true;
   jsStreamInfo* raw = nullptr;
   const natsStatus status = js_AddStream(&raw, js, &config, nullptr, nullptr);
-  const StreamInfo info(raw);
+  const nats::StreamInfo info(raw);
   if (status == NATS_OK) made = info->Created;
   return status;
 }
@@ -72,7 +63,7 @@ natsStatus ask_made(jsCtx* js, const std::string& name, std::int64_t& made) {
   options.Wait = kAnswerTime;
   jsStreamInfo* raw = nullptr;
   const natsStatus status = js_GetStreamInfo(&raw, js, ("KV_" + name).c_str(), &options, nullptr);
-  const StreamInfo info(raw);
+  const nats::StreamInfo info(raw);
   if (status == NATS_OK) made = info->Created;
   return status;
 }
@@ -218,7 +209,7 @@ struct NatsBucket::Shared {
       const natsStatus status = kvWatcher_Next(&raw, watcher, kLookEvery);
       if (status == NATS_TIMEOUT) continue;
       if (status != NATS_OK) return;
-      const Entry entry(raw);
+      const nats::StoreEntry entry(raw);
       post(shared, [read = entry ? entry_of(entry.get()) : BucketEntry()](Shared& s) { s.watcher(read); });
     }
   }
@@ -234,7 +225,7 @@ struct NatsBucket::Shared {
       kvWatcher* raw = nullptr;
       if (status == NATS_OK) status = kvStore_WatchAll(&raw, open.store.get(), nullptr);
       if (status == NATS_OK) {
-        const StoreWatcher watcher(raw);
+        const nats::StoreWatcher watcher(raw);
         complained.clear();
         follow(shared, open, watcher.get());
         continue;
@@ -301,7 +292,7 @@ void NatsBucket::get(std::string key, Read done) {
     kvEntry* raw = nullptr;
     natsStatus status = shared->opened(open);
     if (status == NATS_OK) status = kvStore_Get(&raw, open.store.get(), key.c_str());
-    const Entry entry(raw);
+    const nats::StoreEntry entry(raw);
     Result<std::optional<BucketEntry>> result = std::optional<BucketEntry>();
     if (status == NATS_OK) {
       result = std::optional(entry_of(entry.get()));

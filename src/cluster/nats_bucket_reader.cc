@@ -1,7 +1,6 @@
 #include "cluster/nats_bucket_reader.h"
 
 #include <fmt/format.h>
-#include <nats/nats.h>
 
 #include <condition_variable>
 #include <map>
@@ -9,19 +8,13 @@
 #include <utility>
 #include <vector>
 
+#include "cluster/nats_handles.h"
+
 namespace millrace {
 
 namespace {
 
 constexpr std::int64_t kAnswerTime = 2000;  // ms that the server has
-
-template <typename T, void (*destroy)(T*)>
-struct Destroy {
-  void operator()(T* what) const { destroy(what); }
-};
-using JetStream = std::unique_ptr<jsCtx, Destroy<jsCtx, jsCtx_Destroy>>;
-using StreamInfo = std::unique_ptr<jsStreamInfo, Destroy<jsStreamInfo, jsStreamInfo_Destroy>>;
-using Message = std::unique_ptr<natsMsg, Destroy<natsMsg, natsMsg_Destroy>>;
 
 }  // namespace
 
@@ -64,7 +57,7 @@ struct NatsBucketReader::Shared {
     jsStreamInfo* raw = nullptr;
     const natsStatus status = js_GetStreamInfo(&raw, js, stream.c_str(), &options, nullptr);
     if (status != NATS_OK) return status;
-    const StreamInfo info(raw);
+    const nats::StreamInfo info(raw);
     const jsStreamStateSubjects* subjects = info->State.Subjects;
     for (int i = 0; subjects != nullptr && i < subjects->Count; ++i) {
       const std::string_view subject = subjects->List[i].Subject;
@@ -82,7 +75,7 @@ struct NatsBucketReader::Shared {
     const natsStatus status = js_GetLastMsg(&raw, js, stream.c_str(), subject.c_str(), &options, nullptr);
     if (status == NATS_NOT_FOUND) return NATS_OK;  // gone since it was listed
     if (status != NATS_OK) return status;
-    const Message message(raw);
+    const nats::Message message(raw);
     const std::uint64_t revision = natsMsg_GetSequence(raw);
     if (std::exchange(shared->told[key], revision) == revision) return NATS_OK;
     const char* operation = nullptr;
@@ -97,7 +90,7 @@ struct NatsBucketReader::Shared {
   static natsStatus read_all(const std::shared_ptr<Shared>& shared) {
     jsCtx* raw = nullptr;
     natsStatus status = natsConnection_JetStream(&raw, shared->connection, nullptr);
-    const JetStream js(raw);
+    const nats::JetStream js(raw);
     std::vector<std::string> keys;
     if (status == NATS_OK) status = shared->list(raw, keys);
     for (const std::string& key : keys) {

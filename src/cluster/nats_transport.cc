@@ -1,12 +1,12 @@
 #include "cluster/nats_transport.h"
 
 #include <fmt/format.h>
-#include <nats/nats.h>
 
 #include <mutex>
 #include <thread>
 #include <utility>
 
+#include "cluster/nats_handles.h"
 #include "cluster/nats_login.h"
 #include "cluster/wire.h"
 #include "core/check.h"
@@ -25,10 +25,6 @@ constexpr std::size_t kWaitingBytes = 256ull << 20;  // of messages that this pr
 constexpr std::size_t kPerMessage = 1024;            // that one takes beside its bytes
 constexpr std::size_t kMostSpent = 256;              // messages that are freed together
 constexpr std::size_t kMostSpentBytes = 1 << 20;     // … and their bytes
-
-struct OptionsDeleter {
-  void operator()(natsOptions* options) const { natsOptions_Destroy(options); }
-};
 
 std::string describe(natsStatus status) {
   const char* detail = nats_GetLastError(nullptr);
@@ -83,7 +79,7 @@ Result<std::unique_ptr<NatsTransport>> NatsTransport::connect(const NatsOptions&
   if (const natsStatus status = natsOptions_Create(&raw); status != NATS_OK) {
     return fail("NATS: {}", describe(status));
   }
-  const std::unique_ptr<natsOptions, OptionsDeleter> nats(raw);
+  const nats::Options kept(raw);
   std::unique_ptr<NatsTransport> transport(new NatsTransport(loop, std::move(on_message)));
   Shared* const shared = transport->shared_.get();
 
