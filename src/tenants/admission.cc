@@ -139,26 +139,26 @@ Admission::Admission(EventLoop& loop, Transport& transport, Stores stores, std::
             [this](const std::string& name, const std::string& its_life) { return peers_.lives(name, its_life); }) {
   peers_.uses = [this] {
     TenantUses uses;
-    const std::lock_guard lock(limits_mutex_);
-    for (const auto& [tenant, limits] : limits_) {
+    const std::lock_guard lock(limits_->mutex);
+    for (const auto& [tenant, limits] : limits_->of) {
       if (limits.own().requests > 0) uses[tenant] = limits.own();
     }
     return uses;
   };
   peers_.on_heard = [this](const std::string& peer, const TenantUses& uses, bool first) {
-    const std::lock_guard lock(limits_mutex_);
-    for (auto& [name, limits] : limits_) {
+    const std::lock_guard lock(limits_->mutex);
+    for (auto& [name, limits] : limits_->of) {
       if (!uses.contains(name)) limits.lost(peer);
     }
     for (const auto& [name, use] : uses) {
       const auto tenant = tenants_.find(name);
       if (tenant == nullptr) continue;
-      limits_.try_emplace(name, loop_->now()).first->second.heard(*tenant, peer, use, loop_->now(), first);
+      limits_->of.try_emplace(name, loop_->now()).first->second.heard(*tenant, peer, use, loop_->now(), first);
     }
   };
   peers_.on_lost = [this](const std::string& peer) {
-    const std::lock_guard lock(limits_mutex_);
-    for (auto& [tenant, limits] : limits_) limits.lost(peer);
+    const std::lock_guard lock(limits_->mutex);
+    for (auto& [tenant, limits] : limits_->of) limits.lost(peer);
   };
   timer_ = transport_->after(timing_.tick, [this] { tick(); });
 }
@@ -171,9 +171,9 @@ Admission::~Admission() {
 void Admission::tick() {
   spend_.tick();
   {
-    const std::lock_guard lock(limits_mutex_);
-    for (auto entry = limits_.begin(); entry != limits_.end();) {
-      entry = entry->second.rest(loop_->now()) ? limits_.erase(entry) : std::next(entry);
+    const std::lock_guard lock(limits_->mutex);
+    for (auto entry = limits_->of.begin(); entry != limits_->of.end();) {
+      entry = entry->second.rest(loop_->now()) ? limits_->of.erase(entry) : std::next(entry);
     }
   }
   timer_ = transport_->after(timing_.tick, [this] { tick(); });
@@ -191,7 +191,7 @@ std::optional<std::variant<std::string, HttpReply>> Admission::who(std::string_v
   const std::shared_ptr<const Tenant> tenant = tenants_.who(authorization);
   if (tenant == nullptr) return no_key_reply(authorization);
   if (tenant->disabled) {
-    meter_.refused(tenant->name, TenantRefusal::account);
+    limits_->meter.refused(tenant->name, TenantRefusal::account);
     return disabled_reply();
   }
   return tenant->name;
@@ -200,7 +200,7 @@ std::optional<std::variant<std::string, HttpReply>> Admission::who(std::string_v
 std::optional<HttpReply> Admission::refuse_batches(const HttpRequest& request) const {
   const auto tenant = tenants_.find(request.tenant);
   if (tenants_.state() != TenantTable::State::some || (tenant != nullptr && tenant->batches)) return std::nullopt;
-  meter_.refused(request.tenant, TenantRefusal::account);
+  limits_->meter.refused(request.tenant, TenantRefusal::account);
   return no_batches_reply();
 }
 
@@ -208,19 +208,22 @@ Result<LimitTicket, HttpReply> Admission::begin(const std::shared_ptr<const Tena
                                                 std::int64_t answer, Headers& headers) {
   using Verdict = TenantLimits::Verdict;
   const Instant now = loop_->now();
-  const std::lock_guard lock(limits_mutex_);
-  TenantLimits& limits = limits_.try_emplace(tenant->name, now).first->second;
+  const std::lock_guard lock(limits_->mutex);
+  TenantLimits& limits = limits_->of.try_emplace(tenant->name, now).first->second;
   const TenantLimits::Answer begun = limits.begin(*tenant, prompt, answer, now);
   headers = limit_headers(*tenant, limits.left(now));
   if (begun.verdict == Verdict::granted) {
-    return LimitTicket([this, name = tenant->name, taken = begun.taken_tokens](std::int64_t used) {
-      meter_.used(name, used);
-      const std::lock_guard ending(limits_mutex_);
-      if (const auto found = limits_.find(name); found != limits_.end()) found->second.end(taken, used, loop_->now());
+    const std::weak_ptr<Limits> all = limits_;
+    return LimitTicket([all, loop = loop_, name = tenant->name, taken = begun.taken_tokens](std::int64_t used) {
+      const std::shared_ptr<Limits> held = all.lock();
+      if (held == nullptr) return;
+      held->meter.used(name, used);
+      const std::lock_guard ending(held->mutex);
+      if (const auto found = held->of.find(name); found != held->of.end()) found->second.end(taken, used, loop->now());
     });
   }
   HttpReply reply;
-  const auto count = [&](TenantRefusal why) { meter_.refused(tenant->name, why); };
+  const auto count = [&](TenantRefusal why) { limits_->meter.refused(tenant->name, why); };
   switch (begun.verdict) {
     case Verdict::too_many_requests:
       count(TenantRefusal::requests);
@@ -339,7 +342,7 @@ HttpOutcome Admission::admit(const HttpRequest& request, ApiCall call, const Mak
     if (admitted.tenant == nullptr) return no_key_reply("removed");  // between its head and its body
     admitted.salt = salt_of(*admitted.tenant);
     if (auto refused = wish(*admitted.tenant, admitted.call)) {
-      meter_.refused(request.tenant, TenantRefusal::account);
+      limits_->meter.refused(request.tenant, TenantRefusal::account);
       return std::move(*refused);
     }
     const auto [prompt, answer] = most_tokens(admitted.call);
@@ -349,7 +352,7 @@ HttpOutcome Admission::admit(const HttpRequest& request, ApiCall call, const Mak
     price(admitted, prompt, answer);
   }
   if (!keyed) {
-    if (!admitted.limit) meter_.admitted(request.tenant);  // else when that much is reserved
+    if (!admitted.limit) limits_->meter.admitted(request.tenant);  // else when that much is reserved
     return make_admitted_answer(*this, std::move(admitted));
   }
   admitted.key = once_key(request.tenant, key);
@@ -380,34 +383,34 @@ void Admission::settle(const std::string& account, NanoUsd reserved, NanoUsd cos
 
 void Admission::charge(const std::string& account, NanoUsd reserved, NanoUsd cost, const std::string& key,
                        std::function<void()> written) {
-  meter_.charged(tenant_of_account(account), cost);
+  limits_->meter.charged(tenant_of_account(account), cost);
   spend_.settle(account, reserved, cost, key, std::move(written));
 }
 
 /// Of a request that wanted to reserve.
 void Admission::count(const std::string& account, SpendBook::Verdict verdict) const {
   const std::string_view tenant = tenant_of_account(account);
-  if (verdict == SpendBook::Verdict::granted) return meter_.admitted(tenant);
-  meter_.refused(tenant, refusal_of(verdict));
+  if (verdict == SpendBook::Verdict::granted) return limits_->meter.admitted(tenant);
+  limits_->meter.refused(tenant, refusal_of(verdict));
 }
 
 std::map<std::string, TenantFigures> Admission::figures() const {
   std::map<std::string, TenantFigures> figures;
-  for (auto& [name, tally] : meter_.tallies()) figures[name].tally = tally;
+  for (auto& [name, tally] : limits_->meter.tallies()) figures[name].tally = tally;
   const auto add = [](std::optional<NanoUsd>& sum, NanoUsd amount) { sum = sum.value_or(0) + amount; };
   for (const auto& [account, view] : spend_.views()) {
     const std::string name(tenant_of_account(account));
     const auto tenant = tenants_.find(name);
     if (tenant == nullptr || spend_account(*tenant, unix_now()) != account) continue;  // of a period that is over
-    TenantFigures& of = figures[meter_.name_of(name)];
+    TenantFigures& of = figures[limits_->meter.name_of(name)];
     of.spent += view.spent;
     of.free += std::max<NanoUsd>(view.free, 0);
     of.reserved += view.reserved;
     if (view.limit) add(of.limit, *view.limit);
   }
-  const std::lock_guard lock(limits_mutex_);
-  for (const auto& [name, limits] : limits_) {
-    if (limits.own().concurrent > 0) figures[meter_.name_of(name)].running += limits.own().concurrent;
+  const std::lock_guard lock(limits_->mutex);
+  for (const auto& [name, limits] : limits_->of) {
+    if (limits.own().concurrent > 0) figures[limits_->meter.name_of(name)].running += limits.own().concurrent;
   }
   return figures;
 }

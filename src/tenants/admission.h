@@ -154,6 +154,12 @@ class Admission {
   void end(std::function<void()> done);
 
  private:
+  struct Limits {
+    TenantMeter meter;
+    std::mutex mutex;
+    std::map<std::string, TenantLimits, std::less<>> of;  // by tenant; guarded by mutex
+  };
+
   /// A key that is asked for here. It is waited for (no answer yet), or answered.
   struct Keyed {
     std::string request;
@@ -198,10 +204,8 @@ class Admission {
   EventLoop* loop_;
   Transport* transport_;
   AdmissionTiming timing_;
-  // Before all that may hold tickets: those end in the limits.
-  mutable TenantMeter meter_;
-  mutable std::mutex limits_mutex_;
-  std::map<std::string, TenantLimits, std::less<>> limits_;
+  // Tickets end in it, and may outlive this: in calls that were handed to the loop and never ran.
+  std::shared_ptr<Limits> limits_ = std::make_shared<Limits>();
   TenantTable tenants_;
   GatewayPeers peers_;
   SpendBook spend_;

@@ -77,10 +77,10 @@ void Admission::join(const std::shared_ptr<KeyedReader>& reader) {
     entry.waiting.push_back(reader);
     claim(key);
   } else if (entry.request != reader->call->request) {
-    meter_.refused(tenant_of(*reader->call), TenantRefusal::key);
+    limits_->meter.refused(tenant_of(*reader->call), TenantRefusal::key);
     reader->refuse(other_reply());
   } else if (entry.answer != nullptr) {
-    meter_.replayed(tenant_of(*reader->call));
+    limits_->meter.replayed(tenant_of(*reader->call));
     reader->give(entry.answer, entry.closing);
   } else {
     entry.waiting.push_back(reader);
@@ -153,7 +153,7 @@ void Admission::on_found(const std::string& key, OnceBook::Found found) {
   }
   const auto answer = std::make_shared<SharedAnswer>(*loop_, std::move(*found.answer), held_);
   for (const auto& reader : std::exchange(entry->waiting, {})) {
-    meter_.replayed(tenant_of(*reader->call));
+    limits_->meter.replayed(tenant_of(*reader->call));
     reader->give(answer, true);
   }
   keyed_.erase(key);
@@ -190,7 +190,7 @@ void Admission::reserve_and_answer(const std::string& key, const std::string& ac
 
 void Admission::answer(const std::string& key) {
   Keyed& entry = keyed_.at(key);
-  meter_.admitted(tenant_of(*entry.call));
+  limits_->meter.admitted(tenant_of(*entry.call));
   entry.answer = std::make_shared<SharedAnswer>(*loop_, entry.call->answer(), held_, kMostHeld);
   const auto refused = entry.answer->start([this, key] { on_end(key); });
   if (refused) {
@@ -198,7 +198,7 @@ void Admission::answer(const std::string& key) {
     return close(key, 0, false);
   }
   for (const auto& reader : std::exchange(entry.waiting, {})) {
-    if (reader->call != entry.call) meter_.replayed(tenant_of(*reader->call));
+    if (reader->call != entry.call) limits_->meter.replayed(tenant_of(*reader->call));
     reader->give(entry.answer, false);
   }
 }
@@ -259,7 +259,7 @@ void Admission::refuse_all(const std::string& key, const HttpReply& reply) {
 
 void Admission::drop(const std::string& key, const HttpReply& reply, TenantRefusal why) {
   if (const Keyed* entry = find(key)) {
-    for (const auto& reader : entry->waiting) meter_.refused(tenant_of(*reader->call), why);
+    for (const auto& reader : entry->waiting) limits_->meter.refused(tenant_of(*reader->call), why);
   }
   refuse_all(key, reply);
   keyed_.erase(key);

@@ -6,6 +6,8 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -69,10 +71,11 @@ struct Script {
   std::mutex mutex;
   std::function<void()> wake;
   std::string bytes;
-  bool last = false, failed = false, cancelled = false;
+  bool last = false;
+  std::atomic<bool> failed = false, cancelled = false;
   bool refuses_late = false;  // it is accepted once there is something of it
   std::optional<HttpReply> refusal;
-  int runs = 0;
+  std::atomic<int> runs = 0;
   std::uint64_t seed = 0;
   ServiceWish wish;
   std::string salt;
@@ -300,7 +303,15 @@ TEST(SharedAnswers, GoOnWhenASlowReaderLeaves) {
     const auto fast = std::make_shared<SharedAnswer::Reader>(), slow = std::make_shared<SharedAnswer::Reader>();
     fast->wake = slow->wake = [] {};
     EXPECT_TRUE(answer->join(fast) && answer->join(slow));
-    answer->start([] {});
+    const auto on_loop = [&](const std::function<void()>& call) {
+      std::promise<void> done;
+      loop.post([&] {
+        call();
+        done.set_value();
+      });
+      done.get_future().wait();
+    };
+    on_loop([&] { answer->start([] {}); });
     std::size_t told = 0;
     const auto comes = [&](std::size_t bytes) {
       const auto end = std::chrono::steady_clock::now() + kPatience;
@@ -318,7 +329,7 @@ TEST(SharedAnswers, GoOnWhenASlowReaderLeaves) {
     EXPECT_EQ(answer->read(*fast).bytes, "") << "it waits for the slow one";
     answer->leave(slow);
     EXPECT_TRUE(comes(kMuch + 4));
-    answer->cancel();
+    on_loop([&] { answer->cancel(); });
   }
   loop.stop();
   thread.join();
@@ -384,7 +395,7 @@ TEST_F(AdmissionTest, WhoLeavesIsChargedForWhatItHad) {
     EXPECT_EQ(Reader(ask("acme")).reply->status, 429);
     EXPECT_EQ(refused("acme", TenantRefusal::concurrent), 1);
   }
-  EXPECT_TRUE(script_->cancelled);
+  EXPECT_TRUE(script_->cancelled.load());
   EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == nano_usd(0.2); }));
   Reader next(ask("acme"));
   EXPECT_FALSE(next.reply.has_value()) << "it does not count as running any more";
@@ -566,7 +577,7 @@ TEST_F(AdmissionTest, AnAnswerWaitsForItsClientToComeBack) {
     EXPECT_TRUE(wait_for([&] { return script_->runs == 1; }));
   }
   std::this_thread::sleep_for(milliseconds(100));
-  EXPECT_FALSE(script_->cancelled);
+  EXPECT_FALSE(script_->cancelled.load());
   {
     Reader back(ask("acme", "k", false));
     script_->say("{}", true);
@@ -580,7 +591,7 @@ TEST_F(AdmissionTest, AnAnswerWaitsForItsClientToComeBack) {
     Reader reader(ask("acme", "k2", false));
     EXPECT_TRUE(wait_for([&] { return script_->runs == 1; }));
   }
-  EXPECT_TRUE(wait_for([&] { return script_->cancelled; }));
+  EXPECT_TRUE(wait_for([&] { return script_->cancelled.load(); }));
   EXPECT_TRUE(wait_for([&] { return ledger("acme").spent == 2 * nano_usd(0.2); }));
   Reader late(ask("acme", "k2", false));
   EXPECT_TRUE(wait_for([&] { return script_->runs == 2; })) << "and begins anew for who comes later";
