@@ -90,9 +90,8 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
                       .policy = kPolicies.at(flags.policy),
                       .ttft_slo = ms(flags.ttft_slo_ms),
                       .tpot_slo = ms(flags.tpot_slo_ms)});
-  const auto pick = [&](const PickQuery& query, const NodeTable& nodes) {
-    return picker.pick(query, nodes, std::chrono::duration<double>(loop.now()).count());
-  };
+  const auto now_s = [&] { return std::chrono::duration<double>(loop.now()).count(); };
+  const auto pick = [&](const PickQuery& query, const NodeTable& nodes) { return picker.pick(query, nodes, now_s()); };
   GatewayStreams streams(*transport, registry, flags.nats.name, pick, std::random_device{}());
   MILLRACE_TRY(const auto audits,
                GatewayAudits::create(flags.audits, served.name(), served.vocab, streams, *transport, registry, log));
@@ -105,8 +104,9 @@ Status serve_cluster(const GatewayFlags& flags, const std::string& version) {
     if (!node.empty() && news.ok()) picker.kept(std::string(node), *news);
   });
   MILLRACE_TRY(const RouteLog routes_seen, RouteLog::open(flags.route_log));
+  streams.on_beat = [&] { picker.hear(streams.nodes(), now_s()); };
   streams.on_work = [&](WorkStage stage, NodeWork& work) {
-    picker.observe(stage, work, std::chrono::duration<double>(loop.now()).count());
+    picker.observe(stage, work, now_s());
     if (stage == WorkStage::left) routes_seen.write(work);
   };
   engine.cost = [&](const NodeWork& work) {

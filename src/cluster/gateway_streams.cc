@@ -26,7 +26,7 @@ GatewayStreams::GatewayStreams(Transport& transport, Registry& registry, std::st
   transport_->subscribe(fmt::format("mr.say.{}.>", gateway_),
                         [this](std::string_view subject, Message message) { on_say(subject, message); });
   transport_->subscribe(beat_subject("*"),
-                        [this](std::string_view subject, Message message) { on_beat(subject, message); });
+                        [this](std::string_view subject, Message message) { take_beat(subject, message); });
   registry.watch([this](const std::string& node, const NodeRecord* record, std::uint64_t incarnation) {
     if (record != nullptr) {
       nodes_.set_record(*record, incarnation);
@@ -101,7 +101,7 @@ void GatewayStreams::resume(StreamId id) {
   wish_credit(id);
 }
 
-void GatewayStreams::on_beat(std::string_view subject, std::span<const std::byte> message) {
+void GatewayStreams::take_beat(std::string_view subject, std::span<const std::byte> message) {
   const std::string_view node = beat_sender(subject);
   const auto beat = decode_beat(message);
   if (node.empty() || !beat.ok()) {
@@ -112,6 +112,7 @@ void GatewayStreams::on_beat(std::string_view subject, std::span<const std::byte
     ++counters_.fenced;
     return;
   }
+  on_beat();
   if (nodes_.find(node)->record.incarnation != beat->incarnation) {
     transport_->publish(put_subject(node, gateway_), encode(Put{AskRecord{}}));
   }

@@ -97,6 +97,9 @@ class GatewayStreams {
   /// What becomes of a stream on a node; `beside` is for whoever knows it to set. To be set before the first stream.
   std::function<void(WorkStage, NodeWork&)> on_work = [](WorkStage /*stage*/, NodeWork& /*work*/) {};
 
+  /// nodes() have a beat that has just come: what it says is of now. To be set before the first stream.
+  std::function<void()> on_beat = [] {};
+
   [[nodiscard]] std::size_t count() const { return streams_.size(); }
   [[nodiscard]] const NodeTable& nodes() const { return nodes_; }
   /// Streams that a node has accepted.
@@ -153,7 +156,7 @@ class GatewayStreams {
     std::vector<std::size_t> from;  // of each choice: tokens that came before this attempt
   };
 
-  void on_beat(std::string_view subject, std::span<const std::byte> message);
+  void take_beat(std::string_view subject, std::span<const std::byte> message);
   void on_say(std::string_view subject, std::span<const std::byte> message);
   void on_frame(StreamId id, Stream& stream, Frame frame);
   /// False: the stream is gone or has moved.

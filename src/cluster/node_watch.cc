@@ -1,11 +1,35 @@
 #include "cluster/node_watch.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <utility>
 
 namespace millrace {
 
 namespace {
+
+constexpr double kMuch = 1.25;  // slower: less comes and goes by itself
+
+double step_at_load(const NodeSpeed& speed) {
+  constexpr double kTypical = 8.0;  // sequences beside
+  return speed.step + kTypical * speed.step_per_sequence;
+}
+
+double seconds(Duration time) {
+  return std::chrono::duration<double>(time).count();
+}
+
+double ttft(const NodeWork& work, double now) {
+  return (work.first != Instant{0} ? seconds(work.first) : now) - seconds(work.placed);
+}
+
+/// Seconds for each further token; nothing: there was none.
+std::optional<double> tpot(const NodeWork& work) {
+  const std::int64_t later = work.tokens - work.choices;
+  if (work.first == Instant{0} || later <= 0) return std::nullopt;
+  return seconds(work.last - work.first) * static_cast<double>(work.choices) / static_cast<double>(later);
+}
 
 double uncached(const NodeWork& work) {
   return static_cast<double>(work.prompt_tokens - work.expected_cached);
@@ -22,7 +46,7 @@ void NodeWatch::beat(const NodeLoad& load, double now) {
 
 double NodeWatch::own_tokens(double now) const {
   if (prompts_.empty()) return 0.0;
-  const double computed = (now - since_) * speed().prefill;
+  const double computed = (now - since_) * profile_.speed().prefill;
   return prompts_tokens_ - std::min(computed, prompts_.front());
 }
 
@@ -30,6 +54,30 @@ NodeLoad NodeWatch::load(double now) const {
   return {.running = own_ + static_cast<std::int64_t>(others_),
           .waiting_tokens = static_cast<std::int64_t>(own_tokens(now) + others_tokens_),
           .kv_free = static_cast<std::int64_t>(kv_free_)};
+}
+
+double NodeWatch::remembered(double now) const {
+  return std::exp2(-std::max(0.0, now - left_) / half_);
+}
+
+bool NodeWatch::rests() const {
+  const NodeSpeed &seen = profile_.speed(), &said = profile_.prior();
+  return own_ == 0 &&
+         (step_at_load(seen) > kMuch * step_at_load(said) || 1.0 / seen.prefill > kMuch * (1.0 / said.prefill));
+}
+
+std::optional<NodeSpeed> NodeWatch::hoped(double now) const {
+  if (!rests()) return std::nullopt;
+  const NodeSpeed &seen = profile_.speed(), &said = profile_.prior();
+  const double part = remembered(now);
+  const auto between = [part](double from, double to) { return to + part * (from - to); };
+  NodeSpeed speed = seen;
+  if (step_at_load(seen) > step_at_load(said)) {
+    speed.step = between(seen.step, said.step);
+    speed.step_per_sequence = between(seen.step_per_sequence, said.step_per_sequence);
+  }
+  if (seen.prefill < said.prefill) speed.prefill = 1.0 / between(1.0 / seen.prefill, 1.0 / said.prefill);
+  return speed;
 }
 
 double NodeWatch::beside(const NodeWork& work) const {
@@ -46,6 +94,9 @@ void NodeWatch::drop_prompt(const NodeWork& work, double now) {
 
 void NodeWatch::placed(NodeWork& work, double now) {
   work.queued = work.queued || waiting_ > 0 || !prompts_.empty();
+  constexpr double kNearlyAll = 0.9;  // of what was seen: what is hoped for is near it yet
+  work.trial = rests() && remembered(now) < kNearlyAll;
+  if (rests()) old_ = std::min(old_, remembered(now));
   if (prompts_.empty()) since_ = now;
   own_ += work.choices;
   prompts_.push_back(uncached(work));
@@ -65,20 +116,24 @@ void NodeWatch::left(NodeWork& work, double now) {
     work.beside = (work.beside + beside(work)) / 2.0;
   }
   own_ -= work.choices;
-  profile_.observe(work);
+  if (work.trial) {
+    constexpr double kLongest = 640.0;  // seconds
+    const bool missed = ttft(work, now) > work.ttft_slo || tpot(work).value_or(0.0) > work.tpot_slo;
+    half_ = missed ? std::min(2.0 * half_, kLongest) : kFirstHalf;
+  }
+  if (own_ == 0) left_ = now;
+  if (work.first != Instant{0}) profile_.observe(work, std::exchange(old_, 1.0));
 }
 
 void tell_kept(Router& router, const NodeWork& work, double now) {
-  if (!work.within_slo) return;
-  const auto seconds = [](Duration time) { return std::chrono::duration<double>(time).count(); };
-  const bool began = work.first != Instant{0};
-  const double ttft = (began ? seconds(work.first) : now) - seconds(work.placed);
+  if (!work.within_slo || work.trial) return;
+  const double first = ttft(work, now);
   // One that left before its first token tells something where that was late.
-  if (std::isfinite(work.ttft_slo) && (began || ttft > work.ttft_slo)) router.ttft_came(ttft <= work.ttft_slo);
-  const std::int64_t later = work.tokens - work.choices;
-  if (!std::isfinite(work.tpot_slo) || !began || later <= 0) return;
-  const double each = seconds(work.last - work.first) * static_cast<double>(work.choices) / static_cast<double>(later);
-  router.tpot_came(each <= work.tpot_slo);
+  if (std::isfinite(work.ttft_slo) && (work.first != Instant{0} || first > work.ttft_slo)) {
+    router.ttft_came(first <= work.ttft_slo);
+  }
+  const std::optional<double> each = tpot(work);
+  if (each && std::isfinite(work.tpot_slo)) router.tpot_came(*each <= work.tpot_slo);
 }
 
 double busy_seconds(const NodeFacts& node, const NodeWork& work) {

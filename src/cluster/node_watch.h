@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <optional>
 
 #include "cluster/node_work.h"
 #include "cluster/router.h"
@@ -17,26 +18,41 @@ class NodeWatch {
   explicit NodeWatch(const NodeSpeed& claim = {}) : profile_(claim) {}
 
   /// What was observed is of another node now: it serves something else.
-  void claims(const NodeSpeed& claim) { profile_ = SpeedProfile(claim); }
+  void claims(const NodeSpeed& claim) {
+    profile_ = SpeedProfile(claim);
+    half_ = kFirstHalf;
+  }
 
   void beat(const NodeLoad& load, double now);
 
-  /// A stream of this gateway is placed there. Sets whether it waits behind others.
+  /// A stream of this gateway is placed there. Sets whether it waits behind others, and whether it is a trial.
   void placed(NodeWork& work, double now);
   /// Its first token has come. Sets how many sequences of others are beside it.
   void began(NodeWork& work, double now);
   /// It has left, perhaps without a token; the speed is learned from it. Sets the same.
   void left(NodeWork& work, double now);
 
+  /// As it was seen.
   [[nodiscard]] const NodeSpeed& speed() const { return profile_.speed(); }
+  /// It was seen to be much slower than it says, and nothing of this gateway's is there that could teach otherwise.
+  [[nodiscard]] bool rests() const;
+  /// Of a node that rests, what may be hoped for: from what was seen to what it says, the further the longer it has
+  /// rested, as what made it slow may have gone. A stream that is tried there, a trial, ends the rest, so there is one
+  /// of them at a time, and each that misses its limits doubles the time until the next.
+  [[nodiscard]] std::optional<NodeSpeed> hoped(double now) const;
+  static constexpr double kBetweenHopes = 1.0;  // seconds in which they change little
   /// Some prompt of this gateway has no token yet: what is left of it changes with time.
   [[nodiscard]] bool computes() const { return !prompts_.empty(); }
   [[nodiscard]] NodeLoad load(double now) const;
 
  private:
+  static constexpr double kFirstHalf = 10.0;
+
   /// Tokens of this gateway's prompts that the node has not computed yet, by its speed.
   [[nodiscard]] double own_tokens(double now) const;
   [[nodiscard]] double beside(const NodeWork& work) const;
+  /// Which part of what was seen still counts.
+  [[nodiscard]] double remembered(double now) const;
   void drop_prompt(const NodeWork& work, double now);
 
   SpeedProfile profile_;
@@ -44,6 +60,9 @@ class NodeWatch {
   std::deque<double> prompts_;   // tokens of own prompts that have no first token yet, in their order
   double prompts_tokens_ = 0.0;  // of all of them
   double since_ = 0.0;           // when the node began with the first of them
+  double left_ = 0.0;            // when the last own one left
+  double old_ = 1.0;             // remembered() when an own one came after that, of which nothing is learned yet
+  double half_ = kFirstHalf;     // seconds of rest in which half of what was seen is forgotten
   double others_ = 0.0, others_tokens_ = 0.0;
   std::int64_t waiting_ = 0;
   double kv_free_ = 0.0;  // tokens, by the last beat and what was placed since

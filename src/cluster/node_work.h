@@ -25,6 +25,7 @@ struct NodeWork {
   double ttft_slo = std::numeric_limits<double>::infinity();     // that it was picked for
   double tpot_slo = std::numeric_limits<double>::infinity();
   bool within_slo = false;               // that is what the router predicted
+  bool trial = false;                    // of a node that had rested: no prediction that others could be made by
   bool queued = false;                   // others waited there when it was placed
   Instant placed{0}, first{0}, last{0};  // when it was placed, when the first and the latest token came; first 0: none
 };

@@ -59,6 +59,7 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
       seen.watch.claims(claim);
     }
     facts.speed = seen.watch.speed();
+    facts.hoped = seen.watch.hoped(now);
     facts.places = state.record.places;
     facts.kv_tokens = state.beat.kv_tokens;
     facts.context = model->max_tokens;
@@ -85,14 +86,32 @@ void RoutePicker::learn_node(const std::string& name, const NodeState& state, do
   set_load(seen, now);
 }
 
+void RoutePicker::set_speed(const Seen& seen, double now) {
+  NodeFacts facts = router_.facts(seen.index);
+  facts.speed = seen.watch.speed();
+  facts.hoped = seen.watch.hoped(now);
+  router_.set_node(seen.index, facts);
+}
+
 void RoutePicker::set_load(const Seen& seen, double now) {
   router_.set_load(seen.index, seen.watch.load(now));
 }
 
-void RoutePicker::learn(const NodeTable& nodes, double now) {
+void RoutePicker::hear(const NodeTable& nodes, double now) {
   nodes.for_changed(place_, [&](const std::string& name, const NodeState& state) { learn_node(name, state, now); });
+}
+
+void RoutePicker::learn(const NodeTable& nodes, double now) {
+  hear(nodes, now);
   const auto quarter = static_cast<std::int64_t>(std::floor(options_.wall().count() / kBetweenPrices));
   if (std::exchange(hour_, quarter) != quarter) reprice();
+  if (now >= hoped_ + NodeWatch::kBetweenHopes) {
+    hoped_ = now;
+    std::erase_if(resting_, [&](const Seen* seen) {
+      set_speed(*seen, now);
+      return !seen->watch.rests();
+    });
+  }
   std::erase_if(pending_, [&](const Seen* seen) {
     set_load(*seen, now);
     return !seen->watch.computes();
@@ -198,6 +217,7 @@ void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
     case WorkStage::placed:
       if (!seen.watch.computes()) pending_.push_back(&seen);
       seen.watch.placed(work, now);
+      if (work.trial) set_speed(seen, now);
       break;
     case WorkStage::began:
       seen.watch.began(work, now);
@@ -209,15 +229,13 @@ void RoutePicker::observe(WorkStage stage, NodeWork& work, double now) {
         router_.prefixes().add(seen.index, added_);
       }
       break;
-    case WorkStage::left: {
+    case WorkStage::left:
       seen.watch.left(work, now);
       tell_kept(router_, work, now);
       if (work.tokens > 0) expected_.ended(work.tokens / std::max<std::int64_t>(1, work.choices));
-      NodeFacts facts = router_.facts(seen.index);
-      facts.speed = seen.watch.speed();
-      router_.set_node(seen.index, facts);
+      set_speed(seen, now);
+      if (seen.watch.rests()) resting_.insert(&seen);
       break;
-    }
   }
   set_load(seen, now);
 }

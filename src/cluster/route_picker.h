@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,9 @@ class RoutePicker {
 
   /// As NodePicker. `now`: seconds on any clock that only goes forward.
   std::optional<PickedNode> pick(const PickQuery& query, const NodeTable& nodes, double now);
+
+  /// Beats are to be heard of when they come: what they say is of then, and of the gateway's own streams of then.
+  void hear(const NodeTable& nodes, double now);
 
   /// What becomes of a stream that was placed. Sets how many sequences of others are beside it.
   void observe(WorkStage stage, NodeWork& work, double now);
@@ -76,7 +80,9 @@ class RoutePicker {
   std::optional<Route> pick_in(const std::vector<std::string>& regions, RouteRequest request);
   void reprice();
   void set_priced(Seen& seen, const NodePrice& price);
-  /// Tells the router what a node has to do now.
+  /// Tells the router how fast a node is.
+  void set_speed(const Seen& seen, double now);
+  /// … and what it has to do now.
   void set_load(const Seen& seen, double now);
 
   RoutePickerOptions options_;
@@ -84,6 +90,8 @@ class RoutePicker {
   std::map<std::string, Seen, std::less<>> seen_;
   std::vector<std::string> names_;  // by index
   std::vector<Seen*> pending_;      // that compute prompts of this gateway
+  std::set<Seen*> resting_;         // as NodeWatch says, and some that did
+  double hoped_ = 0.0;              // when the router was last told of these
   ExpectedAnswer expected_;
   std::uint64_t place_ = 0;  // in the table's changes
   std::int64_t hour_ = 0;    // that prices are of, in quarters

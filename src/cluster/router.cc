@@ -100,12 +100,16 @@ void Router::set_node(NodeIndex node, const NodeFacts& facts) {
   }
   facts_[node] = facts;
   have_[node] = facts.usable ? facts.labels | kUsable : 0;
-  columns_.inverse_prefill[node] = static_cast<float>(1.0 / facts.speed.prefill);
-  columns_.step[node] = static_cast<float>(facts.speed.step);
-  columns_.step_per_sequence[node] = static_cast<float>(facts.speed.step_per_sequence);
+  const NodeSpeed& speed = facts.hoped ? *facts.hoped : facts.speed;
+  columns_.inverse_prefill[node] = static_cast<float>(1.0 / speed.prefill);
+  columns_.step[node] = static_cast<float>(speed.step);
+  columns_.step_per_sequence[node] = static_cast<float>(speed.step_per_sequence);
   columns_.places[node] = static_cast<float>(facts.places);
   columns_.inverse_places[node] = 1.0f / columns_.places[node];
-  columns_.usd_per_second[node] = static_cast<float>(usd_per_second(facts.price));
+  const double usd = usd_per_second(facts.price);
+  columns_.usd_per_prompt_token[node] = static_cast<float>(usd / facts.speed.prefill);
+  columns_.usd_per_answer_token[node] =
+      static_cast<float>(usd * (facts.speed.step / static_cast<double>(facts.places) + facts.speed.step_per_sequence));
 }
 
 void Router::set_kv(NodeIndex node, double free) {

@@ -55,6 +55,9 @@ constexpr double usd_per_second(const NodePrice& price) {
 
 struct NodeFacts {
   NodeSpeed speed = {};
+  /// That times are predicted by, where it may be faster than was seen. Costs go by `speed`: they are what they were
+  /// seen to be until something else is.
+  std::optional<NodeSpeed> hoped = {};
   NodePrice price = {};
   std::int64_t places = 16;        // sequences that run at once
   std::int64_t kv_tokens = 0;      // of all of them together; 0: not known

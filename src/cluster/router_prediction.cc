@@ -20,7 +20,7 @@ inline float least(float a, float b) {
 
 /// A node's row.
 struct Row {
-  float inverse_prefill, step, step_per_sequence, usd_per_second, places, inverse_places;
+  float inverse_prefill, step, step_per_sequence, usd_per_prompt_token, usd_per_answer_token, places, inverse_places;
   float sequences, queued, kv_free, inverse_kv_used, cached;
 };
 
@@ -29,7 +29,8 @@ struct Pointers {
       : inverse_prefill(from.inverse_prefill.data()),
         step(from.step.data()),
         step_per_sequence(from.step_per_sequence.data()),
-        usd_per_second(from.usd_per_second.data()),
+        usd_per_prompt_token(from.usd_per_prompt_token.data()),
+        usd_per_answer_token(from.usd_per_answer_token.data()),
         places(from.places.data()),
         inverse_places(from.inverse_places.data()),
         sequences(from.sequences.data()),
@@ -39,11 +40,22 @@ struct Pointers {
         cached(from.cached.data()) {}
 
   [[nodiscard]] Row row(std::size_t n) const {
-    return {inverse_prefill[n], step[n],   step_per_sequence[n], usd_per_second[n],  places[n], inverse_places[n],
-            sequences[n],       queued[n], kv_free[n],           inverse_kv_used[n], cached[n]};
+    return {inverse_prefill[n],
+            step[n],
+            step_per_sequence[n],
+            usd_per_prompt_token[n],
+            usd_per_answer_token[n],
+            places[n],
+            inverse_places[n],
+            sequences[n],
+            queued[n],
+            kv_free[n],
+            inverse_kv_used[n],
+            cached[n]};
   }
 
-  const float *inverse_prefill, *step, *step_per_sequence, *usd_per_second, *places, *inverse_places;
+  const float *inverse_prefill, *step, *step_per_sequence, *usd_per_prompt_token, *usd_per_answer_token, *places,
+      *inverse_places;
   const float *sequences, *queued, *kv_free, *inverse_kv_used, *cached;
 };
 
@@ -60,7 +72,7 @@ inline Prediction predict_row(const AskedFor& asked, const Row& node) {
   const float wait =
       node.queued * node.inverse_prefill + most(turns, short_of * node.inverse_kv_used) * asked.answer * tpot;
   return {wait + own + node.step, tpot,
-          (own + asked.answer * (node.step * node.inverse_places + node.step_per_sequence)) * node.usd_per_second};
+          uncached * node.usd_per_prompt_token + asked.answer * node.usd_per_answer_token};
 }
 
 template <class Score>
@@ -77,8 +89,9 @@ void score_all(const Pointers nodes, const AskedFor asked, std::vector<float>& s
 }  // namespace
 
 void RouterColumns::resize(std::size_t count) {
-  for (std::vector<float>* column : {&inverse_prefill, &step, &step_per_sequence, &usd_per_second, &places,
-                                     &inverse_places, &sequences, &queued, &kv_free, &inverse_kv_used, &cached}) {
+  for (std::vector<float>* column :
+       {&inverse_prefill, &step, &step_per_sequence, &usd_per_prompt_token, &usd_per_answer_token, &places,
+        &inverse_places, &sequences, &queued, &kv_free, &inverse_kv_used, &cached}) {
     column->resize(count, 0.0f);
   }
 }

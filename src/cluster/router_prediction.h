@@ -10,7 +10,8 @@ namespace millrace {
 
 /// In floats: what these are made of is not known to four digits. Rows are nodes.
 struct RouterColumns {
-  std::vector<float> inverse_prefill, step, step_per_sequence, usd_per_second, places, inverse_places;
+  std::vector<float> inverse_prefill, step, step_per_sequence, usd_per_prompt_token, usd_per_answer_token, places,
+      inverse_places;
   std::vector<float> sequences, queued;         // and tokens of prompts, as was told last
   std::vector<float> kv_free, inverse_kv_used;  // tokens, the same; as much as anybody wants where it is not known
   std::vector<float> cached;                    // tokens of the request

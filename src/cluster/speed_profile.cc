@@ -13,6 +13,7 @@ namespace {
 constexpr std::size_t kRemembered = 48;  // streams
 constexpr double kForget = 0.97;         // of a stream's weight, with each that is newer
 constexpr double kPrior = 2.0;           // streams that the prior counts for, until there are as many as are remembered
+constexpr double kLeastPrior = 0.3;      // of that, however long ago
 constexpr double kTypical = 8.0;         // others beside a stream, at which the prior says something of its slope
 constexpr std::int64_t kLeastPrompt = 16;       // tokens: of shorter ones the time is not the prompt's
 constexpr std::int64_t kLeastAnswer = 4;        // tokens after the first
@@ -22,11 +23,24 @@ double seconds(Duration time) {
   return std::chrono::duration<double>(time).count();
 }
 
+/// Ages what was seen; what counts for nothing is forgotten.
+void fade(auto& seen, double old) {
+  constexpr double kNothing = 1e-3;
+  for (auto& one : seen) one.weight *= old;
+  while (!seen.empty() && seen.back().weight < kNothing) seen.pop_back();
+}
+
 }  // namespace
 
-void SpeedProfile::observe(const NodeWork& work) {
+void SpeedProfile::observe(const NodeWork& work, double old) {
   if (work.first == Instant{0}) return;
   ++observed_;
+  if (old < 1.0) {
+    fade(tpots_, old);
+    fade(prompts_, old);
+    // One stream of now says more than it, too, if it is not short.
+    prior_counts_ = std::max(kLeastPrior, prior_counts_ * old);
+  }
   const double choices = static_cast<double>(work.choices);
   const double later = static_cast<double>(work.tokens) - choices;
   if (later >= static_cast<double>(kLeastAnswer) && work.last > work.first) {
@@ -46,11 +60,15 @@ void SpeedProfile::observe(const NodeWork& work) {
   }
 }
 
+double SpeedProfile::prior_weight(std::size_t seen) const {
+  return kPrior * prior_counts_ * (1.0 - static_cast<double>(seen) / static_cast<double>(kRemembered + 1));
+}
+
 void SpeedProfile::fit_step() {
   std::vector<Tpot> seen(tpots_.begin(), tpots_.end());
   double age = 1.0;
   for (Tpot& tpot : seen) tpot.weight *= std::exchange(age, age * kForget);
-  const double left = kPrior * (1.0 - static_cast<double>(tpots_.size()) / static_cast<double>(kRemembered + 1));
+  const double left = prior_weight(tpots_.size());
   seen.push_back({.others = 0.0, .seconds = prior_.step, .weight = left / 2.0});
   seen.push_back(
       {.others = kTypical, .seconds = prior_.step + kTypical * prior_.step_per_sequence, .weight = left / 2.0});
@@ -61,8 +79,9 @@ void SpeedProfile::fit_step() {
   for (int pass = 0; pass < kPasses; ++pass) {
     double w = 0.0, wn = 0.0, wnn = 0.0, wy = 0.0, wny = 0.0;
     for (const Tpot& tpot : seen) {
-      const double off = (tpot.seconds - step - slope * tpot.others) / tpot.seconds;
-      const double weight = tpot.weight / std::max(std::abs(off), kExact) / (tpot.seconds * tpot.seconds);
+      const double fitted = step + slope * tpot.others;
+      const double off = std::log(tpot.seconds / fitted);
+      const double weight = tpot.weight / std::max(std::abs(off), kExact) / (tpot.seconds * fitted);
       w += weight;
       wn += weight * tpot.others;
       wnn += weight * tpot.others * tpot.others;
@@ -86,7 +105,7 @@ void SpeedProfile::fit_prefill() {
   std::vector<Prompt> seen(prompts_.begin(), prompts_.end());
   double age = 1.0, all = 0.0;
   for (Prompt& prompt : seen) prompt.weight *= std::exchange(age, age * kForget);
-  const double left = kPrior * (1.0 - static_cast<double>(prompts_.size()) / static_cast<double>(kRemembered + 1));
+  const double left = prior_weight(prompts_.size());
   seen.push_back({.seconds_per_token = 1.0 / prior_.prefill, .weight = left});
   std::ranges::sort(seen, {}, &Prompt::seconds_per_token);
   for (const Prompt& prompt : seen) all += prompt.weight;

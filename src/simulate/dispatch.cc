@@ -53,6 +53,7 @@ void SimDispatch::tell(Gateway& gateway, NodeIndex node) {
   const SimNode& facts = (*nodes_)[node];
   const Known& known = known_[node];
   gateway.router.set_node(node, {.speed = gateway.nodes[node].speed(),
+                                 .hoped = gateway.nodes[node].hoped(gateway.now),
                                  .price = {.usd_per_hour = facts.terms.usd_per_hour,
                                            .watts = facts.terms.busy_watts,
                                            .pue = facts.terms.pue,
@@ -87,6 +88,14 @@ RouteRequest SimDispatch::route_request(const Query& query) const {
 std::optional<Route> SimDispatch::pick(const Query& query, double now) {
   ++lots_;
   Gateway& gateway = gateways_[query.gateway];
+  gateway.now = now;
+  if (now >= gateway.hoped + NodeWatch::kBetweenHopes) {
+    gateway.hoped = now;
+    std::erase_if(gateway.resting, [&](NodeIndex node) {
+      tell(gateway, node);
+      return !gateway.nodes[node].rests();
+    });
+  }
   std::erase_if(gateway.computing, [&](NodeIndex node) {
     gateway.router.set_load(node, gateway.nodes[node].load(now));
     return !gateway.nodes[node].computes();
@@ -99,10 +108,12 @@ std::optional<Route> SimDispatch::pick(const Query& query, double now) {
 void SimDispatch::observe(std::size_t from, NodeIndex node, WorkStage stage, NodeWork& work, double now) {
   Gateway& gateway = gateways_[from];
   NodeWatch& watch = gateway.nodes[node];
+  gateway.now = now;
   switch (stage) {
     case WorkStage::placed:
       if (!watch.computes()) gateway.computing.push_back(node);
       watch.placed(work, now);
+      if (work.trial) tell(gateway, node);
       break;
     case WorkStage::began:
       watch.began(work, now);
@@ -112,6 +123,7 @@ void SimDispatch::observe(std::size_t from, NodeIndex node, WorkStage stage, Nod
       tell_kept(gateway.router, work, now);
       if (work.tokens > 0) gateway.expected.ended(work.tokens);
       tell(gateway, node);
+      if (watch.rests()) gateway.resting.insert(node);
       break;
   }
   gateway.router.set_load(node, watch.load(now));

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -64,6 +65,8 @@ class SimDispatch {
     Router router;
     std::vector<NodeWatch> nodes;
     std::vector<NodeIndex> computing;  // nodes that compute prompts of its own
+    std::set<NodeIndex> resting = {};  // nodes that rest, and some that did
+    double now = 0.0, hoped = 0.0;     // when it last did anything, and when the router was last told of them
     ExpectedAnswer expected = {};
   };
 

@@ -59,6 +59,7 @@ ProtocolSim::ProtocolSim(const std::vector<SimNode>& nodes, const Workload& work
       dispatch_.observe(g, node, stage, done, clock_s());
       if (stage == WorkStage::left) tally_.billed(dispatch_.billed(g, node, done));
     };
+    gateway.streams->on_beat = [this, streams = gateway.streams.get()] { learn(streams->nodes()); };
     gateways_.push_back(std::move(gateway));
   }
   dispatch_.set_prices(options.start);

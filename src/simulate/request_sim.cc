@@ -8,9 +8,9 @@ namespace millrace {
 
 namespace {
 
-constexpr double kHop = 0.0004;        // seconds of a message's way, as SimWeather has it on an average
-constexpr double kQuarter = 900.0;     // seconds
-constexpr double kAgain = 0.1;         // between two tries to place what no node takes
+constexpr double kHop = 0.0004, kJitter = 0.0002;  // seconds of a message's way on an average, as SimWeather has them
+constexpr double kQuarter = 900.0;                 // seconds
+constexpr double kAgain = 0.1;                     // between two tries to place what no node takes
 constexpr double kMissedByNode = 1.0;  // after which a node that is back says that it does not know a stream
 constexpr double kDeskEvery = 1.0;
 // As SloWatch has them.
@@ -114,6 +114,12 @@ void RequestSim::place(std::size_t request) {
   }
 }
 
+/// Of a placement, in seconds: those of one moment overtake each other.
+double RequestSim::way(std::size_t request, std::uint32_t attempt) const {
+  const std::uint64_t drawn = mix_bits(mix_bits(request ^ (options_->seed << 40)) ^ attempt);
+  return kHop + kJitter * (static_cast<double>(drawn >> 11) * 0x1p-53 - 0.5);
+}
+
 void RequestSim::send(std::size_t request, const Route& route) {
   Request& state = requests_[request];
   const SimRequest& asked = work_->requests[request];
@@ -134,7 +140,7 @@ void RequestSim::send(std::size_t request, const Route& route) {
   open.late = 0;
   dispatch_.observe(gateway_of(request), route.node, WorkStage::placed, open.work, now());
   touch(route.node);
-  at(now() + kHop, [this, request, attempt] { take(request, attempt); });
+  at(now() + way(request, attempt), [this, request, attempt] { take(request, attempt); });
   const double patience = kSlack * dispatch_.ttft_slo(request);
   if (std::isfinite(patience)) look_again(request, now() + patience, true);
 }

@@ -53,6 +53,7 @@ class RequestSim {
   void at(double when, std::function<void()> call);
   void arrive();
   void place(std::size_t request);
+  double way(std::size_t request, std::uint32_t attempt) const;
   void send(std::size_t request, const Route& route);
   void take(std::size_t request, std::uint32_t attempt);
   /// It leaves its node.

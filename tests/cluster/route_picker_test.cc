@@ -4,116 +4,12 @@
 
 #include <cmath>
 
-#include "cluster/sim_network.h"
-#include "cluster/slo_watch.h"
+#include "observed_work.h"
 
 namespace millrace {
 namespace {
 
-using std::chrono::duration_cast;
-using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-Duration time_of(double length) {
-  return duration_cast<Duration>(std::chrono::duration<double>(length));
-}
-
-/// Work as a node of this speed does it.
-NodeWork work_of(const NodeSpeed& speed, std::int64_t prompt, std::int64_t tokens, double beside, double off = 1.0) {
-  NodeWork work{.node = "n", .prompt_tokens = prompt, .tokens = tokens, .beside = beside, .placed = seconds(1)};
-  work.first = work.placed + time_of(off * (static_cast<double>(prompt) / speed.prefill + speed.step));
-  work.last =
-      work.first + time_of(off * static_cast<double>(tokens - 1) * (speed.step + speed.step_per_sequence * beside));
-  return work;
-}
-
-TEST(SpeedProfileTest, BeginsWithTheClaimAndLearnsWhatIsSeen) {
-  const NodeSpeed claim{.prefill = 4000.0, .step = 0.005, .step_per_sequence = 0.0};
-  const NodeSpeed real{.prefill = 900.0, .step = 0.03, .step_per_sequence = 0.002};
-  SpeedProfile profile(claim);
-  EXPECT_EQ(profile.speed(), claim);
-  SimDice dice(5);
-  for (int i = 0; i < 100; ++i) {
-    const double noise = 0.95 + 0.1 * dice.uniform();
-    const auto below = [&](std::uint64_t end) { return static_cast<std::int64_t>(dice.below(end)); };
-    profile.observe(work_of(real, 64 + below(1000), 8 + below(100), static_cast<double>(below(12)), noise));
-  }
-  EXPECT_NEAR(profile.speed().prefill / real.prefill, 1.0, 0.1);
-  EXPECT_NEAR(profile.speed().step / real.step, 1.0, 0.1);
-  EXPECT_NEAR(profile.speed().step_per_sequence / real.step_per_sequence, 1.0, 0.2);
-}
-
-TEST(SpeedProfileTest, ASingleStrangeStreamChangesLittle) {
-  const NodeSpeed real{.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.001};
-  SpeedProfile profile(real);
-  for (int i = 0; i < 50; ++i) profile.observe(work_of(real, 300, 50, i % 8));
-  profile.observe(work_of(real, 300, 50, 3, 1000.0));
-  EXPECT_LT(profile.speed().step, 1.5 * real.step);
-  EXPECT_GT(profile.speed().prefill, 0.9 * real.prefill);
-}
-
-TEST(SpeedProfileTest, OneLoadForLongForgetsNothingOfTheOther) {
-  const NodeSpeed real{.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.002};
-  SpeedProfile profile(real);
-  for (int i = 0; i < 5000; ++i) profile.observe(work_of(real, 300, 50, 6, 0.98 + 0.02 * (i % 3)));
-  const NodeSpeed learned = profile.speed();
-  EXPECT_NEAR((learned.step + 6 * learned.step_per_sequence) / (real.step + 6 * real.step_per_sequence), 1.0, 0.05);
-  EXPECT_TRUE(std::isfinite(learned.step) && learned.step > 0.0);
-  EXPECT_LE(learned.step_per_sequence, learned.step);
-}
-
-TEST(SpeedProfileTest, QueuesAndShortPromptsAreNotTakenForTheNodesRate) {
-  const NodeSpeed real{.prefill = 1000.0, .step = 0.02};
-  SpeedProfile profile(real);
-  NodeWork work = work_of(real, 500, 1, 0, 10.0);
-  work.queued = true;
-  profile.observe(work);
-  profile.observe(work_of(real, 3, 1, 0, 100.0));
-  EXPECT_DOUBLE_EQ(profile.speed().prefill, real.prefill);
-}
-
-TEST(SloWatchTest, SaysOnceThatTheFirstTokenIsLate) {
-  SloWatch watch;
-  watch.placed(0.4, 0.01, 1, seconds(5));
-  EXPECT_FALSE(watch.missed(seconds(5) + milliseconds(490)));
-  EXPECT_TRUE(watch.missed(seconds(5) + milliseconds(510)));
-  EXPECT_FALSE(watch.missed(seconds(60)));
-}
-
-TEST(SloWatchTest, TwoSlowWindowsAreAMissAndOneIsNot) {
-  SloWatch watch;
-  watch.placed(1.0, 0.01, 1, Instant{0});
-  Instant now = milliseconds(100);
-  int missed = 0;
-  const auto tokens = [&](int count, milliseconds each) {
-    for (int i = 0; i < count; ++i) {
-      now += each;
-      watch.token(now);
-      missed += watch.missed(now) ? 1 : 0;
-    }
-  };
-  tokens(100, milliseconds(10));
-  EXPECT_EQ(missed, 0);
-  tokens(8, milliseconds(30));  // less than two windows' time
-  tokens(100, milliseconds(10));
-  EXPECT_EQ(missed, 0) << "one slow window";
-  tokens(40, milliseconds(30));
-  EXPECT_GE(missed, 1);
-  missed = 0;
-  watch.held(now + seconds(100));  // the reader was away
-  now += seconds(100);
-  tokens(100, milliseconds(10));
-  EXPECT_EQ(missed, 0);
-}
-
-TEST(SloWatchTest, WithoutObjectivesNothingIsMissed) {
-  SloWatch watch;
-  const double none = std::numeric_limits<double>::infinity();
-  watch.placed(none, none, 1, Instant{0});
-  EXPECT_FALSE(watch.missed(std::chrono::hours(1)));
-  watch.token(std::chrono::hours(1));
-  EXPECT_FALSE(watch.missed(std::chrono::hours(9)));
-}
 
 /// A table of nodes, and a picker that looks at it at an hour of the day.
 class RoutePickerTest : public testing::Test {
@@ -126,9 +22,9 @@ class RoutePickerTest : public testing::Test {
     table_.beat(name, {.incarnation = 1, .number = ++beats_}, Duration{1});
   }
 
-  std::string pick(ServiceWish wish = {}, std::vector<std::string> avoid = {}) {
+  std::string pick(ServiceWish wish = {}, std::vector<std::string> avoid = {}, double now = 0.0) {
     const Placement placement{.model = "m", .prompt = std::vector<std::int32_t>(100, 1), .max_new_tokens = 100};
-    const auto picked = picker_.pick({placement, wish, {}, avoid}, table_, 0.0);
+    const auto picked = picker_.pick({placement, wish, {}, avoid}, table_, now);
     return picked ? picked->node : "";
   }
 
@@ -207,6 +103,60 @@ TEST_F(RoutePickerTest, AClaimOfSpeedIsBelievedUntilItIsSeen) {
   EXPECT_EQ(pick(), "honest");
   table_.beat("boaster", {.incarnation = 1, .number = 100}, Duration{2});
   EXPECT_EQ(pick(), "honest") << "a beat does not bring the claim back";
+}
+
+TEST_F(RoutePickerTest, ANodeThatSeemedTooSlowIsTriedAgainWithOneStream) {
+  const NodeSpeed claim{.prefill = 1000, .step = 0.02, .step_per_sequence = 0.0};
+  add("cheap", priced(0.1), claim);
+  add("dear", priced(5.0), claim);
+  const ServiceWish wish{.ttft_slo = 2.0, .tpot_slo = 0.05};
+  const auto work_at = [&](double now, double off) {
+    NodeWork work = work_of(claim, 500, 50, 0, off);
+    const Duration later = time_of(now) - work.placed;
+    work.node = "cheap";
+    work.ttft_slo = 2.0;
+    work.tpot_slo = 0.05;
+    work.placed += later;
+    work.first += later;
+    work.last += later;
+    return work;
+  };
+  const auto ends = [&](NodeWork& work) {
+    picker_.observe(WorkStage::began, work, std::chrono::duration<double>(work.first).count());
+    picker_.observe(WorkStage::left, work, std::chrono::duration<double>(work.last).count());
+  };
+  EXPECT_EQ(pick(wish), "cheap");
+  for (int i = 0; i < 10; ++i) {
+    NodeWork slow = work_at(1.0, 4.0);
+    picker_.observe(WorkStage::placed, slow, 1.0);
+    ends(slow);
+  }
+  EXPECT_EQ(pick(wish, {}, 8.0), "dear");
+  EXPECT_EQ(pick(wish, {}, 60.0), "cheap");
+  NodeWork trial = work_at(60.0, 1.0);
+  picker_.observe(WorkStage::placed, trial, 60.0);
+  EXPECT_TRUE(trial.trial);
+  EXPECT_EQ(pick(wish, {}, 60.1), "dear") << "one is enough to know";
+  ends(trial);
+  EXPECT_EQ(pick(wish, {}, 62.0), "cheap") << "what had made it slow has gone";
+}
+
+TEST_F(RoutePickerTest, ABeatIsOfTheStreamsThatWereThereWhenItCame) {
+  const NodeSpeed speed{.prefill = 1000, .step = 0.01, .step_per_sequence = 0.01};
+  add("n", priced(1.0), speed);
+  EXPECT_EQ(pick(), "n");
+  NodeWork work{.node = "n", .prompt_tokens = 1000, .tokens = 1, .placed = seconds(10)};
+  picker_.observe(WorkStage::placed, work, 10.0);
+  table_.beat("n", {.incarnation = 1, .number = 50, .running = 1, .waiting_tokens = 1000}, Duration{2});
+  picker_.hear(table_, 10.0);
+  work.first = work.last = seconds(11);
+  picker_.observe(WorkStage::began, work, 11.0);
+  picker_.observe(WorkStage::left, work, 11.0);
+  const Placement placement{.model = "m", .prompt = std::vector<std::int32_t>(100, 1), .max_new_tokens = 100};
+  const auto picked = picker_.pick({placement, ServiceWish{}, {}, {}}, table_, 11.1);
+  ASSERT_TRUE(picked);
+  EXPECT_NEAR(picked->tpot, 0.01, 1e-6) << "the sequence that the beat counted was its own";
+  EXPECT_NEAR(picked->ttft, 0.11, 0.002) << "and so was the prompt";
 }
 
 TEST_F(RoutePickerTest, KnowsWhatItsOwnStreamsDoBeforeBeatsTell) {
@@ -321,53 +271,6 @@ TEST_F(RoutePickerTest, WhatWorkCosts) {
   const RoutePicker::Cost cost = picker_.cost(work);
   EXPECT_NEAR(cost.usd, busy * (0.36 + 0.5 * 1.2 * 0.3) / 3600, 1e-9);
   EXPECT_NEAR(cost.joules, busy * 600, 1e-6);
-}
-
-TEST(NodeWatchTest, KnowsItsOwnStreamsAtOnceAndOthersByBeats) {
-  NodeWatch watch({.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.001});
-  watch.beat({.running = 3, .waiting = 1, .waiting_tokens = 400, .kv_free = 5000}, 1.0);
-  EXPECT_EQ(watch.load(1.0).running, 4);
-  EXPECT_EQ(watch.load(1.0).waiting_tokens, 400);
-  NodeWork work{.prompt_tokens = 600, .expected_cached = 100, .choices = 2, .placed = seconds(1)};
-  watch.placed(work, 1.0);
-  EXPECT_TRUE(work.queued);
-  EXPECT_TRUE(watch.computes());
-  EXPECT_EQ(watch.load(1.0).running, 6);
-  EXPECT_EQ(watch.load(1.0).waiting_tokens, 900);
-  EXPECT_EQ(watch.load(1.2).waiting_tokens, 700) << "200 of its own have been computed since";
-  EXPECT_EQ(watch.load(1.0).kv_free, 4500);
-  work.first = time_of(1.5);
-  watch.began(work, 1.5);
-  EXPECT_FALSE(watch.computes());
-  EXPECT_EQ(work.beside, 4.0);
-  watch.beat({.running = 2, .kv_free = 6000}, 2.0);
-  work.tokens = 40;
-  work.last = time_of(2.5);
-  watch.left(work, 2.5);
-  EXPECT_EQ(work.beside, 2.0) << "on an average";
-  EXPECT_EQ(watch.load(2.5).running, 0);
-}
-
-TEST(NodeWatchTest, TellsTheRouterWhatKept) {
-  const NodeSpeed speed{.prefill = 1000.0, .step = 0.01, .step_per_sequence = 0.0};
-  Router router;
-  router.set_node(0, {.speed = speed});
-  const RouteRequest request{.prompt_tokens = 1000, .answer_tokens = 100, .ttft_slo = 1.2, .tpot_slo = 1.0};
-  NodeWork late = work_of(speed, 1000, 50, 0.0, 1.3);
-  late.ttft_slo = 1.2;
-  const auto within = [&] { return router.pick(request, 1).at(0).within_slo; };
-  for (int i = 0; i < 10; ++i) tell_kept(router, late, 9.0);
-  EXPECT_TRUE(within()) << "nobody had said that it would keep it";
-  late.within_slo = true;
-  for (int i = 0; i < 10; ++i) tell_kept(router, late, 9.0);
-  EXPECT_FALSE(within());
-}
-
-TEST(ExpectedAnswerTest, FollowsWhatEnds) {
-  ExpectedAnswer expected;
-  EXPECT_EQ(expected.tokens(), 256.0);
-  for (int i = 0; i < 400; ++i) expected.ended(i % 2 == 0 ? 20 : 40);
-  EXPECT_NEAR(expected.tokens(), 30.0, 6.0);
 }
 
 }  // namespace

@@ -40,6 +40,19 @@ TEST(RouterTest, PredictsAsItsPageSays) {
   EXPECT_NEAR(router.pick(request_of(500, 100), 1).at(0).ttft, 0.52 + 2.0 / 4.0 * 100 * 0.023, 1e-6);
 }
 
+TEST(RouterTest, TimesGoByWhatIsHopedAndCostsByWhatWasSeen) {
+  Router router;
+  const NodeSpeed seen{.prefill = 500.0, .step = 0.05, .step_per_sequence = 0.004};
+  const NodeSpeed hoped{.prefill = 1000.0, .step = 0.02, .step_per_sequence = 0.001};
+  router.set_node(0, {.speed = seen, .price = {.usd_per_hour = 1.0}, .places = 4});
+  const double usd = router.pick(request_of(500, 100), 1).at(0).usd;
+  router.set_node(0, {.speed = seen, .hoped = hoped, .price = {.usd_per_hour = 1.0}, .places = 4});
+  const Route route = router.pick(request_of(500, 100), 1).at(0);
+  EXPECT_NEAR(route.ttft, 0.52, 1e-6);
+  EXPECT_NEAR(route.tpot, 0.02, 1e-6);
+  EXPECT_EQ(route.usd, usd);
+}
+
 TEST(RouterTest, TakesTheCheapestThatKeepsWithinTheSlo) {
   Router router;
   router.set_node(0, node_of(10000, 0.01, 4.0));
