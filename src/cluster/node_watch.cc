@@ -94,9 +94,13 @@ void NodeWatch::drop_prompt(const NodeWork& work, double now) {
 
 void NodeWatch::placed(NodeWork& work, double now) {
   work.queued = work.queued || waiting_ > 0 || !prompts_.empty();
-  constexpr double kNearlyAll = 0.9;  // of what was seen: what is hoped for is near it yet
-  work.trial = rests() && remembered(now) < kNearlyAll;
-  if (rests()) old_ = std::min(old_, remembered(now));
+  if (rests()) {
+    constexpr double kNearlyAll = 0.9, kLongest = 640.0;  // of what was seen: hopes are near it yet; seconds
+    const double part = remembered(now);
+    old_ = std::min(old_, part);
+    work.trial = part < kNearlyAll;
+    if (work.trial) half_ = std::min(2.0 * half_, kLongest);
+  }
   if (prompts_.empty()) since_ = now;
   own_ += work.choices;
   prompts_.push_back(uncached(work));
@@ -116,11 +120,6 @@ void NodeWatch::left(NodeWork& work, double now) {
     work.beside = (work.beside + beside(work)) / 2.0;
   }
   own_ -= work.choices;
-  if (work.trial) {
-    constexpr double kLongest = 640.0;  // seconds
-    const bool missed = ttft(work, now) > work.ttft_slo || tpot(work).value_or(0.0) > work.tpot_slo;
-    half_ = missed ? std::min(2.0 * half_, kLongest) : kFirstHalf;
-  }
   if (own_ == 0) left_ = now;
   if (work.first != Instant{0}) profile_.observe(work, std::exchange(old_, 1.0));
 }

@@ -38,7 +38,7 @@ class NodeWatch {
   [[nodiscard]] bool rests() const;
   /// Of a node that rests, what may be hoped for: from what was seen to what it says, the further the longer it has
   /// rested, as what made it slow may have gone. A stream that is tried there, a trial, ends the rest, so there is one
-  /// of them at a time, and each that misses its limits doubles the time until the next.
+  /// of them at a time. Each doubles the time until the next: alone on a node a stream costs more than beside others.
   [[nodiscard]] std::optional<NodeSpeed> hoped(double now) const;
   static constexpr double kBetweenHopes = 1.0;  // seconds in which they change little
   /// Some prompt of this gateway has no token yet: what is left of it changes with time.
