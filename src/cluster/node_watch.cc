@@ -16,21 +16,6 @@ double step_at_load(const NodeSpeed& speed) {
   return speed.step + kTypical * speed.step_per_sequence;
 }
 
-double seconds(Duration time) {
-  return std::chrono::duration<double>(time).count();
-}
-
-double ttft(const NodeWork& work, double now) {
-  return (work.first != Instant{0} ? seconds(work.first) : now) - seconds(work.placed);
-}
-
-/// Seconds for each further token; nothing: there was none.
-std::optional<double> tpot(const NodeWork& work) {
-  const std::int64_t later = work.tokens - work.choices;
-  if (work.first == Instant{0} || later <= 0) return std::nullopt;
-  return seconds(work.last - work.first) * static_cast<double>(work.choices) / static_cast<double>(later);
-}
-
 double uncached(const NodeWork& work) {
   return static_cast<double>(work.prompt_tokens - work.expected_cached);
 }
@@ -46,7 +31,7 @@ void NodeWatch::beat(const NodeLoad& load, double now) {
 
 double NodeWatch::own_tokens(double now) const {
   if (prompts_.empty()) return 0.0;
-  const double computed = (now - since_) * profile_.speed().prefill;
+  const double computed = (now - since_) * speed().prefill;
   return prompts_tokens_ - std::min(computed, prompts_.front());
 }
 
@@ -62,8 +47,7 @@ double NodeWatch::remembered(double now) const {
 
 bool NodeWatch::rests() const {
   const NodeSpeed &seen = profile_.speed(), &said = profile_.prior();
-  return own_ == 0 &&
-         (step_at_load(seen) > kMuch * step_at_load(said) || 1.0 / seen.prefill > kMuch * (1.0 / said.prefill));
+  return own_ == 0 && (step_at_load(seen) > kMuch * step_at_load(said) || kMuch * seen.prefill < said.prefill);
 }
 
 std::optional<NodeSpeed> NodeWatch::hoped(double now) const {
@@ -126,13 +110,15 @@ void NodeWatch::left(NodeWork& work, double now) {
 
 void tell_kept(Router& router, const NodeWork& work, double now) {
   if (!work.within_slo || work.trial) return;
-  const double first = ttft(work, now);
+  const auto seconds = [](Duration time) { return std::chrono::duration<double>(time).count(); };
+  const bool began = work.first != Instant{0};
+  const double ttft = (began ? seconds(work.first) : now) - seconds(work.placed);
   // One that left before its first token tells something where that was late.
-  if (std::isfinite(work.ttft_slo) && (work.first != Instant{0} || first > work.ttft_slo)) {
-    router.ttft_came(first <= work.ttft_slo);
-  }
-  const std::optional<double> each = tpot(work);
-  if (each && std::isfinite(work.tpot_slo)) router.tpot_came(*each <= work.tpot_slo);
+  if (std::isfinite(work.ttft_slo) && (began || ttft > work.ttft_slo)) router.ttft_came(ttft <= work.ttft_slo);
+  const std::int64_t later = work.tokens - work.choices;
+  if (!std::isfinite(work.tpot_slo) || !began || later <= 0) return;
+  const double each = seconds(work.last - work.first) * static_cast<double>(work.choices) / static_cast<double>(later);
+  router.tpot_came(each <= work.tpot_slo);
 }
 
 double busy_seconds(const NodeFacts& node, const NodeWork& work) {

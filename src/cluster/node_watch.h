@@ -20,6 +20,7 @@ class NodeWatch {
   /// What was observed is of another node now: it serves something else.
   void claims(const NodeSpeed& claim) {
     profile_ = SpeedProfile(claim);
+    old_ = 1.0;
     half_ = kFirstHalf;
   }
 

@@ -40,8 +40,8 @@ class SpeedProfile {
   void fit_prefill();
 
   NodeSpeed prior_, speed_;
-  double prior_counts_ = 1.0;
-  std::deque<Tpot> tpots_;  // the latest, newest first
+  double prior_counts_ = 1.0;  // the part of it that still counts
+  std::deque<Tpot> tpots_;     // the latest, newest first
   std::deque<Prompt> prompts_;
   std::int64_t observed_ = 0;
 };
